@@ -1,0 +1,446 @@
+//! The log as its users see it, and the state that its two threads share.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{JoinHandle, ThreadId};
+use std::time::{Duration, Instant};
+
+use crate::checkpointer::Checkpointer;
+use crate::note::{CheckpointSigner, LogKey, TreeHead};
+use crate::snapshot::Snapshot;
+use crate::store;
+use crate::tree::{Edge, WIDTH, hash_at, partial_number, partial_width};
+use crate::writer::{Command, Pending, Writer};
+use crate::{AuditError, MAX_RECORD, Receipt, VerifyError, wal};
+
+/// More than this many durable, unsigned records, and the log refuses until a checkpoint catches up.
+const MAX_UNSIGNED: u64 = 1 << 20;
+
+/// The same in bytes.
+const MAX_UNSIGNED_BYTES: usize = 256 << 20;
+
+/// How a log is named and paced.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// The origin line of its checkpoints and the name of its key, for instance `casemate.example/site`.
+    pub origin: String,
+    /// The most records that share one `fdatasync`.
+    pub max_batch: usize,
+    /// While there are new records, at most this time passes between two checkpoints.
+    pub checkpoint_every: Duration,
+}
+
+impl LogOptions {
+    /// Groups of up to 1024 records, a checkpoint per second.
+    pub fn new(origin: impl Into<String>) -> Self {
+        Self {
+            origin: origin.into(),
+            max_batch: 1024,
+            checkpoint_every: Duration::from_secs(1),
+        }
+    }
+}
+
+/// An open log. One process at a time; dropping it signs what is left and closes it.
+///
+/// Fail closed: while a checkpoint cannot be signed or stored, appends are refused, and accepted again once it can.
+pub struct Log {
+    shared: Arc<Shared>,
+    commands: SyncSender<Command>,
+    writer: Option<JoinHandle<()>>,
+    writer_id: ThreadId,
+}
+
+impl Log {
+    /// Opens the log in `dir`, or begins one in an empty or missing directory.
+    ///
+    /// Checks the signature on the checkpoint, that the right edge of the tree gives the signed root, that the last bundle and the
+    /// last tiles agree, and that the write-ahead file continues the checkpoint. [`crate::verify_dir`] checks the rest.
+    pub fn open(
+        dir: &Path,
+        options: LogOptions,
+        signer: Box<dyn CheckpointSigner>,
+    ) -> Result<Self, AuditError> {
+        let key = LogKey::new(&options.origin, &signer.public_key())?;
+        fs::create_dir_all(dir).map_err(AuditError::io("create", dir))?;
+        let lock = lock(dir)?;
+        if store::read_checkpoint(dir)?.is_none() {
+            begin(dir, &key, signer.as_ref())?;
+        }
+        let (head, mut tail) = recover(dir, key.vkey())?;
+        let tail_first = head.tree.size / WIDTH * WIDTH;
+        let unsigned = tail.split_off((head.tree.size - tail_first) as usize);
+
+        // A fresh write-ahead file: without torn end, without records that are signed already.
+        let mut encoder = wal::Encoder::begin(head.tree.size);
+        unsigned.iter().for_each(|record| encoder.push(record));
+        let file = store::replace(dir, wal::NAME, &encoder.bytes)?;
+        store::sync_dir(dir)?;
+
+        let tail: VecDeque<_> = tail.into_iter().chain(unsigned).map(Arc::new).collect();
+        let shared = Arc::new(Shared {
+            dir: dir.to_owned(),
+            key,
+            every: options.checkpoint_every,
+            state: Mutex::new(State {
+                tail_first,
+                tail_bytes: tail.iter().map(|record| record.len()).sum(),
+                tail,
+                signed: Arc::new(head),
+                requested: 0,
+                answered: 0,
+                fault: None,
+                signing_since: None,
+                closing: false,
+                closed: false,
+            }),
+            work: Condvar::new(),
+            done: Condvar::new(),
+            _lock: lock,
+        });
+        let max_batch = options.max_batch.max(1);
+        let (commands, receiver) = sync_channel(max_batch.saturating_mul(16));
+        let writer = start(
+            &shared, signer, &commands, receiver, max_batch, file, &encoder,
+        )?;
+        let writer_id = writer.thread().id();
+        Ok(Self {
+            shared,
+            commands,
+            writer: Some(writer),
+            writer_id,
+        })
+    }
+
+    /// Queues a record and returns at once. `done` is told the record's index once it is durable, or why it was refused.
+    ///
+    /// `done` runs on the log's own thread and holds up everyone else: it must be quick and must not call blocking methods of the log
+    /// ([`AuditError::OwnThread`]). When the record is refused before it is queued, `done` runs on the caller's thread.
+    pub fn submit(
+        &self,
+        record: Vec<u8>,
+        done: impl FnOnce(Result<u64, AuditError>) + Send + 'static,
+    ) {
+        if record.len() > MAX_RECORD {
+            return done(Err(AuditError::RecordTooLarge {
+                length: record.len(),
+            }));
+        }
+        let pending = Pending {
+            record,
+            done: Box::new(done),
+        };
+        match self.commands.try_send(Command::Append(pending)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(command)) => command.refuse(AuditError::Overloaded),
+            Err(TrySendError::Disconnected(command)) => command.refuse(AuditError::Closed),
+        }
+    }
+
+    /// Appends a record and waits until it is durable. Returns its index.
+    pub fn append(&self, record: Vec<u8>) -> Result<u64, AuditError> {
+        self.refuse_own_thread()?;
+        if record.len() > MAX_RECORD {
+            return Err(AuditError::RecordTooLarge {
+                length: record.len(),
+            });
+        }
+        let (answer, answered) = channel();
+        let done = Box::new(move |result| {
+            // The receiver waits below and cannot be gone.
+            let _ = answer.send(result);
+        });
+        self.commands
+            .send(Command::Append(Pending { record, done }))
+            .map_err(|_| AuditError::Closed)?;
+        answered.recv().map_err(|_| AuditError::Closed)?
+    }
+
+    /// The signed checkpoint (C2SP `tlog-checkpoint`) over at least everything submitted before the call; signs a new one if needed.
+    pub fn checkpoint(&self) -> Result<String, AuditError> {
+        self.refuse_own_thread()?;
+        let (reached, barrier) = channel();
+        self.commands
+            .send(Command::Barrier(reached))
+            .map_err(|_| AuditError::Closed)?;
+        barrier.recv().map_err(|_| AuditError::Closed)?;
+        let target = self.size();
+        Ok(self.signed_up_to(target)?.tree.text.clone())
+    }
+
+    /// A proof that record `index` is in the log, against the latest checkpoint; signs a new one if that does not cover it.
+    pub fn receipt(&self, index: u64) -> Result<Receipt, AuditError> {
+        let record = self.read(index)?;
+        let head = self.signed_up_to(index + 1)?;
+        Ok(Receipt::prove(&self.shared.dir, &head, index, record)?)
+    }
+
+    /// Durable records, signed or not.
+    pub fn size(&self) -> u64 {
+        self.shared.state().size()
+    }
+
+    /// The record of this index as stored. A receipt proves it, this does not.
+    pub fn read(&self, index: u64) -> Result<Vec<u8>, AuditError> {
+        let state = self.shared.state();
+        if index >= state.size() {
+            return Err(AuditError::NoSuchRecord {
+                index,
+                size: state.size(),
+            });
+        }
+        if let Some(position) = index.checked_sub(state.tail_first)
+            && let Some(record) = state.tail.get(position as usize)
+        {
+            return Ok(record.to_vec());
+        }
+        drop(state);
+        let bundle = store::read_bundle(&self.shared.dir, index / WIDTH, WIDTH)?;
+        let entry = bundle.entries().nth((index % WIDTH) as usize);
+        Ok(entry
+            .ok_or(VerifyError::MissingEntries { index })
+            .flatten()?
+            .to_vec())
+    }
+
+    /// The log's verifier key, `origin+id+base64` (C2SP `signed-note`): what an auditor needs to have from a trusted place.
+    pub fn verifier_key(&self) -> String {
+        self.shared.key.vkey().to_owned()
+    }
+
+    /// A head that covers `target` records.
+    fn signed_up_to(&self, target: u64) -> Result<Arc<Head>, AuditError> {
+        self.refuse_own_thread()?;
+        let mut state = self.shared.state();
+        if state.signed.tree.size >= target {
+            return Ok(state.signed.clone());
+        }
+        state.requested += 1;
+        let request = state.requested;
+        self.shared.work.notify_one();
+        loop {
+            if state.signed.tree.size >= target {
+                return Ok(state.signed.clone());
+            }
+            if state.answered >= request || state.closed {
+                return Err(state.fault.clone().unwrap_or(AuditError::Closed));
+            }
+            state = self
+                .shared
+                .done
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn refuse_own_thread(&self) -> Result<(), AuditError> {
+        if std::thread::current().id() == self.writer_id {
+            Err(AuditError::OwnThread)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let sent = self.commands.send(Command::Close);
+        // The last handle may be dropped inside a `done` callback: that thread cannot wait for itself, it closes right after.
+        if let Some(writer) = self.writer.take()
+            && sent.is_ok()
+            && std::thread::current().id() != self.writer_id
+            && writer.join().is_err()
+        {
+            tracing::error!("the writer thread of the audit log ended in a panic");
+        }
+    }
+}
+
+/// The latest signed tree: its checkpoint and its right edge.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) tree: TreeHead,
+    pub(crate) edge: Edge,
+}
+
+/// What the log, the writer and the checkpoint thread share.
+pub(crate) struct Shared {
+    pub(crate) dir: PathBuf,
+    pub(crate) key: LogKey,
+    pub(crate) every: Duration,
+    state: Mutex<State>,
+    /// The checkpoint thread waits here.
+    pub(crate) work: Condvar,
+    /// Those who asked for a checkpoint wait here.
+    pub(crate) done: Condvar,
+    _lock: File,
+}
+
+impl Shared {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        // Every change below is complete before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(crate) struct State {
+    /// Index of the first record in `tail`: the start of the bundle in which the signed part ends.
+    pub(crate) tail_first: u64,
+    /// Durable records from there on.
+    pub(crate) tail: VecDeque<Arc<Vec<u8>>>,
+    pub(crate) tail_bytes: usize,
+    pub(crate) signed: Arc<Head>,
+    /// Checkpoints asked for, and those answered, by signing or by failing.
+    pub(crate) requested: u64,
+    pub(crate) answered: u64,
+    /// Why the last checkpoint failed, until one succeeds.
+    pub(crate) fault: Option<AuditError>,
+    pub(crate) signing_since: Option<Instant>,
+    /// The writer has taken its last record.
+    pub(crate) closing: bool,
+    /// No checkpoint will follow.
+    pub(crate) closed: bool,
+}
+
+impl State {
+    pub(crate) fn size(&self) -> u64 {
+        self.tail_first + self.tail.len() as u64
+    }
+
+    pub(crate) fn unsigned(&self) -> u64 {
+        self.size() - self.signed.tree.size
+    }
+
+    /// Why a new record must be refused now.
+    pub(crate) fn refusal(&self, every: Duration) -> Option<AuditError> {
+        if let Some(fault) = &self.fault {
+            return Some(fault.clone());
+        }
+        // A token that does not answer is as gone as one that refuses.
+        if self
+            .signing_since
+            .is_some_and(|since| since.elapsed() > every.saturating_mul(10))
+        {
+            return Some(AuditError::SignerStalled);
+        }
+        let records = self.unsigned();
+        (records >= MAX_UNSIGNED || self.tail_bytes >= MAX_UNSIGNED_BYTES)
+            .then_some(AuditError::Behind { records })
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, AuditError> {
+    let file = File::open(dir).map_err(AuditError::io("open", dir))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(AuditError::InUse),
+        Err(TryLockError::Error(error)) => Err(AuditError::io("lock", dir)(error)),
+    }
+}
+
+/// Begins a log: an empty write-ahead file, then the checkpoint of the empty tree.
+fn begin(dir: &Path, key: &LogKey, signer: &dyn CheckpointSigner) -> Result<(), AuditError> {
+    // A first start may have ended between the two files; anything more than that is a log without its checkpoint.
+    let empty = wal::read(dir)?.is_none_or(|wal| wal.end() == 0);
+    if !empty || dir.join("tile").exists() {
+        return Err(AuditError::MissingCheckpoint);
+    }
+    let tree = key.sign(0, tlog_tiles::EMPTY_HASH, signer)?;
+    store::replace(dir, wal::NAME, &wal::Encoder::begin(0).bytes)?;
+    store::sync_dir(dir)?;
+    store::replace(dir, store::CHECKPOINT, tree.text.as_bytes())?;
+    store::sync_dir(dir)
+}
+
+/// Reads and checks what a previous run left: the signed head, and the records from the start of its partial bundle on.
+fn recover(dir: &Path, vkey: &str) -> Result<(Head, Vec<Vec<u8>>), AuditError> {
+    let snapshot = Snapshot::take(dir, Some(vkey))?;
+    let size = snapshot.head.size;
+    if let (Some(Ok(bundle)), Some(Ok(tile))) = (&snapshot.bundle, snapshot.partials.first()) {
+        snapshot.compare_leaves(dir, partial_number(size, 0), bundle, tile, |_| {})?;
+    }
+    let edge = snapshot.edge()?;
+    if let Some(last) = (size / WIDTH).checked_sub(1) {
+        let bundle = store::read_bundle(dir, last, WIDTH)?;
+        let tile = store::read_tile(dir, 0, last, WIDTH)?;
+        snapshot.compare_leaves(dir, last, &bundle, &tile, |_| {})?;
+    }
+    // The last hash of each upper partial tile stands for a full tile: it must be there and give that hash.
+    for level in crate::tree::levels(size).skip(1) {
+        let width = partial_width(size, level);
+        let Some(position) = width.checked_sub(1) else {
+            continue;
+        };
+        let child = partial_number(size, level) * WIDTH + position;
+        let tile = store::read_tile(dir, level - 1, child, WIDTH)?;
+        if hash_at(edge.partial(level), position as usize)
+            != Some(tlog_tiles::Tile::subtree_hash(&tile))
+        {
+            let first_index = crate::tree::first_index(level - 1, child, 0);
+            return Err(VerifyError::BadTile {
+                level: level - 1,
+                tile: child,
+                first_index,
+            }
+            .into());
+        }
+    }
+    let mut tail = Vec::new();
+    if let Some(bundle) = snapshot.bundle {
+        for entry in bundle?.entries() {
+            tail.push(entry?.to_vec());
+        }
+    }
+    let wal = snapshot.wal?.ok_or(AuditError::MissingWal)?;
+    if wal.first > size {
+        return Err(AuditError::CheckpointBehind {
+            checkpoint: size,
+            wal: wal.first,
+        });
+    }
+    if wal.end() < size {
+        return Err(AuditError::WalBehind {
+            checkpoint: size,
+            wal: wal.end(),
+        });
+    }
+    tail.extend(wal.after(size)?);
+    Ok((
+        Head {
+            tree: snapshot.head,
+            edge,
+        },
+        tail,
+    ))
+}
+
+fn start(
+    shared: &Arc<Shared>,
+    signer: Box<dyn CheckpointSigner>,
+    commands: &SyncSender<Command>,
+    receiver: Receiver<Command>,
+    max_batch: usize,
+    file: File,
+    encoder: &wal::Encoder,
+) -> Result<JoinHandle<()>, AuditError> {
+    let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(body)
+            .map_err(AuditError::io("start", Path::new(name)))
+    };
+    let checkpointer = Checkpointer::new(shared.clone(), signer, commands.clone());
+    let checkpoints = spawn("audit-checkpoint", Box::new(move || checkpointer.run()))?;
+    let writer = Writer::new(
+        shared.clone(),
+        receiver,
+        max_batch,
+        file,
+        encoder,
+        checkpoints,
+    );
+    spawn("audit-writer", Box::new(move || writer.run()))
+}

@@ -1,0 +1,39 @@
+//! The one file that crosses the air gap: a plugin, its manifest and its settings, signed by two people.
+//!
+//! ```text
+//! NAME.casemate          strict USTAR (module `ustar`), bytes a pure function of the inputs
+//!   component.wasm       a WebAssembly component, never native code
+//!   evidence/*           optional: whatever the approvers want pinned beside it
+//!   manifest.toml        the whole authority of the plugin on one screen (`Manifest`)
+//!   settings.json        one JSON object
+//!   tuf/snapshot.json    TUF 1.0 metadata: two approvers sign each of the three files
+//!   tuf/targets.json
+//!   tuf/timestamp.json
+//! ```
+//!
+//! Trust comes from the site's pinned [`TrustRoot`], never from the file. [`build`] makes a draft, each approver adds a
+//! signature with [`sign`], and [`verify`] is the only way to a [`VerifiedBundle`], the only type a loader takes.
+//! [`inspect`] reads without trusting. There is no option that turns verification off.
+//!
+//! The core does no I/O: bytes and the time go in, a verified bundle or a named refusal comes out. The one exception is
+//! [`ApproverKey`], whose file form must be written with care.
+
+#![forbid(unsafe_code)]
+
+mod approver;
+mod contents;
+mod error;
+mod json;
+mod lifecycle;
+mod manifest;
+mod metadata;
+mod root;
+pub mod ustar;
+
+pub use approver::{ApproverKey, ApproverPublic};
+pub use error::BundleError;
+pub use lifecycle::{
+    BuildInput, Inspection, VerifiedBundle, build, build_with_evidence, inspect, sign, verify,
+};
+pub use manifest::{Capability, Limits, Manifest, World};
+pub use root::{THRESHOLD, TrustRoot};

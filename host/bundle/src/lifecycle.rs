@@ -1,0 +1,278 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use casemate_types::Digest;
+use jiff::Timestamp;
+use serde_json::Value;
+use sigstore_tuf::TrustedMetadataSet;
+
+use crate::contents::{COMPONENT, Contents, EVIDENCE, MANIFEST, Opened, SETTINGS, entry, pack};
+use crate::metadata::{Envelope, SNAPSHOT, TARGETS, TIMESTAMP, signed_parts};
+use crate::{ApproverKey, BundleError, Manifest, THRESHOLD, TrustRoot, ustar};
+
+/// What a bundle is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct BuildInput<'a> {
+    /// The text of `manifest.toml`.
+    pub manifest_toml: &'a str,
+    /// A WebAssembly component.
+    pub component: &'a [u8],
+    /// One JSON object.
+    pub settings_json: &'a [u8],
+    /// The bundle's version, from 1. A site never goes back to a lower one of the same plugin.
+    pub version: u64,
+    /// After this nothing loads it any more. Whole seconds; a fraction is cut off.
+    pub expires: Timestamp,
+}
+
+/// Makes an unsigned draft. Two people with the same input get the same bytes.
+///
+/// Errors: everything [`inspect`] would refuse, so that no one is asked to sign what no site would take.
+pub fn build(trust: &TrustRoot, input: BuildInput<'_>) -> Result<Vec<u8>, BundleError> {
+    build_with_evidence(trust, input, &BTreeMap::new())
+}
+
+/// As [`build`], with further files pinned under `evidence/` (the keys are full names, for instance `evidence/replay.json`).
+pub fn build_with_evidence(
+    trust: &TrustRoot,
+    input: BuildInput<'_>,
+    evidence: &BTreeMap<String, Vec<u8>>,
+) -> Result<Vec<u8>, BundleError> {
+    if let Some(name) = evidence.keys().find(|name| !name.starts_with(EVIDENCE)) {
+        return Err(BundleError::UnexpectedEntry {
+            entry: name.clone(),
+        });
+    }
+    let mut files = evidence.clone();
+    files.insert(COMPONENT.to_owned(), input.component.to_vec());
+    files.insert(MANIFEST.to_owned(), input.manifest_toml.as_bytes().to_vec());
+    files.insert(SETTINGS.to_owned(), input.settings_json.to_vec());
+    let mut envelopes = BTreeMap::new();
+    for (file, signed) in signed_parts(input.version, input.expires, &files)? {
+        envelopes.insert(file, Envelope::unsigned(file, signed)?);
+    }
+    let draft = pack(files, &envelopes)?;
+    inspect(&draft, trust)?;
+    Ok(draft)
+}
+
+/// Adds the signatures of `key`, or replaces the ones it made before.
+///
+/// Errors: [`BundleError::NotAnApprover`], and everything [`inspect`] refuses: nobody signs contents that do not match.
+pub fn sign(bundle: &[u8], key: &ApproverKey, trust: &TrustRoot) -> Result<Vec<u8>, BundleError> {
+    let key_id = key.public().key_id()?;
+    if trust.by_key_id().get(&key_id) != Some(key.public()) {
+        return Err(BundleError::NotAnApprover {
+            name: key.public().name.clone(),
+            key_id,
+        });
+    }
+    let mut contents = Opened::open(bundle, trust)?.bind()?;
+    for envelope in contents.envelopes.values_mut() {
+        envelope.sign(key)?;
+    }
+    contents.to_bytes()
+}
+
+/// What a bundle says about itself, for people to read before they sign. Implies no trust and cannot be loaded.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The digest of the component.
+    pub component_digest: Digest,
+    /// The digest of the settings.
+    pub settings_digest: Digest,
+    /// The digest of the whole file; every further signature changes it.
+    pub bundle_digest: Digest,
+    /// The bundle's version.
+    pub version: u64,
+    /// When it stops to verify.
+    pub expires: Timestamp,
+    /// The approvers who have signed, sorted.
+    pub signers: Vec<String>,
+    /// How many more must sign.
+    pub missing_signatures: usize,
+    /// Every file with its length in bytes, sorted by name.
+    pub entries: Vec<(String, u64)>,
+}
+
+/// Reads a draft or a bundle without trusting it. Signatures that are there must be good; none need be there, and dates are
+/// not looked at.
+pub fn inspect(bundle: &[u8], trust: &TrustRoot) -> Result<Inspection, BundleError> {
+    let opened = Opened::open(bundle, trust)?;
+    let signers = opened.complete_signers();
+    let entries = opened
+        .entries
+        .iter()
+        .map(|(name, body)| (name.clone(), body.len() as u64))
+        .collect();
+    let contents = opened.bind()?;
+    Ok(Inspection {
+        component_digest: Digest::of(entry(&contents.files, COMPONENT)?),
+        settings_digest: Digest::of(entry(&contents.files, SETTINGS)?),
+        bundle_digest: Digest::of(bundle),
+        version: contents.version,
+        expires: contents.expires,
+        missing_signatures: THRESHOLD.saturating_sub(signers.len()),
+        signers: signers.into_iter().collect(),
+        entries,
+        manifest: contents.manifest,
+    })
+}
+
+/// A bundle that two approvers of this site have signed and that is in date. Only [`verify`] makes one.
+pub struct VerifiedBundle {
+    contents: Contents,
+    component_digest: Digest,
+    bundle_digest: Digest,
+    signers: Vec<String>,
+}
+
+impl VerifiedBundle {
+    /// The plugin's authority.
+    pub fn manifest(&self) -> &Manifest {
+        &self.contents.manifest
+    }
+
+    /// The component binary.
+    pub fn component(&self) -> &[u8] {
+        self.file(COMPONENT)
+    }
+
+    /// The digest of the component binary.
+    pub fn component_digest(&self) -> Digest {
+        self.component_digest
+    }
+
+    /// The settings: a JSON object.
+    pub fn settings(&self) -> &Value {
+        &self.contents.settings
+    }
+
+    /// The settings as signed.
+    pub fn settings_bytes(&self) -> &[u8] {
+        self.file(SETTINGS)
+    }
+
+    /// The digest of the whole file.
+    pub fn bundle_digest(&self) -> Digest {
+        self.bundle_digest
+    }
+
+    /// The bundle's version, from 1.
+    pub fn version(&self) -> u64 {
+        self.contents.version
+    }
+
+    /// When it stops to verify.
+    pub fn expires(&self) -> Timestamp {
+        self.contents.expires
+    }
+
+    /// The approvers who signed, sorted; at least two.
+    pub fn signers(&self) -> &[String] {
+        &self.signers
+    }
+
+    /// The files below `evidence/`.
+    pub fn evidence(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let files = self
+            .contents
+            .files
+            .iter()
+            .map(|(name, body)| (name.as_str(), body.as_slice()));
+        files.filter(|(name, _)| name.starts_with(EVIDENCE))
+    }
+
+    /// A file whose presence `Opened::open` has checked.
+    fn file(&self, name: &str) -> &[u8] {
+        self.contents
+            .files
+            .get(name)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for VerifiedBundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.contents.manifest.name;
+        write!(
+            f,
+            "VerifiedBundle({name} version {}, {})",
+            self.contents.version, self.bundle_digest
+        )
+    }
+}
+
+/// Checks everything there is to check about a bundle, at the time `now`.
+///
+/// Our own rules run first, because they name the defect; then the TUF client workflow (TUF 1.0.34 section 5) from the
+/// pinned root, by a client that passes the whole conformance suite. Both must agree.
+pub fn verify(
+    bundle: &[u8],
+    trust: &TrustRoot,
+    now: Timestamp,
+) -> Result<VerifiedBundle, BundleError> {
+    let opened = Opened::open(bundle, trust)?;
+    let signers = opened.complete_signers();
+    require_threshold(&opened.signers, signers.len())?;
+    run_tuf(&opened.entries, trust, now)?;
+    let contents = opened.bind()?;
+    Ok(VerifiedBundle {
+        component_digest: Digest::of(entry(&contents.files, COMPONENT)?),
+        bundle_digest: Digest::of(bundle),
+        signers: signers.into_iter().collect(),
+        contents,
+    })
+}
+
+/// The same two people must have signed all three files: a bundle is approved as a whole.
+fn require_threshold(
+    signers: &BTreeMap<&'static str, BTreeSet<String>>,
+    complete: usize,
+) -> Result<(), BundleError> {
+    let counts = signers.iter().map(|(file, names)| (*file, names.len()));
+    for (file, found) in counts.chain([("tuf/*.json", complete)]) {
+        if found < THRESHOLD {
+            return Err(BundleError::NotEnoughSignatures {
+                file: file.to_owned(),
+                found,
+                needed: THRESHOLD,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn run_tuf(
+    entries: &BTreeMap<String, Vec<u8>>,
+    trust: &TrustRoot,
+    now: Timestamp,
+) -> Result<(), BundleError> {
+    let named = |file: &'static str| {
+        move |error| match error {
+            sigstore_tuf::Error::Expired { role, expires } => {
+                BundleError::Expired { role, expires }
+            }
+            source => BundleError::Tuf {
+                file: file.to_owned(),
+                source,
+            },
+        }
+    };
+    // 5.2 and 5.3.10: the pinned root, in date. 5.4, 5.5, 5.6: the three files in turn. 5.7 is `Opened::bind`.
+    let mut set = TrustedMetadataSet::from_root(trust.as_bytes()).map_err(named("root.json"))?;
+    set.check_root_expired(now).map_err(named("root.json"))?;
+    set.update_timestamp(entry(entries, TIMESTAMP)?, now)
+        .map_err(named(TIMESTAMP))?;
+    set.update_snapshot(entry(entries, SNAPSHOT)?, now)
+        .map_err(named(SNAPSHOT))?;
+    set.update_targets(entry(entries, TARGETS)?, now)
+        .map_err(named(TARGETS))?;
+    Ok(())
+}
+
+const _: () = assert!(ustar::MAX_ENTRY < ustar::MAX_TOTAL);

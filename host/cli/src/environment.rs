@@ -1,0 +1,72 @@
+use std::fs;
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+
+use casemate_gate::{Gate, Session, SiteConfig};
+use casemate_types::UserName;
+
+use crate::failure::Failure;
+
+/// Sets the environment variables that the site's PKCS#11 module reads. Call before any thread is started.
+pub fn prepare(site: &Path) -> Result<(), Failure> {
+    let config = SiteConfig::read(site)?;
+    set(site, &config)
+}
+
+/// As [`prepare`], for a configuration that is read already.
+#[allow(unsafe_code, reason = "a PKCS#11 module is configured through the environment, and std offers no safe way")]
+pub fn set(site: &Path, config: &SiteConfig) -> Result<(), Failure> {
+    let absolute = absolute(site)?;
+    for (name, value) in &config.hsm.environment {
+        let value = value.replace("{site}", &absolute);
+        // SAFETY: `main` calls this before it starts a thread or the async runtime, so nobody reads the environment meanwhile.
+        unsafe { std::env::set_var(name, value) };
+    }
+    Ok(())
+}
+
+/// The site's folder as the module must see it.
+pub fn absolute(site: &Path) -> Result<String, Failure> {
+    let path = fs::canonicalize(site)
+        .map_err(|error| Failure::caused_by(format!("cannot find the site `{}`", site.display()), &error).hint("casemate init"))?;
+    path.to_str().map(str::to_owned).ok_or_else(|| Failure::new("the site's path is not UTF-8"))
+}
+
+/// Runs async work on a fresh runtime.
+pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::caused_by("cannot start the async runtime", &error))?;
+    runtime.block_on(work)
+}
+
+/// Opens the site and a session of `user`, whose token a rehearsal site keeps in a file.
+pub async fn open(site: &Path, user: &UserName) -> Result<(Arc<Gate>, Arc<Session>), Failure> {
+    let gate = Arc::new(Gate::open(site).await?);
+    let path = site.join(format!("users/{user}.token"));
+    // A user without a token file gets the same answer, and the same record, as one with a wrong token.
+    let token = fs::read_to_string(&path).unwrap_or_default();
+    let session = gate.session(token.trim()).await?;
+    Ok((gate, session))
+}
+
+/// Splits `NAME=VALUE`.
+pub fn pair(text: &str) -> Result<(String, String), Failure> {
+    text.split_once('=')
+        .filter(|(name, _)| !name.is_empty())
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| Failure::new(format!("`{text}` is not NAME=VALUE")).with_code(2))
+}
+
+/// Closes the network for this process and everything it starts. Call before any thread is started.
+pub fn lock_down() -> Result<(), Failure> {
+    lock_down_with(casemate_sandbox::Profile::FullAirGap)
+}
+
+/// As [`lock_down`], with a profile.
+pub fn lock_down_with(profile: casemate_sandbox::Profile) -> Result<(), Failure> {
+    casemate_sandbox::lock_down(profile)
+        .map_err(|error| Failure::caused_by("cannot close the network for this process", &error).hint("Linux with seccomp is needed"))
+}

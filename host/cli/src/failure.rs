@@ -1,0 +1,100 @@
+use std::error::Error;
+use std::process::ExitCode;
+
+use casemate_audit::VerifyError;
+use casemate_gate::GateError;
+
+/// The documented exit codes.
+pub mod code {
+    pub const FAILED: u8 = 1;
+    pub const DENIED: u8 = 3;
+    pub const VERIFICATION: u8 = 4;
+    pub const UNAUTHENTICATED: u8 = 5;
+}
+
+/// Why a command failed: what failed, its causes, what to do, and the exit code.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+    causes: Vec<String>,
+    hint: Option<String>,
+}
+
+impl Failure {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { code: code::FAILED, message: message.into(), causes: Vec::new(), hint: None }
+    }
+
+    pub fn caused_by(message: impl Into<String>, error: &dyn Error) -> Self {
+        let mut failure = Self::new(message);
+        failure.causes.push(error.to_string());
+        failure.causes.extend(causes(error));
+        failure
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub fn with_code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+
+    pub fn report(&self, json: bool) -> ExitCode {
+        if json {
+            let value = serde_json::json!({ "error": self.message, "causes": self.causes, "hint": self.hint });
+            println!("{value}");
+        } else {
+            eprintln!("error: {}", self.message);
+            for cause in &self.causes {
+                eprintln!("  because: {cause}");
+            }
+            if let Some(hint) = &self.hint {
+                eprintln!("  try: {hint}");
+            }
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+fn causes(error: &dyn Error) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if out.last() != Some(&text) {
+            out.push(text);
+        }
+        source = cause.source();
+    }
+    out
+}
+
+impl From<GateError> for Failure {
+    fn from(error: GateError) -> Self {
+        let causes = causes(&error).into_iter().filter(|cause| !error.to_string().contains(cause.as_str())).collect();
+        let (code, hint) = match &error {
+            GateError::Unauthenticated => (code::UNAUTHENTICATED, Some("use a user of site.toml whose token is in the site's folder")),
+            GateError::Bundle(_) | GateError::Change(_) | GateError::Store(_) => (code::VERIFICATION, None),
+            GateError::Audit(_) => (code::VERIFICATION, Some("`casemate audit verify` names the first bad record")),
+            GateError::NoSite { .. } => (code::FAILED, Some("casemate init")),
+            _ => (code::FAILED, None),
+        };
+        Self { code, message: error.to_string(), causes, hint: hint.map(str::to_owned) }
+    }
+}
+
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        Self { code: code::VERIFICATION, message: error.to_string(), causes: causes(&error), hint: None }
+    }
+}
+
+impl From<casemate_bundle::BundleError> for Failure {
+    fn from(error: casemate_bundle::BundleError) -> Self {
+        Self { code: code::VERIFICATION, message: error.to_string(), causes: causes(&error), hint: None }
+    }
+}

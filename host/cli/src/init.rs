@@ -1,0 +1,106 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use casemate_gate::SiteConfig;
+
+use crate::args::InitOptions;
+use crate::failure::Failure;
+use crate::{environment, output};
+
+const EXAMPLE: &str = include_str!("site.example.toml");
+const EMBEDDED: &str = "libcasemate_softtoken.so";
+
+pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, Failure> {
+    let config_toml = match &options.config {
+        Some(path) => fs::read_to_string(path)
+            .map_err(|error| Failure::caused_by(format!("cannot read {}", path.display()), &error))?,
+        None => example(options)?,
+    };
+    casemate_gate::prepare(site, &config_toml)?;
+    let config = SiteConfig::read(site)?;
+    write_token_configuration(site, &config)?;
+    environment::set(site, &config)?;
+
+    let approvers: Vec<&str> = options.approvers.iter().map(String::as_str).collect();
+    let progress = |step: &str| {
+        if !json {
+            let _ = output::line(&format!("  {step}"));
+        }
+    };
+    let created = casemate_gate::create(site, &config, &approvers, &progress)?;
+    if json {
+        output::json(&serde_json::json!({
+            "site": site,
+            "rehearsal": true,
+            "token": { "label": created.token.label, "model": created.token.model, "serial": created.token.serial },
+            "keys": created.keys.iter().map(|(name, key)| serde_json::json!({ "name": name, "class": key.class.to_string(), "check": key.check })).collect::<Vec<_>>(),
+            "approvers": created.approvers,
+            "log-key": created.verifier_key,
+        }))?;
+    } else {
+        output::line(&format!(
+            "\nSite `{}` is ready in {}.\n  token      {} {} (serial {})\n  keys       {} made in the token, none outside it\n  approvers  {} (two signatures a bundle)\n  log key    {}\n\nREHEARSAL: one person made this site. PINs, credentials and approver keys lie in its folder, and every record says so.\nNext: build, sign and load plugins (`casemate plugin --help`), then `casemate ingest`.",
+            config.name,
+            site.display(),
+            created.token.manufacturer.trim(),
+            created.token.model.trim(),
+            created.token.serial.trim(),
+            created.keys.len(),
+            created.approvers.join(", "),
+            created.verifier_key,
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The documented example, with this machine's module and model filled in.
+fn example(options: &InitOptions) -> Result<String, Failure> {
+    let module = match &options.module {
+        Some(module) => module.clone(),
+        None => embedded_module()?,
+    };
+    let mut environment = Vec::new();
+    if options.module.is_none() {
+        environment.push(r#"KRYOPTIC_CONF = "{site}/token/token.conf""#.to_owned());
+    }
+    for variable in &options.module_env {
+        let (name, value) = environment::pair(variable)?;
+        environment.push(format!("{name} = {}", toml::Value::String(value)));
+    }
+    let model = match &options.model_dir {
+        Some(dir) => format!("model-dir = {}", toml::Value::String(utf8(dir)?)),
+        None => "# model-dir = \"...\"    # without it the lexical embedder runs".to_owned(),
+    };
+    Ok(EXAMPLE
+        .replace("\"{module}\"", &toml::Value::String(utf8(&module)?).to_string())
+        .replace("{environment}", &environment.join("\n"))
+        .replace("{model-dir}", &model))
+}
+
+fn utf8(path: &Path) -> Result<String, Failure> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    path.to_str().map(str::to_owned).ok_or_else(|| Failure::new(format!("{} is not UTF-8", path.display())))
+}
+
+/// The embedded token lies beside this program.
+fn embedded_module() -> Result<PathBuf, Failure> {
+    let program = std::env::current_exe().map_err(|error| Failure::caused_by("cannot find this program's folder", &error))?;
+    let module = program.with_file_name(EMBEDDED);
+    if module.exists() {
+        return Ok(module);
+    }
+    Err(Failure::new(format!("the embedded token {} is not there", module.display()))
+        .hint("cargo build --release --package casemate-softtoken, or name your HSM's module with --module"))
+}
+
+/// The embedded token reads one slot from a file of its own.
+fn write_token_configuration(site: &Path, config: &SiteConfig) -> Result<(), Failure> {
+    if !config.hsm.module.ends_with(EMBEDDED) {
+        return Ok(());
+    }
+    let storage = format!("{}/token/token.sqlite", environment::absolute(site)?);
+    let text = format!("[[slots]]\nslot = 0\ndbtype = \"sqlite\"\ndbargs = {}\n", toml::Value::String(storage));
+    fs::write(site.join("token/token.conf"), text)
+        .map_err(|error| Failure::caused_by("cannot write the token's configuration", &error))
+}

@@ -1,0 +1,45 @@
+//! `casemate`: the commands of operators, policy teams and auditors.
+
+#![deny(unsafe_code)]
+
+mod args;
+mod audit;
+mod environment;
+mod failure;
+mod ingest;
+mod init;
+mod output;
+mod plugin;
+mod policy;
+mod question;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Arguments, Command};
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let json = arguments.json;
+    match run(arguments) {
+        Ok(code) => code,
+        Err(failure) => failure.report(json),
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let site = arguments.site;
+    let json = arguments.json;
+    match arguments.command {
+        Command::Init(options) => init::run(&site, &options, json),
+        Command::Ingest(options) => ingest::run(&site, &options, json),
+        Command::Ask(options) => question::run(&site, &options, json),
+        Command::Plugin(command) => plugin::run(&site, command, json),
+        Command::Policy(command) => policy::run(&site, command, json),
+        Command::Audit(command) => audit::run(&site, command, json),
+        Command::Serve(options) => serve::run(&site, &options, json),
+    }
+}

@@ -1,0 +1,191 @@
+mod build;
+mod new;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use casemate_bundle::{ApproverKey, Inspection, TrustRoot};
+use casemate_change::SiteStore;
+use casemate_gate::Gate;
+
+use crate::args::PluginCommand;
+use crate::failure::Failure;
+use crate::{environment, output};
+
+pub fn run(site: &Path, command: PluginCommand, json: bool) -> Result<ExitCode, Failure> {
+    match command {
+        PluginCommand::New { name, kind, sdk } => new::run(&name, kind, sdk.as_deref()),
+        PluginCommand::Build { dir, out, bundle_version, valid_days, component } => {
+            let packed = build::run(&trust(site)?, &dir, out, bundle_version, valid_days, component.as_deref())?;
+            if json {
+                output::json(&packed)?;
+            } else {
+                output::line(&format!(
+                    "{} holds {} {}: {} bytes, {}; unsigned, two approvers must sign it",
+                    packed.bundle.display(),
+                    packed.name,
+                    packed.version,
+                    packed.bytes,
+                    packed.component
+                ))?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        PluginCommand::Inspect { bundle } => {
+            let inspection = casemate_bundle::inspect(&read(&bundle)?, &trust(site)?)?;
+            show(&inspection, json)
+        }
+        PluginCommand::Sign { bundle, key } => sign(site, &bundle, &key, json),
+        PluginCommand::Verify { bundle } => {
+            let verified = casemate_bundle::verify(&read(&bundle)?, &trust(site)?, jiff::Timestamp::now())?;
+            let line = format!(
+                "{} {} is signed by {} and unaltered",
+                verified.manifest().name,
+                verified.version(),
+                verified.signers().join(" and ")
+            );
+            if json {
+                output::json(&serde_json::json!({
+                    "verified": true, "name": verified.manifest().name, "version": verified.version(),
+                    "signers": verified.signers(), "digest": verified.bundle_digest(),
+                }))?;
+            } else {
+                output::line(&line)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        PluginCommand::Load { bundles } => load(site, &bundles, json),
+        PluginCommand::List => list(site, json),
+    }
+}
+
+fn sign(site: &Path, bundle: &Path, key: &Path, json: bool) -> Result<ExitCode, Failure> {
+    let trust = trust(site)?;
+    let key = ApproverKey::load(key)?;
+    let signed = casemate_bundle::sign(&read(bundle)?, &key, &trust)?;
+    write(bundle, &signed)?;
+    let inspection = casemate_bundle::inspect(&signed, &trust)?;
+    if json {
+        output::json(&serde_json::json!({ "signers": inspection.signers, "missing": inspection.missing_signatures }))?;
+    } else {
+        output::line(&format!(
+            "{} is signed by {}; {}",
+            bundle.display(),
+            inspection.signers.join(" and "),
+            match inspection.missing_signatures {
+                0 => "it can be loaded".to_owned(),
+                missing => format!("{missing} more must sign"),
+            }
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(site: &Path, bundles: &[PathBuf], json: bool) -> Result<ExitCode, Failure> {
+    environment::prepare(site)?;
+    environment::lock_down()?;
+    environment::block_on(async {
+        let gate = Gate::open(site).await?;
+        for path in bundles {
+            let (bundle, generation) = gate.load_bundle(&read(path)?).await?;
+            let manifest = bundle.manifest();
+            if json {
+                output::json(&serde_json::json!({
+                    "name": manifest.name, "version": bundle.version(), "generation": generation,
+                    "digest": bundle.bundle_digest(), "signers": bundle.signers(),
+                }))?;
+            } else {
+                let capabilities: Vec<&str> = manifest.capabilities.iter().map(|c| c.as_str()).collect();
+                output::line(&format!(
+                    "{} {} is active in generation {generation}; signed by {}; may use {}",
+                    manifest.name,
+                    bundle.version(),
+                    bundle.signers().join(" and "),
+                    if capabilities.is_empty() { "nothing".to_owned() } else { capabilities.join(", ") }
+                ))?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn list(site: &Path, json: bool) -> Result<ExitCode, Failure> {
+    let changes = SiteStore::open(site).map_err(casemate_gate::GateError::from)?;
+    let active = changes.active();
+    if json {
+        output::json(active)?;
+    } else {
+        output::line(&format!("generation {}", active.generation))?;
+        for (name, entry) in &active.entries {
+            output::line(&format!("  {name} {} {}", entry.version, entry.bundle_digest))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(inspection: &Inspection, json: bool) -> Result<ExitCode, Failure> {
+    let manifest = &inspection.manifest;
+    let capabilities: Vec<&str> = manifest.capabilities.iter().map(|c| c.as_str()).collect();
+    if json {
+        output::json(&serde_json::json!({
+            "name": manifest.name, "version": inspection.version, "world": manifest.world.as_str(),
+            "summary": manifest.summary, "capabilities": capabilities, "keys": manifest.keys,
+            "component": inspection.component_digest, "settings": inspection.settings_digest,
+            "digest": inspection.bundle_digest, "expires": inspection.expires.to_string(),
+            "signers": inspection.signers, "missing": inspection.missing_signatures,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let limits = &manifest.limits;
+    output::line(&format!(
+        "{} {} ({}, bundle version {})\n  {}\n  capabilities  {}\n  keys          {}\n  limits        {} bytes of memory, {} ms, {} host calls, {} bytes moved, {} bytes out\n  component     {}\n  settings      {}\n  bundle        {}\n  expires       {}\n  signed by     {}{}",
+        manifest.name,
+        manifest.version,
+        manifest.world.as_str(),
+        inspection.version,
+        manifest.summary,
+        or_none(&capabilities.join(", ")),
+        or_none(&manifest.keys.join(", ")),
+        limits.memory_bytes,
+        limits.time_ms,
+        limits.host_calls,
+        limits.host_bytes,
+        limits.output_bytes,
+        inspection.component_digest,
+        inspection.settings_digest,
+        inspection.bundle_digest,
+        inspection.expires,
+        or_none(&inspection.signers.join(", ")),
+        match inspection.missing_signatures {
+            0 => String::new(),
+            missing => format!(" ({missing} more must sign)"),
+        }
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { "none" } else { text }
+}
+
+/// The site's pinned root of trust.
+fn trust(site: &Path) -> Result<TrustRoot, Failure> {
+    let path = site.join("trust/root.json");
+    let bytes = fs::read(&path).map_err(|error| {
+        Failure::caused_by(format!("cannot read the root of trust {}", path.display()), &error).hint("casemate init")
+    })?;
+    Ok(TrustRoot::parse(&bytes)?)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    fs::read(path).map_err(|error| Failure::caused_by(format!("cannot read {}", path.display()), &error))
+}
+
+/// Replaces a file whole.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, bytes)
+        .and_then(|()| fs::rename(&temporary, path))
+        .map_err(|error| Failure::caused_by(format!("cannot write {}", path.display()), &error))
+}

@@ -1,0 +1,86 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use casemate_types::PluginName;
+
+use crate::args::Kind;
+use crate::failure::Failure;
+use crate::output;
+
+/// Writes the skeleton of a plugin into a folder of its name.
+pub fn run(name: &str, kind: Kind, sdk: Option<&Path>) -> Result<ExitCode, Failure> {
+    let name: PluginName =
+        name.parse().map_err(|error: casemate_types::NameError| Failure::new(error.to_string()).with_code(2))?;
+    let dir = PathBuf::from(name.as_str());
+    if dir.exists() {
+        return Err(Failure::new(format!("{} is there already", dir.display())));
+    }
+    let sdk = find_sdk(sdk)?;
+    let (world, source) = match kind {
+        Kind::Policy => ("policy", POLICY),
+        Kind::Strategy => ("retrieval-strategy", STRATEGY),
+        Kind::Agent => ("agent-handler", AGENT),
+    };
+    let files = [
+        ("Cargo.toml", CARGO.replace("{name}", name.as_str()).replace("{sdk}", &sdk.display().to_string())),
+        ("manifest.toml", manifest(&name, world, kind)),
+        ("settings.json", "{}\n".to_owned()),
+        ("src/lib.rs", source.to_owned()),
+    ];
+    for (file, text) in files {
+        let path = dir.join(file);
+        path.parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::write(&path, text))
+            .map_err(|error| Failure::caused_by(format!("cannot write {}", path.display()), &error))?;
+    }
+    output::line(&format!("{name}/ is a {world}. Test it with `cargo test` there, pack it with `casemate plugin build {name}`."))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The SDK's folder: named, or beside this program's sources, or above the current folder.
+fn find_sdk(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    let from_program = std::env::current_exe().ok();
+    let from_here = std::env::current_dir().ok();
+    let above = [from_program, from_here].into_iter().flatten().flat_map(|path| {
+        path.ancestors().map(|ancestor| ancestor.join("sdk-guest")).collect::<Vec<_>>()
+    });
+    named
+        .map(Path::to_owned)
+        .into_iter()
+        .chain(above)
+        .find(|path| path.join("Cargo.toml").exists())
+        .and_then(|path| fs::canonicalize(path).ok())
+        .ok_or_else(|| Failure::new("cannot find the guest SDK").hint("--sdk PATH/TO/sdk-guest"))
+}
+
+fn manifest(name: &PluginName, world: &str, kind: Kind) -> String {
+    let capabilities = match kind {
+        Kind::Policy => "[]",
+        Kind::Strategy => "[\"vectors\"]",
+        Kind::Agent => "[\"retrieval\", \"records\"]",
+    };
+    format!(
+        "name = \"{name}\"\nversion = \"0.1.0\"\nworld = \"{world}\"\nsummary = \"What it does, in one sentence.\"\n# Everything it may call; nothing is granted by default.\ncapabilities = {capabilities}\n"
+    )
+}
+
+const CARGO: &str = r#"[package]
+name = "{name}"
+version = "0.1.0"
+edition = "2024"
+publish = false
+
+[lib]
+crate-type = ["cdylib", "rlib"]
+
+[dependencies]
+casemate-sdk = { path = "{sdk}" }
+
+[workspace]
+"#;
+
+const POLICY: &str = include_str!("templates/policy.rs.txt");
+const STRATEGY: &str = include_str!("templates/strategy.rs.txt");
+const AGENT: &str = include_str!("templates/agent.rs.txt");

@@ -1,0 +1,75 @@
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use casemate_gate::{Outcome, Reply, wit};
+
+use crate::args::AskOptions;
+use crate::environment;
+use crate::failure::{Failure, code};
+use crate::output;
+
+pub fn run(site: &Path, options: &AskOptions, json: bool) -> Result<ExitCode, Failure> {
+    environment::prepare(site)?;
+    environment::lock_down()?;
+    let filter = options
+        .filter
+        .iter()
+        .map(|text| environment::pair(text).map(|(name, value)| wit::Field { name, value }))
+        .collect::<Result<Vec<_>, _>>()?;
+    environment::block_on(async {
+        let (gate, session) = environment::open(site, &options.user).await?;
+        let reply = gate.ask(&session, &options.question, filter).await?;
+        let receipt = tokio::task::spawn_blocking({
+            let (gate, record) = (gate.clone(), reply.record);
+            move || gate.journal().receipt(record)
+        })
+        .await
+        .map_err(|error| Failure::caused_by("cannot make the receipt", &error))??;
+        if let Some(path) = &options.receipt {
+            fs::write(path, receipt.to_text())
+                .map_err(|error| Failure::caused_by(format!("cannot write {}", path.display()), &error))?;
+        }
+        print(&reply, json)?;
+        Ok(match reply.outcome {
+            Outcome::Answered { .. } => ExitCode::SUCCESS,
+            Outcome::Denied { .. } => ExitCode::from(code::DENIED),
+        })
+    })
+}
+
+fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
+    if json {
+        return output::json(reply);
+    }
+    match &reply.outcome {
+        Outcome::Answered { text, citations, masked } => {
+            output::line(text)?;
+            if !citations.is_empty() {
+                output::line("")?;
+            }
+            for (mark, citation) in citations.iter().enumerate() {
+                output::line(&format!(
+                    "  [{}] {} ({}; {}, {})",
+                    mark + 1,
+                    citation.title,
+                    citation.source,
+                    citation.compartment,
+                    citation.label
+                ))?;
+            }
+            if *masked > 0 {
+                output::line(&format!("  {masked} identifiers are masked"))?;
+            }
+        }
+        Outcome::Denied { reason, message, policy, phase } => {
+            let who = policy.as_ref().map_or_else(|| "the host".to_owned(), |policy| format!("policy `{policy}`"));
+            output::line(&format!("DENIED by {who} in the {phase} phase: {reason}\n  {message}"))?;
+        }
+    }
+    for (reason, count) in &reply.withheld {
+        output::line(&format!("  {count} passages withheld: {reason}"))?;
+    }
+    let rehearsal = if reply.rehearsal { " (rehearsal)" } else { "" };
+    output::line(&format!("  decision {} is record {} of the audit log{rehearsal}", reply.id, reply.record))
+}

@@ -1,0 +1,36 @@
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use casemate_gate::Gate;
+use casemate_sandbox::Profile;
+
+use crate::args::ServeOptions;
+use crate::failure::Failure;
+use crate::{environment, output};
+
+pub fn run(site: &Path, options: &ServeOptions, json: bool) -> Result<ExitCode, Failure> {
+    environment::prepare(site)?;
+    // The listener is bound first; after the lock-down no socket can be made, so nothing can connect out.
+    let listener = TcpListener::bind(options.listen)
+        .map_err(|error| Failure::caused_by(format!("cannot listen on {}", options.listen), &error))?;
+    let address =
+        listener.local_addr().map_err(|error| Failure::caused_by("cannot read the listener's address", &error))?;
+    environment::lock_down_with(Profile::LoopbackListener)?;
+    environment::block_on(async {
+        let gate = Arc::new(Gate::open(site).await?);
+        if json {
+            output::json(&serde_json::json!({ "listening": address.to_string() }))?;
+        } else {
+            output::line(&format!(
+                "Serving on http://{address} (loopback, bearer tokens; stop with Ctrl-C)\n  curl -H \"Authorization: Bearer $(cat {}/users/USER.token)\" http://{address}/v1/health",
+                site.display()
+            ))?;
+        }
+        casemate_server::serve(gate, listener)
+            .await
+            .map_err(|error| Failure::caused_by("the server stopped", &error))?;
+        Ok(ExitCode::SUCCESS)
+    })
+}

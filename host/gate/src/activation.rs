@@ -1,0 +1,59 @@
+//! A signed bundle becomes part of the active set: verified, tried, activated, swapped in; each step recorded.
+
+use casemate_audit::Event;
+use casemate_bundle::VerifiedBundle;
+use casemate_change::SiteStore;
+use casemate_types::{Digest, Generation};
+
+use crate::GateError;
+use crate::site::Gate;
+
+impl Gate {
+    /// Verifies a bundle against the pinned root, compiles it, asks it to describe itself, and activates it. A bundle that fails at
+    /// any of these never becomes active, and the refusal is recorded by name.
+    pub async fn load_bundle(&self, raw: &[u8]) -> Result<(VerifiedBundle, Generation), GateError> {
+        match self.verify_and_activate(raw).await {
+            Ok((bundle, generation)) => {
+                self.record_bundle("activated", &bundle, generation).await?;
+                Ok((bundle, generation))
+            }
+            Err(error) => {
+                self.journal
+                    .record(Event::Bundle {
+                        action: "refused".to_owned(),
+                        name: String::new(),
+                        version: 0,
+                        digest: Digest::of(raw),
+                        signers: Vec::new(),
+                        reason: Some(error.to_string().chars().take(512).collect()),
+                        generation: self.active().generation,
+                    })
+                    .await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn verify_and_activate(&self, raw: &[u8]) -> Result<(VerifiedBundle, Generation), GateError> {
+        let bundle = casemate_bundle::verify(raw, &self.trust()?, jiff::Timestamp::now())?;
+        self.try_load(&bundle).await?;
+        self.record_bundle("verified", &bundle, self.active().generation).await?;
+        let generation = SiteStore::open(self.dir())?.activate(&bundle, raw)?;
+        self.reload().await?;
+        Ok((bundle, generation))
+    }
+
+    async fn record_bundle(&self, action: &str, bundle: &VerifiedBundle, generation: Generation) -> Result<u64, GateError> {
+        self.journal
+            .record(Event::Bundle {
+                action: action.to_owned(),
+                name: bundle.manifest().name.to_string(),
+                version: bundle.version(),
+                digest: bundle.bundle_digest(),
+                signers: bundle.signers().to_vec(),
+                reason: None,
+                generation,
+            })
+            .await
+    }
+}

@@ -1,0 +1,383 @@
+//! One request, from top to bottom: the flow that `ARCHITECTURE.md` draws.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use casemate_audit::record::Event;
+use casemate_engine::wit::{self, Field, Request};
+use casemate_types::{Decision, DecisionId, Digest, Level, Obligation, Phase, PluginName, Reason};
+use serde::Serialize;
+
+use crate::chain::Decided;
+use crate::collection::store;
+use crate::services::RequestServices;
+use crate::session::Session;
+use crate::site::Gate;
+use crate::{GateError, random_id, random_salt};
+
+/// What a user gets. Nothing of it left the gate before its records were durable.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Reply {
+    /// Names the decision; the log, the receipt and the recordings go by it.
+    pub id: DecisionId,
+    /// Answered or denied.
+    pub outcome: Outcome,
+    /// Index of the last record of this request in the audit log.
+    pub record: u64,
+    /// The site has no two-person custody yet.
+    pub rehearsal: bool,
+    /// Passages kept from the agent, by reason.
+    pub withheld: BTreeMap<String, usize>,
+    /// How long each step took, in microseconds.
+    pub timings: BTreeMap<&'static str, u64>,
+}
+
+/// Answered or denied; there is nothing between.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The answer.
+    Answered {
+        /// The text, with identifiers masked where a policy asks for it.
+        text: String,
+        /// What it rests on, in the order of its marks.
+        citations: Vec<Citation>,
+        /// Values masked in the text.
+        masked: usize,
+    },
+    /// Why not.
+    Denied {
+        /// Machine-readable.
+        reason: Reason,
+        /// For the user.
+        message: String,
+        /// Which policy; none when the host itself refused.
+        policy: Option<PluginName>,
+        /// In which phase.
+        phase: Phase,
+    },
+}
+
+/// One cited passage.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Citation {
+    /// The passage's title.
+    pub title: String,
+    /// Where it comes from.
+    pub source: String,
+    /// Its compartment.
+    pub compartment: String,
+    /// Its classification.
+    pub label: Level,
+}
+
+/// A policy evaluation on its own: what integrators call from their own flow.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// In which phase.
+    pub phase: Phase,
+    /// What is to be done, for instance `ask`.
+    pub action: String,
+    /// The text under decision.
+    pub text: String,
+    /// The passage, in the retrieval phase.
+    pub passage: Option<wit::PassageInfo>,
+    /// Further facts.
+    pub attributes: Vec<Field>,
+}
+
+/// Longest question, in bytes.
+pub const MAX_QUESTION: usize = 16 * 1024;
+/// Longest text under decision, in bytes.
+pub const MAX_TEXT: usize = 1 << 20;
+
+impl Gate {
+    /// Asks the chain about something, without an agent. The decision is durable when this returns.
+    pub async fn evaluate(self: &Arc<Self>, session: &Arc<Session>, question: Question) -> Result<(DecisionId, Decided), GateError> {
+        if question.text.len() > MAX_TEXT || question.attributes.len() > 64 {
+            return Err(GateError::Ingest("a text has at most 1 MiB and 64 attributes".to_owned()));
+        }
+        let id = random_id()?;
+        let active = self.active();
+        let services = RequestServices::new(
+            Arc::clone(self),
+            Arc::clone(&active),
+            Arc::clone(session),
+            id,
+            self.journal.now_ms(),
+            Level::Secret,
+        );
+        let request = Request {
+            phase: question.phase.into(),
+            claims: (&session.claims).into(),
+            action: question.action,
+            text: question.text,
+            passage: question.passage,
+            attributes: question.attributes,
+        };
+        let decided = active.chain.decide(&self.journal, id, request, question.phase, services.invocation()).await?;
+        Ok((id, decided))
+    }
+
+    /// Answers a question, or says why not. Errors of the gate itself are denials too, with a reason of their own; only a log that
+    /// cannot be written has no answer at all.
+    pub async fn ask(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        question: &str,
+        filter: Vec<Field>,
+    ) -> Result<Reply, GateError> {
+        let id = random_id()?;
+        let mut run = Run { gate: self, session, id, record: 0, withheld: BTreeMap::new(), clock: Clock::start() };
+        let outcome = match run.answer(question, filter).await {
+            Ok(outcome) => outcome,
+            Err(GateError::Audit(error)) => return Err(error.into()),
+            Err(error) => run.fault(&error).await?,
+        };
+        Ok(Reply {
+            id,
+            outcome,
+            record: run.record,
+            rehearsal: self.journal.rehearsal(),
+            withheld: run.withheld,
+            timings: run.clock.steps,
+        })
+    }
+
+    /// Carries out obligations on a text. The inner error is a denial by obligation, the outer a failure of the gate.
+    pub(crate) fn oblige(
+        &self,
+        text: String,
+        obligations: &[Obligation],
+        label: Option<Level>,
+    ) -> Result<Result<String, Reason>, GateError> {
+        let mut spans = Vec::new();
+        for obligation in obligations {
+            match obligation {
+                Obligation::CapClassification { level } if label.is_some_and(|label| label > *level) => {
+                    return Ok(Err(Reason::from_policy("above-cap")));
+                }
+                Obligation::CapClassification { .. } | Obligation::LogAt { .. } => {}
+                Obligation::MaskSpans { spans: more } => spans.extend(more.iter().cloned()),
+                Obligation::RequireStepUp { .. } => return Ok(Err(Reason::from_policy("step-up-required"))),
+            }
+        }
+        if spans.is_empty() {
+            return Ok(Ok(text));
+        }
+        self.masker.mask(&text, &spans).map(Ok)
+    }
+}
+
+/// One request under way.
+struct Run<'a> {
+    gate: &'a Arc<Gate>,
+    session: &'a Arc<Session>,
+    id: DecisionId,
+    record: u64,
+    withheld: BTreeMap<String, usize>,
+    clock: Clock,
+}
+
+impl Run<'_> {
+    async fn answer(&mut self, question: &str, filter: Vec<Field>) -> Result<Outcome, GateError> {
+        if question.trim().is_empty() || question.len() > MAX_QUESTION {
+            return Err(GateError::Ingest(format!("a question has 1 to {MAX_QUESTION} bytes")));
+        }
+        let active = self.gate.active();
+        let (gate, session, id) = (Arc::clone(self.gate), Arc::clone(self.session), self.id);
+        let now_ms = self.gate.journal.now_ms();
+        let services = |cap| {
+            RequestServices::new(Arc::clone(&gate), Arc::clone(&active), Arc::clone(&session), id, now_ms, cap)
+        };
+
+        // Request phase. Its record is durable before anything else happens.
+        let request = self.request(Phase::Request, question.to_owned());
+        let invocation = services(Level::Secret).invocation();
+        let decided = active.chain.decide(&self.gate.journal, self.id, request, Phase::Request, invocation).await?;
+        self.clock.step("request-policies");
+        self.record = decided.index;
+        let (question, cap) = match self.apply(question.to_owned(), decided, Phase::Request).await? {
+            Ok(applied) => (applied.text, applied.cap),
+            Err(denied) => return Ok(denied),
+        };
+
+        // The agent, with retrieval, passages and capability calls below it.
+        let agent = active
+            .agent
+            .as_ref()
+            .ok_or_else(|| GateError::NotLoaded { name: self.gate.config.chain.agent.to_string() })?;
+        let services = services(cap);
+        let run = agent.handle(&question, &filter, services.invocation()).await;
+        self.clock.step("agent-and-retrieval");
+        self.withheld = services.withheld();
+        if let Some(fault) = services.faults().into_iter().next() {
+            // Something below the agent broke. Its answer, if it made one, was made from less than it asked for.
+            return Err(store(fault));
+        }
+        let answer = match run.outcome {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(message)) => return Err(store(format!("agent: {message}"))),
+            Err(refusal) => return self.refused(refusal.reason(), "The agent was stopped by the host.", Phase::Response).await,
+        };
+        let input = serde_json::json!({ "question": question, "filter": filter });
+        self.gate.journal.keep(self.id, random_salt()?, Phase::Action, input, run.trace.exchanges)?;
+        let Some(citations) = answer.citations.iter().map(|r| services.opened(r).map(|o| (r, o))).collect::<Option<Vec<_>>>()
+        else {
+            return self
+                .refused(Reason::malformed_output(), "The agent cited a passage it had not read.", Phase::Response)
+                .await;
+        };
+        let citations: Vec<Citation> = citations
+            .into_iter()
+            .map(|(reference, opened)| Citation {
+                title: opened.title,
+                source: opened.source,
+                compartment: reference.collection.clone(),
+                label: opened.label,
+            })
+            .collect();
+
+        // Response phase, then the record of what leaves.
+        let request = self.request(Phase::Response, answer.text.clone());
+        let decided =
+            active.chain.decide(&self.gate.journal, self.id, request, Phase::Response, services.invocation()).await?;
+        self.clock.step("response-policies");
+        self.record = decided.index;
+        let applied = match self.apply(answer.text, decided, Phase::Response).await? {
+            Ok(applied) => applied,
+            Err(denied) => return Ok(denied),
+        };
+        if citations.iter().any(|citation| citation.label > applied.cap) {
+            return self.refused(Reason::from_policy("above-cap"), "The answer rests on passages above the cap.", Phase::Response).await;
+        }
+        self.record = self
+            .gate
+            .journal
+            .record(Event::Answer {
+                id: self.id,
+                user: self.session.claims.user.to_string(),
+                citations: citations.len() as u32,
+                output: Digest::salted(&random_salt()?, applied.text.as_bytes()),
+            })
+            .await?;
+        self.clock.step("mask-and-record");
+        Ok(Outcome::Answered { text: applied.text, citations, masked: applied.masked })
+    }
+
+    fn request(&self, phase: Phase, text: String) -> Request {
+        Request {
+            phase: phase.into(),
+            claims: (&self.session.claims).into(),
+            action: "ask".to_owned(),
+            text,
+            passage: None,
+            attributes: Vec::new(),
+        }
+    }
+
+    /// Carries out what the chain decided: the text goes on, changed as obliged, or the request ends.
+    async fn apply(&mut self, text: String, decided: Decided, phase: Phase) -> Result<Result<Applied, Outcome>, GateError> {
+        match decided.decision {
+            Decision::Allow => Ok(Ok(Applied { text, cap: Level::Secret, masked: 0 })),
+            Decision::Deny { reason, message } => {
+                Ok(Err(Outcome::Denied { reason, message, policy: decided.policy, phase }))
+            }
+            Decision::Transform { obligations } => {
+                let cap = obligations.iter().filter_map(cap_of).min().unwrap_or(Level::Secret);
+                let masked = obligations.iter().map(spans_of).sum();
+                let gate = Arc::clone(self.gate);
+                let obliged = tokio::task::spawn_blocking(move || gate.oblige(text, &obligations, None)).await.map_err(store)??;
+                match obliged {
+                    Ok(text) => Ok(Ok(Applied { text, cap, masked })),
+                    Err(reason) => {
+                        let message = "An obligation of the policy is not met.".to_owned();
+                        self.record = self.host_denial(reason.clone(), phase).await?;
+                        Ok(Err(Outcome::Denied { reason, message, policy: decided.policy, phase }))
+                    }
+                }
+            }
+        }
+    }
+
+    async fn refused(&mut self, reason: Reason, message: &str, phase: Phase) -> Result<Outcome, GateError> {
+        self.record = self.host_denial(reason.clone(), phase).await?;
+        Ok(Outcome::Denied { reason, message: message.to_owned(), policy: None, phase })
+    }
+
+    /// A failure of the gate is a denial: recorded, with a reason, and without detail for the user.
+    async fn fault(&mut self, error: &GateError) -> Result<Outcome, GateError> {
+        tracing::error!(id = %self.id, %error, "a request was denied because the gate failed");
+        let message = match error {
+            GateError::Ingest(message) => message.clone(),
+            _ => format!("The request was stopped: {error}."),
+        };
+        self.record = self.host_denial(error.reason(), Phase::Response).await?;
+        Ok(Outcome::Denied { reason: error.reason(), message, policy: None, phase: Phase::Response })
+    }
+
+    /// Records a denial that the host itself decided.
+    async fn host_denial(&self, reason: Reason, phase: Phase) -> Result<u64, GateError> {
+        self.gate
+            .journal
+            .record(Event::Decision {
+                id: self.id,
+                user: self.session.claims.user.to_string(),
+                phase,
+                verdict: "deny".to_owned(),
+                reason: Some(reason),
+                policy: None,
+                mode: "enforce".to_owned(),
+                generation: self.gate.active().generation,
+                component: None,
+                obligations: Vec::new(),
+                input: Digest::salted(&random_salt()?, b""),
+                recording: None,
+                host_calls: 0,
+                annotations: Vec::new(),
+                log_level: casemate_types::LogLevel::Notice,
+            })
+            .await
+    }
+}
+
+struct Applied {
+    text: String,
+    cap: Level,
+    masked: usize,
+}
+
+fn cap_of(obligation: &Obligation) -> Option<Level> {
+    match obligation {
+        Obligation::CapClassification { level } => Some(*level),
+        _ => None,
+    }
+}
+
+fn spans_of(obligation: &Obligation) -> usize {
+    match obligation {
+        Obligation::MaskSpans { spans } => spans.len(),
+        _ => 0,
+    }
+}
+
+/// Names the steps of a request and how long each took.
+struct Clock {
+    last: Instant,
+    steps: BTreeMap<&'static str, u64>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { last: Instant::now(), steps: BTreeMap::new() }
+    }
+
+    fn step(&mut self, name: &'static str) {
+        let elapsed: Duration = self.last.elapsed();
+        self.last = Instant::now();
+        self.steps.insert(name, elapsed.as_micros() as u64);
+    }
+}

@@ -1,0 +1,197 @@
+//! Asks the chain of policies, in every phase, and records what they said before anyone acts on it.
+
+use std::sync::Arc;
+
+use casemate_audit::record::Event;
+use casemate_engine::{Invocation, Plugin, wit};
+use casemate_types::{Decision, DecisionId, Digest, Generation, LogLevel, Obligation, Phase, PluginName};
+
+use crate::combine::{Combined, Combining, Vote};
+use crate::config::Mode;
+use crate::journal::Journal;
+use crate::{GateError, random_salt};
+
+/// The policies of one generation.
+pub struct Chain {
+    pub(crate) combining: Combining,
+    pub(crate) policies: Vec<(Arc<Plugin>, Mode)>,
+    pub(crate) generation: Generation,
+}
+
+/// A decision that is already durable in the log.
+#[derive(Debug, Clone)]
+pub struct Decided {
+    /// What holds.
+    pub decision: Decision,
+    /// Which policy settled it.
+    pub policy: Option<PluginName>,
+    /// The index of its record.
+    pub index: u64,
+}
+
+impl Chain {
+    /// Asks every policy of `request.phase`, combines the enforced ones, and returns once the record is durable.
+    pub async fn decide(
+        &self,
+        journal: &Journal,
+        id: DecisionId,
+        request: wit::Request,
+        phase: Phase,
+        invocation: Invocation,
+    ) -> Result<Decided, GateError> {
+        let mut votes = Vec::new();
+        let mut exchanges = Vec::new();
+        for (plugin, mode) in self.policies.iter().filter(|(plugin, _)| plugin.manifest().phases.contains(&phase)) {
+            let run = plugin.evaluate(&request, invocation.clone()).await;
+            let (decision, failed) = match run.outcome {
+                Ok(decision) => (decision, false),
+                Err(refusal) => {
+                    (Decision::Deny { reason: refusal.reason(), message: refusal.to_string() }, true)
+                }
+            };
+            let vote = Vote { policy: plugin.manifest().name.clone(), decision, failed };
+            match mode {
+                Mode::Enforce => {
+                    exchanges.extend(run.trace.exchanges);
+                    votes.push(vote);
+                }
+                Mode::Monitor => {
+                    self.record_monitor(journal, id, &request, phase, plugin, vote, run.trace.exchanges).await?;
+                }
+            }
+        }
+        let combined = self.combining.combine(&votes);
+        let index = self.record_combined(journal, id, &request, phase, &combined, exchanges).await?;
+        Ok(Decided { decision: combined.decision, policy: combined.policy, index })
+    }
+
+    async fn record_combined(
+        &self,
+        journal: &Journal,
+        id: DecisionId,
+        request: &wit::Request,
+        phase: Phase,
+        combined: &Combined,
+        exchanges: Vec<casemate_engine::Exchange>,
+    ) -> Result<u64, GateError> {
+        let component = combined.policy.as_ref().and_then(|name| self.digest_of(name));
+        let event = self.event(
+            journal,
+            id,
+            request,
+            phase,
+            &combined.decision,
+            combined.policy.clone(),
+            component,
+            Mode::Enforce,
+            exchanges,
+        )?;
+        journal.record(event).await
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one record's worth of facts")]
+    async fn record_monitor(
+        &self,
+        journal: &Journal,
+        id: DecisionId,
+        request: &wit::Request,
+        phase: Phase,
+        plugin: &Plugin,
+        vote: Vote,
+        exchanges: Vec<casemate_engine::Exchange>,
+    ) -> Result<(), GateError> {
+        let component = Some(plugin.component_digest());
+        let event = self.event(
+            journal,
+            id,
+            request,
+            phase,
+            &vote.decision,
+            Some(vote.policy),
+            component,
+            Mode::Monitor,
+            exchanges,
+        )?;
+        journal.record(event).await.map(drop)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one record's worth of facts")]
+    fn event(
+        &self,
+        journal: &Journal,
+        id: DecisionId,
+        request: &wit::Request,
+        phase: Phase,
+        decision: &Decision,
+        policy: Option<PluginName>,
+        component: Option<Digest>,
+        mode: Mode,
+        exchanges: Vec<casemate_engine::Exchange>,
+    ) -> Result<Event, GateError> {
+        let host_calls = exchanges.len() as u32;
+        let annotations = exchanges
+            .iter()
+            .filter_map(|exchange| match &exchange.call {
+                casemate_engine::HostCall::Annotate { name, value } => Some((name.clone(), value.clone())),
+                _ => None,
+            })
+            .collect();
+        let input = serde_json::to_value(request).map_err(|error| GateError::Store(error.to_string()))?;
+        let commitment = journal.keep(id, random_salt()?, phase, input, exchanges)?;
+        let (verdict, reason, obligations) = match decision {
+            Decision::Allow => ("allow", None, &[][..]),
+            Decision::Deny { reason, .. } => ("deny", Some(reason.clone()), &[][..]),
+            Decision::Transform { obligations } => ("transform", None, obligations.as_slice()),
+        };
+        Ok(Event::Decision {
+            id,
+            user: request.claims.user.clone(),
+            phase,
+            verdict: verdict.to_owned(),
+            reason,
+            policy,
+            mode: match mode {
+                Mode::Enforce => "enforce",
+                Mode::Monitor => "monitor",
+            }
+            .to_owned(),
+            generation: self.generation,
+            component,
+            obligations: obligations.iter().map(obligation_kind).collect(),
+            input: commitment.input,
+            recording: commitment.recording,
+            host_calls,
+            annotations,
+            log_level: log_level(obligations),
+        })
+    }
+
+    fn digest_of(&self, name: &PluginName) -> Option<Digest> {
+        self.policies.iter().find(|(plugin, _)| plugin.manifest().name == *name).map(|(plugin, _)| plugin.component_digest())
+    }
+}
+
+fn obligation_kind(obligation: &Obligation) -> String {
+    match obligation {
+        Obligation::CapClassification { level } => format!("cap-classification:{level}"),
+        Obligation::LogAt { .. } => "log-at".to_owned(),
+        Obligation::MaskSpans { spans } => {
+            let mut kinds: Vec<&str> = spans.iter().map(|span| span.kind.as_str()).collect();
+            kinds.sort_unstable();
+            kinds.dedup();
+            format!("mask-spans:{}:{}", spans.len(), kinds.join("+"))
+        }
+        Obligation::RequireStepUp { method } => format!("require-step-up:{method}"),
+    }
+}
+
+fn log_level(obligations: &[Obligation]) -> LogLevel {
+    obligations
+        .iter()
+        .filter_map(|obligation| match obligation {
+            Obligation::LogAt { level } => Some(*level),
+            _ => None,
+        })
+        .max()
+        .unwrap_or(LogLevel::Info)
+}

@@ -1,0 +1,284 @@
+//! A compartment's collection as its owner sees it: sealed manifest, sealed passages, encrypted search with the owner's checks
+//! against a store or scoring tier that lies.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use casemate_engine::wit;
+use casemate_inference::ExpectedGroup;
+use casemate_types::{CollectionName, CompartmentName, Level};
+use casemate_vectors::{DocumentId, GroupManifest, PassageRecord, Position, VectorStore};
+use serde::{Deserialize, Serialize};
+
+use crate::GateError;
+use crate::metadata::FieldValue;
+use crate::session::Compartment;
+use crate::site::Gate;
+
+/// What a collection consists of. Sealed under the compartment's data key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    /// Which embedder made the vectors: a query by another one would be noise.
+    pub(crate) embedder: String,
+    pub(crate) groups: GroupManifest,
+}
+
+/// A passage as it is sealed: with its vector, so that a score can be checked, and its place, so that none can be swapped.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Passage {
+    pub(crate) title: String,
+    pub(crate) source: String,
+    pub(crate) label: Level,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) text: String,
+    pub(crate) position: Position,
+    #[serde(with = "hex::serde")]
+    pub(crate) vector: Vec<u8>,
+}
+
+/// A score that the owner recomputes may differ by the noise of the scheme (RMS 1.3e-4), and no more.
+const SCORE_TOLERANCE: f32 = 5e-3;
+
+/// Highest closeness given to a component: 10 bits.
+const CLOSENESS_ONE: f32 = 1023.0;
+
+impl Passage {
+    pub(crate) fn vector(&self) -> Vec<f32> {
+        self.vector.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    }
+
+    pub(crate) fn vector_bytes(vector: &[f32]) -> Vec<u8> {
+        vector.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    pub(crate) fn info(&self, compartment: &CompartmentName, document: &DocumentId) -> wit::PassageInfo {
+        wit::PassageInfo {
+            collection: compartment.to_string(),
+            document: document.to_string(),
+            title: self.title.clone(),
+            source: self.source.clone(),
+            compartment: compartment.to_string(),
+            label: self.label.into(),
+            metadata: self
+                .metadata
+                .iter()
+                .map(|(name, value)| wit::Field { name: name.clone(), value: value.clone() })
+                .collect(),
+        }
+    }
+}
+
+/// Rounds a cosine to what a component may see.
+pub(crate) fn closeness(cosine: f32) -> u16 {
+    (cosine.clamp(0.0, 1.0) * CLOSENESS_ONE).round() as u16
+}
+
+/// The dot product of two vectors of unit length.
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(x, y)| x * y).sum()
+}
+
+pub(crate) fn parse_document(text: &str) -> Option<DocumentId> {
+    let mut bytes = [0; 16];
+    hex::decode_to_slice(text, &mut bytes).ok()?;
+    Some(DocumentId::from_bytes(bytes))
+}
+
+impl Gate {
+    /// The manifest in force, or `None` for a collection that holds nothing yet. A collection older than the one this gate last
+    /// wrote is refused: a restored backup of the store is not the present.
+    pub(crate) fn manifest(
+        &self,
+        name: &CompartmentName,
+        compartment: &Compartment,
+    ) -> Result<Option<Manifest>, GateError> {
+        let collection = CollectionName::from(name);
+        let floor = self.version_floor(name)?;
+        let Some(sealed) = self.store.manifest(&collection).map_err(store)? else {
+            return if floor == 0 { Ok(None) } else { Err(stale(name, 0, floor)) };
+        };
+        let bytes = compartment
+            .data
+            .open("a collection manifest", &[b"manifest", name.as_str().as_bytes()], &sealed)
+            .map_err(store)?;
+        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(store)?;
+        if manifest.groups.collection != collection {
+            return Err(GateError::Store(format!("the manifest of `{name}` is another collection's")));
+        }
+        if manifest.groups.version < floor {
+            return Err(stale(name, manifest.groups.version, floor));
+        }
+        Ok(Some(manifest))
+    }
+
+    pub(crate) fn seal_manifest(
+        &self,
+        name: &CompartmentName,
+        compartment: &Compartment,
+        manifest: &Manifest,
+    ) -> Result<Vec<u8>, GateError> {
+        let bytes = serde_json::to_vec(manifest).map_err(store)?;
+        compartment
+            .data
+            .seal("a collection manifest", &[b"manifest", name.as_str().as_bytes()], &bytes)
+            .map_err(store)
+    }
+
+    /// The version this gate last wrote, kept apart from the store.
+    fn version_floor(&self, name: &CompartmentName) -> Result<u64, GateError> {
+        let key = floor_key(name);
+        let Some(sealed) = self.small.get(&key).map_err(store)? else { return Ok(0) };
+        let bytes =
+            self.site_key.open("a collection version", &[key.as_bytes()], &sealed).map_err(store)?;
+        let bytes: [u8; 8] = bytes.as_slice().try_into().map_err(store)?;
+        Ok(u64::from_be_bytes(bytes))
+    }
+
+    pub(crate) fn raise_version_floor(&self, name: &CompartmentName, version: u64) -> Result<(), GateError> {
+        let key = floor_key(name);
+        let sealed = self
+            .site_key
+            .seal("a collection version", &[key.as_bytes()], &version.to_be_bytes())
+            .map_err(store)?;
+        self.small.insert(key, sealed).map_err(store)?;
+        self.small.flush().map_err(store)?;
+        Ok(())
+    }
+
+    /// Opens a passage and checks that it is the one asked for, at the place the store says.
+    pub(crate) fn open_passage(
+        &self,
+        name: &CompartmentName,
+        compartment: &Compartment,
+        document: &DocumentId,
+    ) -> Result<Option<Passage>, GateError> {
+        let Some(record) = self.store.passage(&name.into(), document).map_err(store)? else { return Ok(None) };
+        let bytes = compartment
+            .data
+            .open("a passage", &[b"passage", name.as_str().as_bytes(), document.as_bytes()], &record.sealed)
+            .map_err(|error| GateError::Store(format!("passage {document} of `{name}`: {error}")))?;
+        let passage: Passage = serde_json::from_slice(&bytes).map_err(store)?;
+        if passage.position != record.position {
+            return Err(GateError::Store(format!("passage {document} of `{name}` was moved by someone else")));
+        }
+        Ok(Some(passage))
+    }
+
+    pub(crate) fn seal_passage(
+        &self,
+        name: &CompartmentName,
+        compartment: &Compartment,
+        document: &DocumentId,
+        passage: &Passage,
+        metadata: Vec<(String, String)>,
+    ) -> Result<PassageRecord, GateError> {
+        let bytes = zeroize::Zeroizing::new(serde_json::to_vec(passage).map_err(store)?);
+        let sealed = compartment
+            .data
+            .seal("a passage", &[b"passage", name.as_str().as_bytes(), document.as_bytes()], &bytes)
+            .map_err(store)?;
+        Ok(PassageRecord { position: passage.position, metadata, sealed })
+    }
+
+    /// The `k` closest passages that match every filter field, best first. The tier scores ciphertext; the owner decrypts, ranks,
+    /// recomputes the exact score of each of the `k`, and refuses when one does not agree.
+    pub(crate) fn search(
+        &self,
+        name: &CompartmentName,
+        compartment: &Compartment,
+        vector: &[f32],
+        filter: &[wit::Field],
+        k: usize,
+    ) -> Result<Vec<wit::Reference>, GateError> {
+        let Some(manifest) = self.manifest(name, compartment)? else { return Ok(Vec::new()) };
+        let embedder = self.embedder()?;
+        if manifest.embedder != embedder.name() {
+            return Err(GateError::Store(format!(
+                "`{name}` was ingested with {}, but {} runs now; ingest again or restore the model",
+                manifest.embedder,
+                embedder.name()
+            )));
+        }
+        let collection = CollectionName::from(name);
+        let matching = self.matching(name, &collection, filter)?;
+        let (query, secret) = compartment.owner.query(vector).map_err(fhe)?;
+        let expected: Vec<ExpectedGroup> = manifest.groups.groups.iter().map(ExpectedGroup::from).collect();
+        let encrypted = self.tier.score(&collection, &query, &expected).map_err(store)?;
+        let counts: Vec<usize> = manifest.groups.groups.iter().map(|entry| entry.count as usize).collect();
+        let scores = secret.decrypt(&encrypted, &counts).map_err(fhe)?;
+
+        let mut ranked: Vec<(f32, Position)> = Vec::new();
+        for (entry, group) in manifest.groups.groups.iter().zip(&scores) {
+            for (slot, score) in group.iter().enumerate() {
+                let position = Position { group: entry.group, slot: slot as u32 };
+                if matching.as_ref().is_none_or(|set| set.contains(&position)) {
+                    ranked.push((*score, position));
+                }
+            }
+        }
+        ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        ranked.truncate(k);
+        ranked
+            .into_iter()
+            .map(|(score, position)| self.checked_hit(name, compartment, &collection, vector, filter, score, position))
+            .collect()
+    }
+
+    fn matching(
+        &self,
+        name: &CompartmentName,
+        collection: &CollectionName,
+        filter: &[wit::Field],
+    ) -> Result<Option<BTreeSet<Position>>, GateError> {
+        if filter.is_empty() {
+            return Ok(None);
+        }
+        let fields: Vec<FieldValue<'_>> =
+            filter.iter().map(|field| FieldValue { name: &field.name, value: &field.value }).collect();
+        let tokens = self.fields.encrypt(&self.config, name, &fields)?;
+        Ok(Some(self.store.matching(collection, &tokens).map_err(store)?.into_iter().collect()))
+    }
+
+    /// The owner's checks of one hit: its seal, its place, its metadata and its exact score.
+    #[allow(clippy::too_many_arguments, reason = "the facts of one hit")]
+    fn checked_hit(
+        &self,
+        name: &CompartmentName,
+        compartment: &Compartment,
+        collection: &CollectionName,
+        vector: &[f32],
+        filter: &[wit::Field],
+        score: f32,
+        position: Position,
+    ) -> Result<wit::Reference, GateError> {
+        let missing = || GateError::Store(format!("`{name}`: the store lost the document at {position}"));
+        let document = self.store.document_at(collection, position).map_err(store)?.ok_or_else(missing)?;
+        let passage = self.open_passage(name, compartment, &document)?.ok_or_else(missing)?;
+        if passage.position != position {
+            return Err(GateError::Store(format!("`{name}`: the store's index names another document at {position}")));
+        }
+        if filter.iter().any(|field| passage.metadata.get(&field.name) != Some(&field.value)) {
+            return Err(GateError::Store(format!("`{name}`: the store's index says {document} matches, but it does not")));
+        }
+        let exact = cosine(vector, &passage.vector());
+        if (exact - score).abs() > SCORE_TOLERANCE {
+            return Err(GateError::Store(format!("`{name}`: the score of {document} is not what its vector gives")));
+        }
+        Ok(wit::Reference { collection: name.to_string(), document: document.to_string(), closeness: closeness(exact) })
+    }
+}
+
+fn floor_key(name: &CompartmentName) -> String {
+    format!("site/collection-version/{name}")
+}
+
+fn stale(name: &CompartmentName, found: u64, floor: u64) -> GateError {
+    GateError::Store(format!("`{name}` is at version {found}, but version {floor} was written: an old copy was put back"))
+}
+
+pub(crate) fn store(error: impl std::fmt::Display) -> GateError {
+    GateError::Store(error.to_string())
+}
+
+pub(crate) fn fhe(error: impl std::fmt::Display) -> GateError {
+    GateError::Fhe(error.to_string())
+}

@@ -1,0 +1,298 @@
+//! Documents come in: embedded, encrypted, sealed, stored. Nothing in clear is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use casemate_audit::record::Event;
+use casemate_types::{CollectionName, CompartmentName, Digest, Level};
+use casemate_vectors::{Change, DocumentId, GroupEntry, GroupManifest, GroupRecord, Position, VectorStore};
+use serde::{Deserialize, Serialize};
+
+use crate::GateError;
+use crate::collection::{Manifest, Passage, fhe, store};
+use crate::metadata::FieldValue;
+use crate::session::{Compartment, Session};
+use crate::site::Gate;
+
+/// One passage to ingest: one line of a JSON-lines file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Document {
+    /// Names the passage within its compartment. Ingesting the same id again replaces it.
+    pub id: String,
+    /// Shown in citations.
+    pub title: String,
+    /// Where it comes from; shown in citations.
+    pub source: String,
+    /// Whose key it is encrypted under.
+    pub compartment: CompartmentName,
+    /// Its classification.
+    pub label: Level,
+    /// The passage. At most 16 KiB.
+    pub text: String,
+    /// For equality filters.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// What an ingest did.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Ingested {
+    /// Passages added.
+    pub added: usize,
+    /// Passages that replaced an earlier one of the same id.
+    pub replaced: usize,
+    /// Which embedder ran.
+    pub embedder: String,
+}
+
+const MAX_TEXT: usize = 16 * 1024;
+
+/// Passages embedded and encrypted between two steps of progress.
+const STEP: usize = 256;
+
+impl Gate {
+    /// Ingests documents into the compartments the session holds. `progress` is told how many are done. Applied a step at a time;
+    /// each step is whole or not there.
+    pub fn ingest(
+        &self,
+        session: &Session,
+        documents: &[Document],
+        mut progress: impl FnMut(usize),
+    ) -> Result<Ingested, GateError> {
+        let mut by_compartment: BTreeMap<&CompartmentName, Vec<&Document>> = BTreeMap::new();
+        for document in documents {
+            self.check_document(session, document)?;
+            by_compartment.entry(&document.compartment).or_default().push(document);
+        }
+        let texts: Vec<&str> = documents.iter().map(|document| document.text.as_str()).collect();
+        let embedder = self.embedder_for_ingest(&texts)?;
+        let mut ingested = Ingested { embedder: embedder.name().to_owned(), ..Ingested::default() };
+        let mut done = 0;
+        for (name, documents) in by_compartment {
+            let compartment = self.held(session, name)?;
+            let mut replaced_here = 0;
+            let added_before = ingested.added;
+            let mut version = 0;
+            for step in documents.chunks(STEP) {
+                let texts: Vec<&str> = step.iter().map(|document| document.text.as_str()).collect();
+                let vectors = embedder.embed(&texts)?;
+                let (replaced, applied) = self.add(name, compartment, embedder.name(), step, vectors)?;
+                version = applied;
+                replaced_here += replaced;
+                ingested.added += step.len() - replaced;
+                done += step.len();
+                progress(done);
+            }
+            ingested.replaced += replaced_here;
+            self.journal.record_blocking(Event::Ingest {
+                collection: CollectionName::from(name),
+                documents: (ingested.added - added_before + replaced_here) as u64,
+                deleted: replaced_here as u64,
+                generation_of_store: version,
+            })?;
+        }
+        Ok(ingested)
+    }
+
+    /// Deletes documents by id. The groups they were in are encrypted anew. Returns how many there were.
+    pub fn delete(&self, session: &Session, name: &CompartmentName, ids: &[String]) -> Result<usize, GateError> {
+        let compartment = self.held(session, name)?;
+        let Some(manifest) = self.manifest(name, compartment)? else { return Ok(0) };
+        let mut doomed = BTreeSet::new();
+        for id in ids {
+            let document = document_id(compartment, id);
+            if self.store.passage(&name.into(), &document).map_err(store)?.is_some() {
+                doomed.insert(document);
+            }
+        }
+        if doomed.is_empty() {
+            return Ok(0);
+        }
+        let version = self.rewrite(name, compartment, manifest, &doomed, Vec::new())?;
+        self.journal.record_blocking(Event::Ingest {
+            collection: name.into(),
+            documents: 0,
+            deleted: doomed.len() as u64,
+            generation_of_store: version,
+        })?;
+        Ok(doomed.len())
+    }
+
+    fn held<'a>(&self, session: &'a Session, name: &CompartmentName) -> Result<&'a Compartment, GateError> {
+        session.compartments.get(name).ok_or_else(|| {
+            GateError::Ingest(format!("{} holds no key of compartment `{name}`", session.claims.user))
+        })
+    }
+
+    fn check_document(&self, session: &Session, document: &Document) -> Result<(), GateError> {
+        self.held(session, &document.compartment)?;
+        if document.text.trim().is_empty() || document.text.len() > MAX_TEXT {
+            return Err(GateError::Ingest(format!("document `{}`: the text must have 1 to {MAX_TEXT} bytes", document.id)));
+        }
+        Ok(())
+    }
+
+    fn add(
+        &self,
+        name: &CompartmentName,
+        compartment: &Compartment,
+        embedder: &str,
+        documents: &[&Document],
+        vectors: Vec<Vec<f32>>,
+    ) -> Result<(usize, u64), GateError> {
+        let collection = CollectionName::from(name);
+        let manifest = match self.manifest(name, compartment)? {
+            Some(manifest) if manifest.embedder == embedder => manifest,
+            Some(other) => {
+                return Err(GateError::Ingest(format!("`{name}` holds vectors of {}, not of {embedder}", other.embedder)));
+            }
+            None => Manifest {
+                embedder: embedder.to_owned(),
+                groups: GroupManifest { collection: collection.clone(), version: 0, groups: Vec::new() },
+            },
+        };
+        let mut replaced = BTreeSet::new();
+        let mut fresh = BTreeMap::new();
+        for (document, vector) in documents.iter().zip(vectors) {
+            let id = document_id(compartment, &document.id);
+            if self.store.passage(&collection, &id).map_err(store)?.is_some() {
+                replaced.insert(id);
+            }
+            let passage = Passage {
+                title: document.title.clone(),
+                source: document.source.clone(),
+                label: document.label,
+                metadata: document.metadata.clone(),
+                text: document.text.clone(),
+                position: Position { group: 0, slot: 0 },
+                vector: Passage::vector_bytes(&vector),
+            };
+            // The last of several documents with one id wins.
+            fresh.insert(id, passage);
+        }
+        let version = self.rewrite(name, compartment, manifest, &replaced, fresh.into_iter().collect())?;
+        Ok((replaced.len(), version))
+    }
+
+    /// Removes `doomed`, adds `fresh`, and encrypts anew every group that changes, under a version of its own.
+    fn rewrite(
+        &self,
+        name: &CompartmentName,
+        compartment: &Compartment,
+        mut manifest: Manifest,
+        doomed: &BTreeSet<DocumentId>,
+        fresh: Vec<(DocumentId, Passage)>,
+    ) -> Result<u64, GateError> {
+        let collection = CollectionName::from(name);
+        let capacity = compartment.owner.params().documents_per_group();
+        let version = self.store.reserve_version(&collection).map_err(store)?;
+        let mut change = Change { version, delete_passages: doomed.iter().copied().collect(), ..Change::default() };
+        let mut queue = fresh.into_iter();
+        let mut touched: BTreeMap<u32, Vec<(DocumentId, Passage)>> = BTreeMap::new();
+
+        let doomed_groups = self.groups_of(&collection, doomed)?;
+        for entry in &manifest.groups.groups {
+            let room = queue.len() > 0 && (entry.count as usize) < capacity;
+            if !room && !doomed_groups.contains(&entry.group) {
+                continue;
+            }
+            let mut members = self.members(name, compartment, &collection, entry, doomed)?;
+            members.extend(queue.by_ref().take(capacity.saturating_sub(members.len())));
+            touched.insert(entry.group, members);
+        }
+        let mut next = manifest.groups.groups.iter().map(|entry| entry.group + 1).max().unwrap_or(0);
+        while queue.len() > 0 {
+            touched.insert(next, queue.by_ref().take(capacity).collect());
+            next += 1;
+        }
+
+        for (group, members) in touched {
+            manifest.groups.groups.retain(|entry| entry.group != group);
+            if members.is_empty() {
+                change.delete_groups.push(group);
+                continue;
+            }
+            let record = self.encrypt_group(compartment, version, &members)?;
+            manifest.groups.groups.push(GroupEntry {
+                group,
+                version,
+                count: record.count,
+                digest: record.digest(&collection, group),
+            });
+            change.put_groups.push((group, record));
+            for (slot, (document, mut passage)) in members.into_iter().enumerate() {
+                passage.position = Position { group, slot: slot as u32 };
+                let fields: Vec<FieldValue<'_>> =
+                    passage.metadata.iter().map(|(name, value)| FieldValue { name, value }).collect();
+                let metadata = self.fields.encrypt(&self.config, name, &fields)?;
+                let record = self.seal_passage(name, compartment, &document, &passage, metadata)?;
+                change.put_passages.push((document, record));
+            }
+        }
+        // A replaced document is put, not deleted.
+        let put: BTreeSet<DocumentId> = change.put_passages.iter().map(|(document, _)| *document).collect();
+        change.delete_passages.retain(|document| !put.contains(document));
+        manifest.groups.groups.sort_by_key(|entry| entry.group);
+        manifest.groups.version = version;
+        change.manifest = self.seal_manifest(name, compartment, &manifest)?;
+        self.store.apply(&collection, change).map_err(store)?;
+        self.raise_version_floor(name, version)?;
+        Ok(version)
+    }
+
+    fn groups_of(&self, collection: &CollectionName, documents: &BTreeSet<DocumentId>) -> Result<BTreeSet<u32>, GateError> {
+        let mut groups = BTreeSet::new();
+        for document in documents {
+            if let Some(record) = self.store.passage(collection, document).map_err(store)? {
+                groups.insert(record.position.group);
+            }
+        }
+        Ok(groups)
+    }
+
+    /// The passages of a group that stay. A group that does not hold what its manifest says is refused.
+    fn members(
+        &self,
+        name: &CompartmentName,
+        compartment: &Compartment,
+        collection: &CollectionName,
+        entry: &GroupEntry,
+        doomed: &BTreeSet<DocumentId>,
+    ) -> Result<Vec<(DocumentId, Passage)>, GateError> {
+        let mut members = Vec::new();
+        for slot in 0..entry.count {
+            let position = Position { group: entry.group, slot };
+            let lost = || GateError::Store(format!("`{name}`: the store lost the document at {position}"));
+            let document = self.store.document_at(collection, position).map_err(store)?.ok_or_else(lost)?;
+            let passage = self.open_passage(name, compartment, &document)?.ok_or_else(lost)?;
+            if passage.position != position {
+                return Err(lost());
+            }
+            if !doomed.contains(&document) {
+                members.push((document, passage));
+            }
+        }
+        Ok(members)
+    }
+
+    fn encrypt_group(
+        &self,
+        compartment: &Compartment,
+        version: u64,
+        members: &[(DocumentId, Passage)],
+    ) -> Result<GroupRecord, GateError> {
+        let vectors: Vec<Vec<f32>> = members.iter().map(|(_, passage)| passage.vector()).collect();
+        let slices: Vec<&[f32]> = vectors.iter().map(Vec::as_slice).collect();
+        let group = compartment.owner.encrypt_group(&slices).map_err(fhe)?;
+        Ok(GroupRecord { version, count: members.len() as u32, ciphertext: group.to_bytes() })
+    }
+}
+
+/// The id under which the store knows a document: keyed, so that the store cannot guess names.
+fn document_id(compartment: &Compartment, id: &str) -> DocumentId {
+    let digest = Digest::of_parts(&[b"document\0", compartment.identifiers.as_slice(), id.as_bytes()]);
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest.as_bytes()[..16]);
+    DocumentId::from_bytes(bytes)
+}

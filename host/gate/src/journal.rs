@@ -1,0 +1,158 @@
+//! The gate's pen: every decision, key operation, bundle event and session goes through here into the audit log, and what a replay
+//! needs goes, sealed, into an erasable store beside it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use casemate_audit::{AuditError, CheckpointSigner, Event, Log, Receipt, Record, SignError};
+use casemate_engine::Exchange;
+use casemate_fhe_owner::DataKey;
+use casemate_hsm::{Key, Keyring};
+use casemate_types::{DecisionId, Digest, Phase};
+use serde::{Deserialize, Serialize};
+
+use crate::GateError;
+
+/// Signs checkpoints with the audit key in the HSM.
+pub(crate) struct HsmSigner {
+    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) key: Key,
+    pub(crate) public: [u8; 32],
+}
+
+impl CheckpointSigner for HsmSigner {
+    fn public_key(&self) -> [u8; 32] {
+        self.public
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignError> {
+        Ok(self.keyring.sign(&self.key, message)?)
+    }
+}
+
+/// The audit log and the store of recordings.
+pub struct Journal {
+    log: Log,
+    site: String,
+    rehearsal: bool,
+    recordings: sled::Tree,
+    key: Arc<DataKey>,
+    last_ms: AtomicU64,
+}
+
+/// The inputs of one run: what an exact replay needs. Lies sealed beside the log; the log holds only a salted digest.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Recording {
+    /// The salt of both digests in the log, hexadecimal; erasing the recording erases it.
+    pub salt: String,
+    /// Which phase.
+    pub phase: Phase,
+    /// What the component was asked.
+    pub input: serde_json::Value,
+    /// Every host call and its answer.
+    pub exchanges: Vec<Exchange>,
+}
+
+/// Salted commitments to one recording.
+pub(crate) struct Commitment {
+    pub(crate) input: Digest,
+    pub(crate) recording: Option<Digest>,
+}
+
+impl Journal {
+    pub(crate) fn new(
+        log: Log,
+        site: &str,
+        rehearsal: bool,
+        recordings: sled::Tree,
+        key: Arc<DataKey>,
+    ) -> Self {
+        Self { log, site: site.to_owned(), rehearsal, recordings, key, last_ms: AtomicU64::new(0) }
+    }
+
+    /// Milliseconds since 1970 UTC; never goes back within a process.
+    pub fn now_ms(&self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        self.last_ms.fetch_max(now, Ordering::Relaxed).max(now)
+    }
+
+    /// Appends an event and waits until it is durable. The answer it belongs to must not leave before this returns.
+    pub async fn record(&self, event: Event) -> Result<u64, GateError> {
+        let (done, durable) = tokio::sync::oneshot::channel();
+        self.log.submit(self.bytes(event), move |result| {
+            // The receiver is gone when the request was dropped; the record stays.
+            let _ = done.send(result);
+        });
+        match durable.await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(GateError::Audit(AuditError::Closed)),
+        }
+    }
+
+    /// As [`Journal::record`], for callers outside the async runtime.
+    pub fn record_blocking(&self, event: Event) -> Result<u64, GateError> {
+        Ok(self.log.append(self.bytes(event))?)
+    }
+
+    /// Commits to the inputs of a run and keeps them, sealed, for replay.
+    pub(crate) fn keep(
+        &self,
+        id: DecisionId,
+        salt: [u8; 32],
+        phase: Phase,
+        input: serde_json::Value,
+        exchanges: Vec<Exchange>,
+    ) -> Result<Commitment, GateError> {
+        let fault = |error: &dyn std::fmt::Display| GateError::Store(format!("cannot keep a recording: {error}"));
+        let input_bytes = serde_json::to_vec(&input).map_err(|e| fault(&e))?;
+        let recording = Recording { salt: hex::encode(salt), phase, input, exchanges };
+        let bytes = serde_json::to_vec(&recording).map_err(|e| fault(&e))?;
+        let key = format!("{id}/{phase}/{}", hex::encode(salt.get(..8).unwrap_or_default()));
+        let sealed = self.key.seal("a recording", &[b"recording", key.as_bytes()], &bytes).map_err(|e| fault(&e))?;
+        self.recordings.insert(key, sealed).map_err(|e| fault(&e))?;
+        Ok(Commitment {
+            input: Digest::salted(&salt, &input_bytes),
+            recording: Some(Digest::salted(&salt, &bytes)),
+        })
+    }
+
+    /// The recordings of a decision, opened. Each is checked against its seal.
+    pub fn recordings(&self, id: DecisionId) -> Result<Vec<Recording>, GateError> {
+        self.recordings
+            .scan_prefix(format!("{id}/"))
+            .map(|entry| {
+                let (key, sealed) = entry.map_err(|e| GateError::Store(e.to_string()))?;
+                let bytes = self
+                    .key
+                    .open("a recording", &[b"recording", &key], &sealed)
+                    .map_err(|e| GateError::Store(format!("recording {}: {e}", String::from_utf8_lossy(&key))))?;
+                serde_json::from_slice(&bytes).map_err(|e| GateError::Store(e.to_string()))
+            })
+            .collect()
+    }
+
+    /// The record at `index` with a proof that it is in the log.
+    pub fn receipt(&self, index: u64) -> Result<Receipt, GateError> {
+        Ok(self.log.receipt(index)?)
+    }
+
+    /// Signs a checkpoint over everything recorded so far.
+    pub fn checkpoint(&self) -> Result<String, GateError> {
+        Ok(self.log.checkpoint()?)
+    }
+
+    /// The public key that verifies the log, in signed-note form.
+    pub fn verifier_key(&self) -> String {
+        self.log.verifier_key()
+    }
+
+    /// Whether the site was made without two custodians.
+    pub fn rehearsal(&self) -> bool {
+        self.rehearsal
+    }
+
+    fn bytes(&self, event: Event) -> Vec<u8> {
+        Record { v: casemate_audit::record::VERSION, time_ms: self.now_ms(), site: self.site.clone(), rehearsal: self.rehearsal, event }.to_bytes()
+    }
+}

@@ -1,0 +1,181 @@
+//! Masks spans of text so that equal values stay equal: FF1 with the key in the HSM where the value is long enough, a keyed token
+//! otherwise.
+
+use std::sync::Arc;
+
+use casemate_hsm::{Alphabet, Ff1, Ff1Value, HsmError, Key, KeyRef, Keyring};
+use casemate_engine::{Alphabet as WitAlphabet, FpeItem};
+use casemate_types::Span;
+
+use crate::GateError;
+
+/// The keys that mask.
+pub struct Masker {
+    digits: Ff1,
+    base36: Ff1,
+    base62: Ff1,
+    keyring: Arc<Keyring>,
+    tokens: Key,
+}
+
+/// Why a value is masked one way and not the other.
+enum Method {
+    /// Its letters and digits are replaced in place; everything else stays.
+    Fpe { base62: bool },
+    /// The whole value is replaced by a token.
+    Token,
+}
+
+impl Masker {
+    /// Opens the masking key and the token key.
+    pub fn open(keyring: &Arc<Keyring>, mask: &KeyRef, tokens: &KeyRef) -> Result<Self, HsmError> {
+        Ok(Self {
+            digits: Ff1::new(Arc::clone(keyring), keyring.find(mask)?, 10)?,
+            base36: Ff1::new(Arc::clone(keyring), keyring.find(mask)?, 36)?,
+            base62: Ff1::new(Arc::clone(keyring), keyring.find(mask)?, 62)?,
+            tokens: keyring.find(tokens)?,
+            keyring: Arc::clone(keyring),
+        })
+    }
+
+    /// Replaces every span. Two batches of HSM calls whatever the number of spans. On any error nothing is returned: a text is
+    /// masked whole or not at all.
+    pub fn mask(&self, text: &str, spans: &[Span]) -> Result<String, GateError> {
+        let spans = normalise(spans);
+        let mut digits = Vec::new();
+        let mut base62 = Vec::new();
+        let mut plan = Vec::new();
+        for span in &spans {
+            let value = slice(text, span)?;
+            let method = method(value);
+            if let Method::Fpe { base62: wide } = method {
+                let symbols: String = value.chars().filter(char::is_ascii_alphanumeric).collect();
+                let alphabet = if wide { Alphabet::base62() } else { Alphabet::digits() };
+                let item = Ff1Value { numerals: alphabet.numerals(&symbols)?, tweak: span.kind.as_bytes().to_vec() };
+                if wide { base62.push(item) } else { digits.push(item) }
+            }
+            plan.push((span, value, method));
+        }
+        if !digits.is_empty() {
+            self.digits.encrypt(&mut digits)?;
+        }
+        if !base62.is_empty() {
+            self.base62.encrypt(&mut base62)?;
+        }
+
+        let (mut digits, mut base62) = (digits.into_iter(), base62.into_iter());
+        let mut out = String::with_capacity(text.len());
+        let mut copied = 0;
+        for (span, value, method) in plan {
+            out.push_str(text.get(copied..span.start as usize).unwrap_or_default());
+            copied = span.end as usize;
+            match method {
+                Method::Token => out.push_str(&self.token(&span.kind, value)?),
+                Method::Fpe { base62: wide } => {
+                    let alphabet = if wide { Alphabet::base62() } else { Alphabet::digits() };
+                    let item = if wide { base62.next() } else { digits.next() };
+                    let item = item.ok_or_else(|| GateError::Fhe("a masked value is missing".to_owned()))?;
+                    out.push_str(&refill(value, &alphabet.text(&item.numerals)?));
+                }
+            }
+        }
+        out.push_str(text.get(copied..).unwrap_or_default());
+        Ok(out)
+    }
+
+    /// Encrypts or decrypts items of the `fpe` capability, all or nothing.
+    pub fn transform(&self, items: &[FpeItem], encrypt: bool) -> Result<Vec<String>, GateError> {
+        items
+            .chunk_by(|a, b| a.alphabet == b.alphabet)
+            .map(|run| self.transform_run(run, encrypt))
+            .collect::<Result<Vec<_>, _>>()
+            .map(|runs| runs.concat())
+    }
+
+    /// One batch of HSM calls for items of one alphabet.
+    fn transform_run(&self, run: &[FpeItem], encrypt: bool) -> Result<Vec<String>, GateError> {
+        let (alphabet, ff1) = match run.first().map(|item| item.alphabet) {
+            None => return Ok(Vec::new()),
+            Some(WitAlphabet::Digits) => (Alphabet::digits(), &self.digits),
+            Some(WitAlphabet::Base36) => (Alphabet::base36(), &self.base36),
+            Some(WitAlphabet::Base62) => (Alphabet::base62(), &self.base62),
+        };
+        let mut batch = run
+            .iter()
+            .map(|item| {
+                // Another tweak space than masking has, so that a plugin cannot unmask answers.
+                let tweak = [b"plugin\0".as_slice(), &item.tweak].concat();
+                Ok(Ff1Value { numerals: alphabet.numerals(&item.text)?, tweak })
+            })
+            .collect::<Result<Vec<_>, HsmError>>()?;
+        if encrypt { ff1.encrypt(&mut batch)? } else { ff1.decrypt(&mut batch)? };
+        Ok(batch.iter().map(|item| alphabet.text(&item.numerals)).collect::<Result<_, _>>()?)
+    }
+
+    /// A keyed token: 48 bits of HMAC-SHA-256 over kind and value.
+    fn token(&self, kind: &str, value: &str) -> Result<String, GateError> {
+        let mac = self.keyring.mac(&self.tokens, &[b"mask\0", kind.as_bytes(), b"\0", value.as_bytes()].concat())?;
+        Ok(format!("[{kind}:{}]", hex::encode(mac.get(..6).unwrap_or_default())))
+    }
+}
+
+fn slice<'a>(text: &'a str, span: &Span) -> Result<&'a str, GateError> {
+    text.get(span.start as usize..span.end as usize)
+        .ok_or_else(|| GateError::Fhe("a span lies outside the text".to_owned()))
+}
+
+/// Sorts and merges overlapping spans; the earlier kind names the union.
+fn normalise(spans: &[Span]) -> Vec<Span> {
+    let mut sorted = spans.to_vec();
+    sorted.sort();
+    let mut merged: Vec<Span> = Vec::with_capacity(sorted.len());
+    for span in sorted {
+        match merged.last_mut() {
+            Some(last) if span.start < last.end => last.end = last.end.max(span.end),
+            _ => merged.push(span),
+        }
+    }
+    merged
+}
+
+fn method(value: &str) -> Method {
+    let symbols = value.chars().filter(char::is_ascii_alphanumeric).count();
+    let all_digits = value.chars().filter(char::is_ascii_alphanumeric).all(|c| c.is_ascii_digit());
+    let minimum = casemate_hsm::minimum_length(if all_digits { 10 } else { 62 });
+    if !value.is_ascii() || symbols < minimum { Method::Token } else { Method::Fpe { base62: !all_digits } }
+}
+
+/// Puts new symbols where the letters and digits of `value` were.
+fn refill(value: &str, symbols: &str) -> String {
+    let mut symbols = symbols.chars();
+    value.chars().map(|c| if c.is_ascii_alphanumeric() { symbols.next().unwrap_or(c) } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(start: u32, end: u32, kind: &str) -> Span {
+        Span { start, end, kind: kind.to_owned() }
+    }
+
+    #[test]
+    fn overlapping_spans_become_one() {
+        let merged = normalise(&[span(5, 9, "b"), span(0, 6, "a"), span(9, 10, "c")]);
+        assert_eq!(merged, [span(0, 9, "a"), span(9, 10, "c")]);
+    }
+
+    #[test]
+    fn short_and_non_ascii_values_take_a_token() {
+        assert!(matches!(method("12345"), Method::Token));
+        assert!(matches!(method("123-456"), Method::Fpe { base62: false }));
+        assert!(matches!(method("a@b.c"), Method::Token));
+        assert!(matches!(method("jo@x.org"), Method::Fpe { base62: true }));
+        assert!(matches!(method("jürgen@x.org"), Method::Token));
+    }
+
+    #[test]
+    fn separators_stay_where_they_were() {
+        assert_eq!(refill("4111-1111 1", "987654321"), "9876-5432 1");
+    }
+}

@@ -1,0 +1,466 @@
+//! What stands behind the capabilities of one request: HSM, store, model and log, as far as its session reaches.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use casemate_bundle::Capability;
+use casemate_engine::wit::{CapabilityError, Field, LogLevel, Passage, Reference, Request};
+use casemate_engine::{FpeItem, HostAnswer, HostCall, Invocation, Plugin, Services, wit};
+use casemate_hsm::HsmError;
+use casemate_types::{Decision, DecisionId, Level, Obligation, Phase, PluginName};
+
+use crate::collection::{closeness, cosine, parse_document, store};
+use crate::session::Session;
+use crate::site::{Active, Gate};
+use crate::GateError;
+
+/// One request's view of the gate. A handle, shared by every component that runs for it.
+#[derive(Clone)]
+pub(crate) struct RequestServices(Arc<Inner>);
+
+impl std::ops::Deref for RequestServices {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+pub(crate) struct Inner {
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) active: Arc<Active>,
+    pub(crate) session: Arc<Session>,
+    pub(crate) id: DecisionId,
+    pub(crate) now_ms: u64,
+    /// The highest label any passage may have; lowered by `cap-classification`.
+    pub(crate) cap: Level,
+    vectors: Mutex<BTreeMap<String, Arc<Vec<f32>>>>,
+    /// Passages a component was shown: only these may be cited.
+    opened: Mutex<BTreeMap<(String, String), Opened>>,
+    withheld: Mutex<BTreeMap<String, usize>>,
+    faults: Mutex<Vec<String>>,
+}
+
+/// What a citation may say about a passage that was opened.
+#[derive(Debug, Clone)]
+pub(crate) struct Opened {
+    pub(crate) title: String,
+    pub(crate) source: String,
+    pub(crate) label: Level,
+}
+
+impl RequestServices {
+    pub(crate) fn new(
+        gate: Arc<Gate>,
+        active: Arc<Active>,
+        session: Arc<Session>,
+        id: DecisionId,
+        now_ms: u64,
+        cap: Level,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            gate,
+            active,
+            session,
+            id,
+            now_ms,
+            cap,
+            vectors: Mutex::default(),
+            opened: Mutex::default(),
+            withheld: Mutex::default(),
+            faults: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn invocation(&self) -> Invocation {
+        Invocation {
+            claims: (&self.session.claims).into(),
+            now_ms: self.now_ms,
+            services: Arc::new(self.clone()),
+        }
+    }
+
+    pub(crate) fn opened(&self, reference: &Reference) -> Option<Opened> {
+        let key = (reference.collection.clone(), reference.document.clone());
+        self.opened.lock().ok()?.get(&key).cloned()
+    }
+
+    /// How many passages each reason kept from the agent.
+    pub(crate) fn withheld(&self) -> BTreeMap<String, usize> {
+        self.withheld.lock().map(|w| w.clone()).unwrap_or_default()
+    }
+
+    /// What went wrong behind the capabilities, for the operator.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        self.faults.lock().map(|f| f.clone()).unwrap_or_default()
+    }
+
+    /// Records an internal error for the operator and gives the component a message without detail.
+    fn unavailable(&self, error: GateError) -> CapabilityError {
+        tracing::error!(id = %self.id, %error, "a capability failed");
+        if let Ok(mut faults) = self.faults.lock() {
+            faults.push(error.to_string());
+        }
+        CapabilityError::Unavailable(error.reason().to_string())
+    }
+
+    /// Runs blocking work (HSM, scoring, model) away from the async threads.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, GateError> + Send + 'static,
+    ) -> Result<T, CapabilityError> {
+        let this = self.clone();
+        match tokio::task::spawn_blocking(move || work(&this)).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(self.unavailable(error)),
+            Err(error) => Err(self.unavailable(store(error))),
+        }
+    }
+
+    fn vector(&self, text: &str) -> Result<Arc<Vec<f32>>, GateError> {
+        if let Ok(known) = self.vectors.lock()
+            && let Some(vector) = known.get(text)
+        {
+            return Ok(Arc::clone(vector));
+        }
+        let vector = self.gate.embedder()?.embed(&[text])?.into_iter().next();
+        let vector = Arc::new(vector.ok_or_else(|| store("the embedder gave no vector"))?);
+        if let Ok(mut known) = self.vectors.lock() {
+            known.insert(text.to_owned(), Arc::clone(&vector));
+        }
+        Ok(vector)
+    }
+
+    fn plugin(&self, name: &PluginName) -> Option<&Arc<Plugin>> {
+        let policies = self.active.chain.policies.iter().map(|(plugin, _)| plugin);
+        policies.chain(&self.active.agent).chain(&self.active.strategy).find(|p| p.manifest().name == *name)
+    }
+
+    /// The action phase: the chain decides on calls whose manifest asks for it.
+    async fn action_allowed(&self, plugin: &PluginName, call: &HostCall) -> Result<(), CapabilityError> {
+        let Some(capability) = capability_of(call) else { return Ok(()) };
+        let asks = self.plugin(plugin).is_none_or(|p| p.manifest().ask_policy.contains(&capability));
+        if !asks {
+            return Ok(());
+        }
+        let request = Request {
+            phase: wit::Phase::Action,
+            claims: (&self.session.claims).into(),
+            action: call.action().to_owned(),
+            text: String::new(),
+            passage: None,
+            attributes: vec![Field { name: "plugin".to_owned(), value: plugin.to_string() }],
+        };
+        // The policy that decides on a call gets no capabilities of its own here, so that deciding cannot recurse.
+        let invocation = Invocation {
+            claims: (&self.session.claims).into(),
+            now_ms: self.now_ms,
+            services: Arc::new(casemate_engine::NoServices),
+        };
+        let decided = self
+            .active
+            .chain
+            .decide(&self.gate.journal, self.id, request, Phase::Action, invocation)
+            .await
+            .map_err(|error| self.unavailable(error))?;
+        match decided.decision {
+            Decision::Allow => Ok(()),
+            Decision::Transform { obligations } if obligations.iter().all(|o| matches!(o, Obligation::LogAt { .. })) => Ok(()),
+            Decision::Transform { .. } => Err(CapabilityError::Denied("obligation-not-possible".to_owned())),
+            Decision::Deny { reason, .. } => Err(CapabilityError::Denied(reason.to_string())),
+        }
+    }
+
+    async fn retrieve(
+        &self,
+        question: &str,
+        filter: &[Field],
+        k: u32,
+    ) -> Result<Vec<Reference>, CapabilityError> {
+        let Some(strategy) = &self.active.strategy else {
+            return Err(self.unavailable(GateError::NotLoaded { name: self.gate.config.chain.strategy.to_string() }));
+        };
+        let run = strategy.retrieve(question, filter, k, self.invocation()).await;
+        let found = match run.outcome {
+            Ok(Ok(references)) => references,
+            Ok(Err(message)) => return Err(self.unavailable(store(format!("strategy: {message}")))),
+            Err(refusal) => return Err(self.unavailable(store(format!("strategy: {refusal}")))),
+        };
+        // A reference into a collection the session cannot open would only ever be refused later; say so now.
+        match found.iter().find(|r| self.session.compartment(&r.collection).is_none()) {
+            None => Ok(found),
+            Some(_) => Err(CapabilityError::Denied("no-key".to_owned())),
+        }
+    }
+
+    /// Opens passages, asks the chain about each, and masks or withholds what it says.
+    async fn open_records(&self, references: &[Reference]) -> Vec<Result<Passage, CapabilityError>> {
+        let mut passages = Vec::with_capacity(references.len());
+        for reference in references {
+            let passage = self.open_record(reference).await;
+            if let Err(CapabilityError::Denied(reason)) = &passage
+                && let Ok(mut withheld) = self.withheld.lock()
+            {
+                *withheld.entry(reason.clone()).or_default() += 1;
+            }
+            passages.push(passage);
+        }
+        passages
+    }
+
+    async fn open_record(&self, reference: &Reference) -> Result<Passage, CapabilityError> {
+        let document = parse_document(&reference.document)
+            .ok_or_else(|| CapabilityError::Invalid("a document is named by 32 hexadecimal digits".to_owned()))?;
+        let collection = reference.collection.clone();
+        let opened = self
+            .blocking(move |this| {
+                let Some((name, compartment)) = this.session.compartment(&collection) else { return Ok(None) };
+                let passage = this.gate.open_passage(name, compartment, &document)?;
+                Ok(Some(passage.map(|passage| (passage.info(name, &document), passage))))
+            })
+            .await?;
+        let (info, passage) = match opened {
+            None => return Err(CapabilityError::Denied("no-key".to_owned())),
+            Some(None) => return Err(CapabilityError::NotFound("no such passage".to_owned())),
+            Some(Some(found)) => found,
+        };
+        if passage.label > self.cap {
+            return Err(CapabilityError::Denied("above-cap".to_owned()));
+        }
+        let text = self.screen(&info, passage.text.clone()).await?;
+        if let Ok(mut opened) = self.opened.lock() {
+            let seen = Opened { title: passage.title, source: passage.source, label: passage.label };
+            opened.insert((reference.collection.clone(), reference.document.clone()), seen);
+        }
+        Ok(Passage { info, text })
+    }
+
+    /// The retrieval phase for one passage.
+    async fn screen(&self, info: &wit::PassageInfo, text: String) -> Result<String, CapabilityError> {
+        let request = Request {
+            phase: wit::Phase::Retrieval,
+            claims: (&self.session.claims).into(),
+            action: "ask".to_owned(),
+            text: text.clone(),
+            passage: Some(info.clone()),
+            attributes: Vec::new(),
+        };
+        let decided = self
+            .active
+            .chain
+            .decide(&self.gate.journal, self.id, request, Phase::Retrieval, self.invocation())
+            .await
+            .map_err(|error| self.unavailable(error))?;
+        match decided.decision {
+            Decision::Allow => Ok(text),
+            Decision::Deny { reason, .. } => Err(CapabilityError::Denied(reason.to_string())),
+            Decision::Transform { obligations } => {
+                let label = Level::from(info.label);
+                self.blocking(move |this| this.gate.oblige(text, &obligations, Some(label))).await.and_then(|obliged| {
+                    obliged.map_err(|reason| CapabilityError::Denied(reason.to_string()))
+                })
+            }
+        }
+    }
+}
+
+
+#[async_trait]
+impl Services for RequestServices {
+    async fn call(&self, plugin: &PluginName, call: &HostCall) -> HostAnswer {
+        if let Err(error) = self.action_allowed(plugin, call).await {
+            return match call {
+                HostCall::RecordsOpen { references } => {
+                    HostAnswer::Passages(references.iter().map(|_| Err(error.clone())).collect())
+                }
+                _ => HostAnswer::Unit(Err(error)),
+            };
+        }
+        match call {
+            HostCall::Annotate { .. } => HostAnswer::Unit(Ok(())),
+            HostCall::ClockNow => HostAnswer::Time(self.now_ms),
+            HostCall::SessionClaims => HostAnswer::Claims((&self.session.claims).into()),
+            HostCall::Log { level, message } => {
+                match level {
+                    LogLevel::Info => tracing::info!(%plugin, id = %self.id, "{message}"),
+                    LogLevel::Notice => tracing::warn!(%plugin, id = %self.id, "{message}"),
+                    LogLevel::Alert => tracing::error!(%plugin, id = %self.id, "{message}"),
+                }
+                HostAnswer::Unit(Ok(()))
+            }
+            HostCall::RandomBytes { count } | HostCall::HsmRandom { count } => {
+                let count = *count as usize;
+                HostAnswer::Bytes(self.blocking(move |this| Ok(this.gate.keyring.random(count)?.to_vec())).await)
+            }
+            HostCall::FpeOpen { key } => HostAnswer::Unit(site_key(key, &["mask"])),
+            HostCall::FpeEncrypt { items, .. } => self.fpe(items, true).await,
+            HostCall::FpeDecrypt { items, .. } => self.fpe(items, false).await,
+            HostCall::HsmOpen { key } => HostAnswer::Unit(site_key(key, &["audit", "tokens"])),
+            HostCall::HsmInfo { key } => HostAnswer::KeyInfo(self.key_info(key)),
+            HostCall::HsmSign { key, message } => self.hsm(key, "audit", message).await,
+            HostCall::HsmMac { key, message } => self.hsm(key, "tokens", message).await,
+            HostCall::KvGet { key } => HostAnswer::Value(self.kv_get(plugin, key)),
+            HostCall::KvSet { key, value } => HostAnswer::Unit(self.kv_set(plugin, key, value)),
+            HostCall::KvDelete { key } => HostAnswer::Unit(
+                self.gate.small.remove(kv_key(plugin, key)).map(drop).map_err(|e| self.unavailable(store(e))),
+            ),
+            HostCall::Closeness { question, texts } => HostAnswer::Closeness(self.closeness(question, texts).await),
+            HostCall::RecordsOpen { references } => HostAnswer::Passages(self.open_records(references).await),
+            HostCall::Retrieve { question, filter, k } => {
+                HostAnswer::References(self.retrieve(question, filter, *k).await)
+            }
+            HostCall::VectorsCollections => {
+                HostAnswer::Names(self.session.compartments.keys().map(ToString::to_string).collect())
+            }
+            HostCall::VectorsOpen { collection } => HostAnswer::Unit(match self.session.compartment(collection) {
+                Some(_) => Ok(()),
+                None => Err(CapabilityError::Denied("no-key".to_owned())),
+            }),
+            HostCall::VectorsDocuments { collection } => self.documents(collection),
+            HostCall::VectorsEmbed { text } => {
+                let text = text.clone();
+                HostAnswer::Unit(self.blocking(move |this| this.vector(&text).map(drop)).await)
+            }
+            HostCall::VectorsSearch { collection, query, filter, k } => {
+                HostAnswer::References(self.search(collection, query, filter, *k).await)
+            }
+        }
+    }
+}
+
+impl RequestServices {
+    async fn search(
+        &self,
+        collection: &str,
+        query: &str,
+        filter: &[Field],
+        k: u32,
+    ) -> Result<Vec<Reference>, CapabilityError> {
+        let (collection, query, filter) = (collection.to_owned(), query.to_owned(), filter.to_vec());
+        let found = self
+            .blocking(move |this| {
+                let Some((name, compartment)) = this.session.compartment(&collection) else { return Ok(None) };
+                let vector = this.vector(&query)?;
+                this.gate.search(name, compartment, &vector, &filter, k as usize).map(Some)
+            })
+            .await?;
+        found.ok_or_else(|| CapabilityError::Denied("no-key".to_owned()))
+    }
+
+    fn documents(&self, collection: &str) -> HostAnswer {
+        let Some((name, compartment)) = self.session.compartment(collection) else {
+            return HostAnswer::Unit(Err(CapabilityError::Denied("no-key".to_owned())));
+        };
+        match self.gate.manifest(name, compartment) {
+            Ok(manifest) => HostAnswer::Count(
+                manifest.map_or(0, |m| m.groups.groups.iter().map(|entry| u64::from(entry.count)).sum()),
+            ),
+            Err(error) => HostAnswer::Unit(Err(self.unavailable(error))),
+        }
+    }
+
+    async fn closeness(&self, question: &str, texts: &[String]) -> Result<Vec<u16>, CapabilityError> {
+        let (question, texts) = (question.to_owned(), texts.to_vec());
+        self.blocking(move |this| {
+            let question = this.vector(&question)?;
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let vectors = this.gate.embedder()?.embed(&texts)?;
+            Ok(vectors.iter().map(|vector| closeness(cosine(&question, vector))).collect())
+        })
+        .await
+    }
+
+    async fn fpe(&self, items: &[FpeItem], encrypt: bool) -> HostAnswer {
+        let items = items.to_vec();
+        let texts = self
+            .blocking(move |this| match this.gate.masker.transform(&items, encrypt) {
+                Ok(texts) => Ok(Ok(texts)),
+                Err(GateError::Hsm(error)) if is_invalid_value(&error) => {
+                    Ok(Err(CapabilityError::Invalid(error.to_string())))
+                }
+                Err(error) => Err(error),
+            })
+            .await;
+        HostAnswer::Texts(texts.and_then(|inner| inner))
+    }
+
+    async fn hsm(&self, key: &str, purpose: &'static str, message: &[u8]) -> HostAnswer {
+        if key != purpose {
+            return HostAnswer::Bytes(Err(CapabilityError::Invalid("this key has another purpose".to_owned())));
+        }
+        let message = plugin_message(message);
+        let bytes = self
+            .blocking(move |this| {
+                let reference = this.gate.state.key(site_key_of(purpose))?;
+                let key = this.gate.keyring.find(reference)?;
+                Ok(match purpose {
+                    "audit" => this.gate.keyring.sign(&key, &message)?.to_vec(),
+                    _ => this.gate.keyring.mac(&key, &message)?.to_vec(),
+                })
+            })
+            .await;
+        HostAnswer::Bytes(bytes)
+    }
+
+    fn key_info(&self, key: &str) -> Result<casemate_engine::KeyInfo, CapabilityError> {
+        site_key(key, &["audit", "tokens"])?;
+        let reference = self.gate.state.key(site_key_of(key)).map_err(|error| self.unavailable(error))?;
+        Ok(casemate_engine::KeyInfo {
+            name: key.to_owned(),
+            purpose: if key == "audit" { "signing" } else { "mac" }.to_owned(),
+            check: reference.check.clone(),
+        })
+    }
+
+    fn kv_get(&self, plugin: &PluginName, key: &str) -> Result<Option<Vec<u8>>, CapabilityError> {
+        let key = kv_key(plugin, key);
+        let Some(sealed) = self.gate.small.get(&key).map_err(|e| self.unavailable(store(e)))? else { return Ok(None) };
+        let value = self.gate.site_key.open("small state", &[key.as_bytes()], &sealed);
+        value.map(|value| Some(value.to_vec())).map_err(|e| self.unavailable(store(e)))
+    }
+
+    fn kv_set(&self, plugin: &PluginName, key: &str, value: &[u8]) -> Result<(), CapabilityError> {
+        let full = kv_key(plugin, key);
+        let small = &self.gate.small;
+        let known = small.contains_key(&full).map_err(|e| self.unavailable(store(e)))?;
+        if !known && small.scan_prefix(kv_key(plugin, "")).count() >= MAX_KV_KEYS {
+            return Err(CapabilityError::Invalid("kv: at most 1,024 keys a plugin".to_owned()));
+        }
+        let sealed = self
+            .gate
+            .site_key
+            .seal("small state", &[full.as_bytes()], value)
+            .map_err(|e| self.unavailable(store(e)))?;
+        small.insert(full, sealed).map(drop).map_err(|e| self.unavailable(store(e)))
+    }
+}
+
+const MAX_KV_KEYS: usize = 1024;
+
+fn kv_key(plugin: &PluginName, key: &str) -> String {
+    format!("plugin/{plugin}/{key}")
+}
+
+/// What a plugin signs or authenticates is marked as such: it can never pass for a checkpoint or for a token of ours.
+fn plugin_message(message: &[u8]) -> Vec<u8> {
+    [b"casemate plugin message\0".as_slice(), message].concat()
+}
+
+fn site_key(key: &str, offered: &[&str]) -> Result<(), CapabilityError> {
+    if offered.contains(&key) { Ok(()) } else { Err(CapabilityError::NotFound(format!("this capability has no key `{key}`"))) }
+}
+
+fn site_key_of(name: &str) -> crate::state::SiteKey {
+    if name == "audit" { crate::state::SiteKey::Audit } else { crate::state::SiteKey::Tokens }
+}
+
+/// The capability a call belongs to, for `ask-policy`.
+fn capability_of(call: &HostCall) -> Option<Capability> {
+    let (capability, _) = call.action().split_once('.')?;
+    Capability::ALL.iter().copied().find(|c| c.as_str() == capability)
+}
+
+/// Whether the component's value is at fault and not the token.
+fn is_invalid_value(error: &HsmError) -> bool {
+    matches!(error, HsmError::DomainTooSmall { .. } | HsmError::ForeignCharacter { .. } | HsmError::TooLong { .. })
+}

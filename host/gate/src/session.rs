@@ -1,0 +1,153 @@
+//! Who is asking, and the keys they hold: opened in the HSM at the start of a session, gone at its end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use casemate_audit::record::Event;
+use casemate_fhe::Params;
+use casemate_fhe_owner::{DataKey, OwnerKey};
+use casemate_hsm::{KeyClass, Keyring};
+use casemate_types::{Claims, CompartmentName, Digest, UserName};
+use zeroize::Zeroizing;
+
+use crate::config::SiteConfig;
+use crate::journal::Journal;
+use crate::state::{CompartmentState, SiteState};
+use crate::GateError;
+
+/// An authenticated user with the opened keys of the compartments the user satisfies.
+///
+/// The only place where FHE secret keys and compartment data keys exist in clear: no HSM can use them. Zeroized when dropped.
+pub struct Session {
+    /// What the host vouches for.
+    pub claims: Claims,
+    pub(crate) compartments: BTreeMap<CompartmentName, Compartment>,
+}
+
+/// The opened secrets of one compartment.
+pub(crate) struct Compartment {
+    pub(crate) owner: OwnerKey,
+    pub(crate) data: DataKey,
+    pub(crate) identifiers: Zeroizing<[u8; 32]>,
+}
+
+/// FHE seed, data key, identifier key: 32 bytes each.
+pub(crate) const SECRETS: usize = 96;
+
+impl Session {
+    /// Authenticates a bearer token and opens the user's compartment keys in the HSM. Both outcomes are recorded.
+    pub(crate) async fn open(
+        config: &SiteConfig,
+        state: &SiteState,
+        keyring: &Arc<Keyring>,
+        journal: &Journal,
+        credential: &str,
+    ) -> Result<Arc<Self>, GateError> {
+        let Some(user) = authenticate(config, state, credential) else {
+            let refused = Event::Session {
+                action: "refused".to_owned(),
+                user: String::new(),
+                compartments: Vec::new(),
+                reason: Some(GateError::Unauthenticated.reason()),
+            };
+            journal.record(refused).await?;
+            return Err(GateError::Unauthenticated);
+        };
+        match unlock(config, state, keyring, journal, &user) {
+            Ok(session) => {
+                let opened = Event::Session {
+                    action: "opened".to_owned(),
+                    user: user.to_string(),
+                    compartments: session.compartments.keys().cloned().collect(),
+                    reason: None,
+                };
+                journal.record(opened).await?;
+                Ok(Arc::new(session))
+            }
+            Err(error) => {
+                let refused = Event::Session {
+                    action: "refused".to_owned(),
+                    user: user.to_string(),
+                    compartments: Vec::new(),
+                    reason: Some(error.reason()),
+                };
+                journal.record(refused).await?;
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn compartment(&self, name: &str) -> Option<(&CompartmentName, &Compartment)> {
+        self.compartments.iter().find(|(held, _)| held.as_str() == name)
+    }
+}
+
+/// The user whose token this is. Tokens are 256 random bits, so an unsalted digest reveals nothing, and every digest is compared.
+fn authenticate(config: &SiteConfig, state: &SiteState, credential: &str) -> Option<UserName> {
+    let digest = Digest::of(credential.as_bytes());
+    let mut found = None;
+    for (user, held) in &state.users {
+        let same = aws_lc_rs::constant_time::verify_slices_are_equal(held.credential.as_bytes(), digest.as_bytes());
+        if same.is_ok() && config.users.contains_key(user) {
+            found = Some(user.clone());
+        }
+    }
+    found
+}
+
+fn unlock(
+    config: &SiteConfig,
+    state: &SiteState,
+    keyring: &Arc<Keyring>,
+    journal: &Journal,
+    user: &UserName,
+) -> Result<Session, GateError> {
+    let missing = || GateError::StateIncomplete { what: format!("user `{user}`") };
+    let entitled = config.compartments_of(config.users.get(user).ok_or_else(missing)?);
+    let held = state.users.get(user).ok_or_else(missing)?;
+    let kek = keyring.find(&held.kek)?;
+    let mut compartments = BTreeMap::new();
+    for (name, wrapped) in &held.wrapped {
+        // A wrapped key that the policy file no longer grants is left wrapped.
+        let (Some(sealed), true) = (state.compartments.get(name), entitled.contains(name)) else { continue };
+        let key = keyring.unwrap(&kek, KeyClass::Compartment, &wrapped.0);
+        journal.record_blocking(Event::KeyOperation {
+            operation: "unwrap".to_owned(),
+            class: "compartment".to_owned(),
+            key_id: sealed.key.id.to_string(),
+            key_check: sealed.key.check.clone(),
+            user: Some(user.to_string()),
+            result: if key.is_ok() { "ok" } else { "refused" }.to_owned(),
+        })?;
+        let compartment = open_compartment(keyring, &key?, name, sealed)?;
+        compartments.insert(name.clone(), compartment);
+    }
+    let claims = config.claims(user, compartments.keys().cloned().collect()).ok_or_else(missing)?;
+    Ok(Session { claims, compartments })
+}
+
+/// Opens a compartment's secrets with its key in the HSM.
+fn open_compartment(
+    keyring: &Keyring,
+    key: &casemate_hsm::Key,
+    name: &CompartmentName,
+    state: &CompartmentState,
+) -> Result<Compartment, GateError> {
+    let secrets = keyring.open_sealed(key, compartment_aad(name).as_bytes(), &state.sealed_secrets)?;
+    let part = |n: usize| -> Result<Zeroizing<[u8; 32]>, GateError> {
+        let mut out = Zeroizing::new([0; 32]);
+        let slice = secrets.get(n * 32..(n + 1) * 32).filter(|_| secrets.len() == SECRETS);
+        out.copy_from_slice(slice.ok_or(GateError::StateIncomplete { what: format!("secrets of `{name}`") })?);
+        Ok(out)
+    };
+    Ok(Compartment {
+        owner: OwnerKey::from_seed(&part(0)?, Params::default()).map_err(|e| GateError::Fhe(e.to_string()))?,
+        data: DataKey::from_bytes(&part(1)?).map_err(|e| GateError::Fhe(e.to_string()))?,
+        identifiers: part(2)?,
+    })
+}
+
+/// Binds sealed secrets to their compartment.
+pub(crate) fn compartment_aad(name: &CompartmentName) -> String {
+    format!("casemate/compartment/{name}")
+}

@@ -1,0 +1,291 @@
+//! Opens a site: token, log, store, engine and the active plugins, in that order, refusing at the first that is not sound.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use casemate_audit::{Log, LogOptions};
+use casemate_bundle::{TrustRoot, VerifiedBundle, World};
+use casemate_change::SiteStore;
+use casemate_embed::{Embedder, Lexical, MiniLm};
+use casemate_engine::{CacheKey, Engine, EngineOptions, Plugin};
+use casemate_fhe_owner::DataKey;
+use casemate_hsm::{Keyring, Module, Pin};
+use casemate_inference::Tier;
+use casemate_types::{Generation, PluginName};
+use casemate_vectors::SledStore;
+use zeroize::Zeroizing;
+
+use crate::chain::Chain;
+use crate::combine::Combining;
+use crate::config::SiteConfig;
+use crate::init::module_path;
+use crate::journal::{HsmSigner, Journal};
+use crate::mask::Masker;
+use crate::metadata::FieldCipher;
+use crate::session::Session;
+use crate::state::{SiteKey, SiteState};
+use crate::GateError;
+
+pub(crate) const SITE_AAD: &[u8] = b"casemate/site-secrets";
+
+/// Fourier forms the scoring tier may keep in memory.
+const TIER_BUDGET: usize = 2 << 30;
+
+/// An open site. One per process and folder; the audit log's lock sees to that.
+pub struct Gate {
+    pub(crate) config: SiteConfig,
+    pub(crate) state: SiteState,
+    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) journal: Journal,
+    pub(crate) store: Arc<SledStore>,
+    pub(crate) tier: Tier,
+    pub(crate) embedder: RwLock<Option<Arc<dyn Embedder>>>,
+    pub(crate) masker: Masker,
+    pub(crate) fields: FieldCipher,
+    pub(crate) small: sled::Tree,
+    pub(crate) site_key: Arc<DataKey>,
+    pub(crate) dir: PathBuf,
+    engine: Engine,
+    active: RwLock<Arc<Active>>,
+}
+
+/// The plugins of one generation. A request holds on to the set it started with.
+pub struct Active {
+    /// The generation.
+    pub generation: Generation,
+    pub(crate) chain: Chain,
+    pub(crate) agent: Option<Arc<Plugin>>,
+    pub(crate) strategy: Option<Arc<Plugin>>,
+}
+
+impl Gate {
+    /// Opens the site in `dir`. The PIN is read from the site's folder, because the site is a rehearsal.
+    pub async fn open(dir: &Path) -> Result<Self, GateError> {
+        let config = SiteConfig::read(dir)?;
+        let state = SiteState::read(dir)?;
+        let keyring = open_keyring(dir, &config)?;
+        let site_secrets = keyring.open_sealed(&keyring.find(state.key(SiteKey::AtRest)?)?, SITE_AAD, &state.sealed_site_secrets)?;
+        let mut key = Zeroizing::new([0; 32]);
+        key.copy_from_slice(
+            site_secrets.get(..32).ok_or(GateError::StateIncomplete { what: "site secrets".to_owned() })?,
+        );
+        let site_key = Arc::new(DataKey::from_bytes(&key).map_err(|e| GateError::Fhe(e.to_string()))?);
+
+        let small = open_sled(&dir.join("gate"))?;
+        let recordings = small.open_tree("recordings").map_err(|e| GateError::Store(e.to_string()))?;
+        let kv = small.open_tree("kv").map_err(|e| GateError::Store(e.to_string()))?;
+        let journal = open_journal(dir, &config, &state, &keyring, recordings, Arc::clone(&site_key))?;
+        let store = Arc::new(SledStore::open(&dir.join("store")).map_err(|e| GateError::Store(e.to_string()))?);
+        let tier = Tier::new(Arc::clone(&store) as _, TIER_BUDGET);
+        let masker = Masker::open(&keyring, state.key(SiteKey::Mask)?, state.key(SiteKey::Tokens)?)?;
+        let fields = FieldCipher::open(&keyring, state.key(SiteKey::Metadata)?, state.key(SiteKey::Tokens)?)?;
+        let engine = open_engine(dir, &keyring, &state)?;
+        let embedder = RwLock::new(open_embedder(&config, &kv, &site_key)?);
+        let nothing = Arc::new(Active {
+            generation: Generation::default(),
+            chain: Chain { combining: Combining::DenyOverrides, policies: Vec::new(), generation: Generation::default() },
+            agent: None,
+            strategy: None,
+        });
+        let gate = Self {
+            dir: dir.to_owned(),
+            config,
+            state,
+            keyring,
+            journal,
+            store,
+            tier,
+            embedder,
+            masker,
+            fields,
+            small: kv,
+            site_key,
+            engine,
+            active: RwLock::new(nothing),
+        };
+        gate.reload().await?;
+        Ok(gate)
+    }
+
+    /// Verifies every active bundle anew, loads it, and swaps the whole set in at once. On any error the old set stays.
+    pub async fn reload(&self) -> Result<Generation, GateError> {
+        let trust = self.trust()?;
+        let changes = SiteStore::open(&self.dir)?;
+        let bundles = changes.load_all(&trust, jiff::Timestamp::now())?;
+        let active = self.load(changes.active().generation, &bundles).await?;
+        let generation = active.generation;
+        if let Ok(mut slot) = self.active.write() {
+            *slot = Arc::new(active);
+        }
+        Ok(generation)
+    }
+
+    async fn load(&self, generation: Generation, bundles: &[VerifiedBundle]) -> Result<Active, GateError> {
+        let mut plugins = Vec::new();
+        for bundle in bundles {
+            plugins.push(Arc::new(Plugin::load(&self.engine, bundle).await?));
+        }
+        let named = |name: &PluginName, world: World| {
+            plugins.iter().find(|p| p.manifest().name == *name && p.manifest().world == world).cloned()
+        };
+        let names: Vec<PluginName> = self.config.chain.policies.iter().map(|entry| entry.plugin.clone()).collect();
+        let combining = Combining::parse(&self.config.chain.combining, &names).map_err(GateError::Combining)?;
+        // A policy that the chain names and that is not loaded is not skipped: without it there is no chain.
+        let policies = self
+            .config
+            .chain
+            .policies
+            .iter()
+            .map(|entry| named(&entry.plugin, World::Policy).map(|plugin| (plugin, entry.mode)))
+            .collect::<Option<Vec<_>>>()
+            .unwrap_or_default();
+        Ok(Active {
+            generation,
+            chain: Chain { combining, policies, generation },
+            agent: named(&self.config.chain.agent, World::AgentHandler),
+            strategy: named(&self.config.chain.strategy, World::RetrievalStrategy),
+        })
+    }
+
+    /// Compiles, checks and describes a verified bundle without activating it.
+    pub async fn try_load(&self, bundle: &VerifiedBundle) -> Result<Plugin, GateError> {
+        Ok(Plugin::load(&self.engine, bundle).await?)
+    }
+
+    /// The set in force now.
+    pub fn active(&self) -> Arc<Active> {
+        match self.active.read() {
+            Ok(active) => Arc::clone(&active),
+            Err(poisoned) => Arc::clone(&poisoned.into_inner()),
+        }
+    }
+
+    /// The site's folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The site's pinned root of trust.
+    pub fn trust(&self) -> Result<TrustRoot, GateError> {
+        let path = self.dir.join("trust/root.json");
+        let bytes = fs::read(&path).map_err(|source| GateError::Io { action: "read", path, source })?;
+        Ok(TrustRoot::parse(&bytes)?)
+    }
+
+    /// Opens a session for a bearer token.
+    pub async fn session(&self, credential: &str) -> Result<Arc<Session>, GateError> {
+        Session::open(&self.config, &self.state, &self.keyring, &self.journal, credential).await
+    }
+
+    /// The audit log's pen.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// The site's configuration.
+    pub fn config(&self) -> &SiteConfig {
+        &self.config
+    }
+
+    /// Which embedder runs, if one is ready.
+    pub fn embedder_name(&self) -> String {
+        self.embedder().map_or_else(|_| "none yet".to_owned(), |embedder| embedder.name().to_owned())
+    }
+
+    pub(crate) fn embedder(&self) -> Result<Arc<dyn Embedder>, GateError> {
+        let slot = self.embedder.read().map_err(|_| GateError::Store("embedder lock".to_owned()))?;
+        slot.clone().ok_or(GateError::Store("nothing has been ingested yet, so there is no embedder".to_owned()))
+    }
+
+    /// Whether the token answers.
+    pub fn health(&self) -> Result<(), GateError> {
+        Ok(self.keyring.health()?)
+    }
+}
+
+fn open_keyring(dir: &Path, config: &SiteConfig) -> Result<Arc<Keyring>, GateError> {
+    let module = Module::load(&module_path(dir, config))?;
+    let path = dir.join("pins/user");
+    let pin = Zeroizing::new(
+        fs::read_to_string(&path).map_err(|source| GateError::Io { action: "read the PIN", path, source })?,
+    );
+    Ok(Keyring::open(module, &config.hsm.token_label, &Pin::new(pin.trim().to_owned())?)?)
+}
+
+/// Opens the audit log with the audit key of the HSM.
+pub(crate) fn open_journal(
+    dir: &Path,
+    config: &SiteConfig,
+    state: &SiteState,
+    keyring: &Arc<Keyring>,
+    recordings: sled::Tree,
+    key: Arc<DataKey>,
+) -> Result<Journal, GateError> {
+    let audit_key = keyring.find(state.key(SiteKey::Audit)?)?;
+    let public = keyring.public_key(&audit_key)?;
+    let signer = HsmSigner { keyring: Arc::clone(keyring), key: audit_key, public };
+    let options = LogOptions {
+        origin: format!("casemate/{}", config.name),
+        max_batch: 1024,
+        checkpoint_every: Duration::from_secs(1),
+    };
+    let log = Log::open(&dir.join("log"), options, Box::new(signer))?;
+    Ok(Journal::new(log, &config.name, state.rehearsal, recordings, key))
+}
+
+fn open_sled(path: &Path) -> Result<sled::Db, GateError> {
+    sled::Config::new()
+        .path(path)
+        .cache_capacity(64 << 20)
+        .open()
+        .map_err(|error| GateError::Store(format!("{}: {error}", path.display())))
+}
+
+/// The key that authenticates precompiled code is derived in the HSM, so a copied cache is worthless elsewhere.
+fn open_engine(dir: &Path, keyring: &Keyring, state: &SiteState) -> Result<Engine, GateError> {
+    let tokens = keyring.find(state.key(SiteKey::Tokens)?)?;
+    let key = Zeroizing::new(keyring.mac(&tokens, b"casemate/precompiled-code")?);
+    Ok(Engine::new(&EngineOptions::default(), Some((&dir.join("cache"), CacheKey::new(&key))))?)
+}
+
+const LEXICAL: &str = "site/lexical";
+
+/// The sentence model when its files are there; otherwise the lexical embedder that the first ingest fitted.
+fn open_embedder(
+    config: &SiteConfig,
+    kv: &sled::Tree,
+    key: &DataKey,
+) -> Result<Option<Arc<dyn Embedder>>, GateError> {
+    if let Some(dir) = config.embedding.model_dir.as_deref().filter(|dir| MiniLm::present(dir)) {
+        return Ok(Some(Arc::new(MiniLm::load(dir)?)));
+    }
+    let Some(sealed) = kv.get(LEXICAL).map_err(|e| GateError::Store(e.to_string()))? else { return Ok(None) };
+    let bytes = key
+        .open("the lexical embedder", &[LEXICAL.as_bytes()], &sealed)
+        .map_err(|e| GateError::Store(e.to_string()))?;
+    Ok(Some(Arc::new(Lexical::from_bytes(&bytes)?)))
+}
+
+impl Gate {
+    /// The embedder; at the first ingest without a sentence model, a lexical one is fitted to `texts` and kept, sealed.
+    pub(crate) fn embedder_for_ingest(&self, texts: &[&str]) -> Result<Arc<dyn Embedder>, GateError> {
+        if let Ok(embedder) = self.embedder() {
+            return Ok(embedder);
+        }
+        let fault = |e: &dyn std::fmt::Display| GateError::Store(e.to_string());
+        let lexical = Lexical::fit(texts.iter().copied());
+        let sealed = self
+            .site_key
+            .seal("the lexical embedder", &[LEXICAL.as_bytes()], &lexical.to_bytes())
+            .map_err(|e| fault(&e))?;
+        self.small.insert(LEXICAL, sealed).map_err(|e| fault(&e))?;
+        self.small.flush().map_err(|e| fault(&e))?;
+        let lexical: Arc<dyn Embedder> = Arc::new(lexical);
+        if let Ok(mut slot) = self.embedder.write() {
+            *slot = Some(Arc::clone(&lexical));
+        }
+        Ok(lexical)
+    }
+}

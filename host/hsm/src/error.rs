@@ -1,0 +1,255 @@
+use std::path::PathBuf;
+
+use cryptoki::error::{Error as Pkcs11Error, RvError};
+
+use crate::{KeyClass, KeyId};
+
+/// Why the token, or this crate on its behalf, refused.
+///
+/// No message holds a PIN, a key, a value or a label chosen by another tenant.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HsmError {
+    /// The process already holds a login on this token; PKCS#11 logins are per process, so a second PIN cannot be checked.
+    #[error(
+        "open token `{label}`: this process has it open already; share that keyring, or drop it and its keys first"
+    )]
+    AlreadyOpen {
+        /// The token's label.
+        label: String,
+    },
+    /// The alphabet of an FF1 field is not one.
+    #[error("read an FF1 alphabet: {reason}")]
+    Alphabet {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The token holds a key whose attributes are not those of its class.
+    #[error(
+        "check {class} key {id}: the token says {attribute} is not what this class requires; \
+         do not use this token for keys, or restore the key if it was replaced"
+    )]
+    AttributeMismatch {
+        /// The attribute, by its PKCS#11 name.
+        attribute: String,
+        /// The class the key should have.
+        class: KeyClass,
+        /// The key.
+        id: KeyId,
+    },
+    /// The device failed.
+    #[error("{action}: the token reports a failure; check the device, then try again")]
+    Device {
+        /// What was being done.
+        action: &'static str,
+        /// The module's answer.
+        source: Pkcs11Error,
+    },
+    /// FF1 is unsafe for small domains (SP 800-38G r1 draft, section 5.1: radix^minlen >= 1,000,000).
+    #[error(
+        "encrypt a value of {length} numerals in radix {radix}: the domain is too small; use at least {minimum} numerals, \
+         or seal the value instead"
+    )]
+    DomainTooSmall {
+        /// Numerals in the value.
+        length: usize,
+        /// The shortest permitted length.
+        minimum: usize,
+        /// The radix.
+        radix: u32,
+    },
+    /// A character is not in the alphabet. The character itself is part of a secret and is not shown.
+    #[error(
+        "read a value: character {position} (counted from 0) is not in the alphabet; check the field's alphabet"
+    )]
+    ForeignCharacter {
+        /// Position in characters, from zero.
+        position: usize,
+    },
+    /// A key of another keyring.
+    #[error("use key {id}: it belongs to another token's keyring; find it again in this one")]
+    ForeignKey {
+        /// The key.
+        id: KeyId,
+    },
+    /// The key's bytes are not those the site recorded.
+    #[error(
+        "check key {id}: its check value differs from the recorded one; the key was replaced, restore it"
+    )]
+    KeyCheckMismatch {
+        /// The key.
+        id: KeyId,
+    },
+    /// The token has no such key.
+    #[error(
+        "find {class} key {id}: the token does not hold it; check that this is the right token"
+    )]
+    KeyMissing {
+        /// The class.
+        class: KeyClass,
+        /// The key.
+        id: KeyId,
+    },
+    /// Several objects answer to one identifier: one of them was planted.
+    #[error(
+        "find key {id}: {count} objects answer to this identifier; remove the planted one before going on"
+    )]
+    KeyTwin {
+        /// How many objects there are.
+        count: usize,
+        /// The key.
+        id: KeyId,
+    },
+    /// A token label that PKCS#11 cannot hold.
+    #[error("label a token: use 1 to 32 printable ASCII characters")]
+    Label,
+    /// The library could not be loaded or initialised.
+    #[error("load the PKCS#11 module {}: check the path and the module's own configuration", path.display())]
+    ModuleUnusable {
+        /// The library.
+        path: PathBuf,
+        /// The loader's or the module's answer.
+        source: Pkcs11Error,
+    },
+    /// No slot waits for initialisation.
+    #[error(
+        "initialise a token: no slot holds an uninitialised token; free a slot or configure a new one"
+    )]
+    NoFreeSlot,
+    /// A numeral is not below the radix.
+    #[error(
+        "encrypt value {value} of the batch: numeral {position} is not below the radix {radix}"
+    )]
+    NumeralOutOfRange {
+        /// Position of the numeral, from zero.
+        position: usize,
+        /// The radix.
+        radix: u32,
+        /// Position of the value in its batch, from zero.
+        value: usize,
+    },
+    /// The PIN is wrong.
+    #[error(
+        "log in to the token: the PIN is wrong; check the PIN file, some tokens lock after a few attempts"
+    )]
+    PinIncorrect,
+    /// The PIN is empty or has a length the token does not take.
+    #[error(
+        "set or use a PIN: it is empty, too short, too long or not accepted by the token; choose another"
+    )]
+    PinInvalid,
+    /// The PIN is locked.
+    #[error("log in to the token: the PIN is locked; a security officer must reset it")]
+    PinLocked,
+    /// The operating system's random source failed.
+    #[error("make a PIN: the random source failed")]
+    Random,
+    /// The token does not permit the operation.
+    #[error(
+        "{action}: the token refuses; check that it supports the mechanism and that the key permits it"
+    )]
+    Refused {
+        /// What was being done.
+        action: &'static str,
+        /// The module's answer.
+        source: Pkcs11Error,
+    },
+    /// A sealed value does not open: another key, other associated data, or a changed byte.
+    #[error(
+        "open a sealed value: it was changed, or sealed under another key or for another place"
+    )]
+    SealRejected,
+    /// The token's answer has the wrong size or form, so nothing of it is used.
+    #[error("{action}: the token's answer has the wrong form; do not use this token")]
+    StrangeAnswer {
+        /// What was being done.
+        action: &'static str,
+    },
+    /// The token went away.
+    #[error("{action}: the token is gone; reconnect it and open the keyring again")]
+    TokenGone {
+        /// What was being done.
+        action: &'static str,
+        /// The module's answer.
+        source: Pkcs11Error,
+    },
+    /// No token has this label.
+    #[error(
+        "open token `{label}`: no initialised token has this label; check the module's configuration"
+    )]
+    TokenMissing {
+        /// The label.
+        label: String,
+    },
+    /// Several tokens have this label.
+    #[error(
+        "use token label `{label}`: several tokens have it, or one has it already; labels must be unique"
+    )]
+    TokenTwin {
+        /// The label.
+        label: String,
+    },
+    /// The value or its tweak is longer than this implementation takes.
+    #[error(
+        "encrypt value {value} of the batch: at most {maximum} numerals and tweak bytes are supported"
+    )]
+    TooLong {
+        /// The limit, for each.
+        maximum: usize,
+        /// Position of the value in its batch, from zero.
+        value: usize,
+    },
+    /// FF1 takes a radix of 2 to 65,536.
+    #[error("set up FF1: radix {radix} is not in 2..=65536")]
+    UnsupportedRadix {
+        /// The radix.
+        radix: u32,
+    },
+    /// A wrapped key does not unwrap: another wrapping key, or a changed byte.
+    #[error("unwrap a key: the blob was changed, or wrapped under another key")]
+    WrapRejected,
+    /// A key was used for something its class does not do. Nothing reached the token.
+    #[error("{action}: a {class} key does not do this; each key has one purpose")]
+    WrongClass {
+        /// What was asked for.
+        action: &'static str,
+        /// The class of the key.
+        class: KeyClass,
+    },
+}
+
+impl HsmError {
+    /// Sorts a module's answer: who is at fault decides what the operator has to do.
+    pub(crate) fn from_pkcs11(action: &'static str, source: Pkcs11Error) -> Self {
+        let Pkcs11Error::Pkcs11(code, _) = &source else {
+            return Self::Device { action, source };
+        };
+        match code {
+            RvError::PinIncorrect => Self::PinIncorrect,
+            RvError::PinLocked => Self::PinLocked,
+            RvError::PinInvalid | RvError::PinLenRange | RvError::PinTooWeak => Self::PinInvalid,
+            RvError::CryptokiNotInitialized
+            | RvError::DeviceRemoved
+            | RvError::SessionClosed
+            | RvError::SessionHandleInvalid
+            | RvError::SlotIdInvalid
+            | RvError::TokenNotPresent
+            | RvError::TokenNotRecognized
+            | RvError::UserNotLoggedIn => Self::TokenGone { action, source },
+            RvError::DeviceError
+            | RvError::DeviceMemory
+            | RvError::FunctionFailed
+            | RvError::GeneralError
+            | RvError::HostMemory => Self::Device { action, source },
+            _ => Self::Refused { action, source },
+        }
+    }
+
+    /// Whether the token itself is out of order, as opposed to a refusal of this one request.
+    pub fn is_outage(&self) -> bool {
+        matches!(
+            self,
+            Self::Device { .. } | Self::StrangeAnswer { .. } | Self::TokenGone { .. }
+        )
+    }
+}

@@ -1,0 +1,31 @@
+//! Keys in a PKCS#11 token: a keyring of handles, one purpose per key, and format-preserving encryption whose key never
+//! leaves the token.
+//!
+//! Any module that speaks PKCS#11 2.40 or later works by configuration alone: a hardware HSM, SoftHSM, or
+//! `casemate-softtoken` where there is none. Code holds [`Key`]s, never key bytes. Three rules hold everywhere:
+//!
+//! * A key is found by its random `CKA_ID` and its check value, never by label, and a second object with the same
+//!   `CKA_ID` refuses both.
+//! * Every usage flag is written explicitly and read back: a token that stores something else loses the key.
+//! * An operation of another class is refused here, before it reaches the token.
+
+#![deny(unsafe_code)]
+
+mod class;
+mod error;
+pub mod fpe;
+mod key;
+mod keyring;
+mod module;
+mod ops;
+mod pin;
+mod raw;
+mod sessions;
+
+pub use class::KeyClass;
+pub use error::HsmError;
+pub use fpe::{Alphabet, BatchReport, EcbBlocks, Ff1, Ff1Value, minimum_length};
+pub use key::{Key, KeyId, KeyRef};
+pub use keyring::Keyring;
+pub use module::{Module, ModuleConfig, TokenInfo};
+pub use pin::Pin;

@@ -1,0 +1,203 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::error::{Error as Pkcs11Error, RvError};
+use cryptoki::session::UserType;
+use cryptoki::slot::Slot;
+use serde::{Deserialize, Serialize};
+
+use crate::raw::RawFunctions;
+use crate::{HsmError, Pin};
+
+/// Which PKCS#11 module a site uses, and the environment it wants.
+///
+/// A module reads its environment when it is first loaded, and changing the environment is only safe while the process has
+/// one thread: the program sets it first thing in `main`, before [`Module::load`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModuleConfig {
+    /// The shared library.
+    pub module: PathBuf,
+    /// Variables the library reads, such as `KRYOPTIC_CONF` or `SOFTHSM2_CONF`.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+}
+
+/// What a token says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TokenInfo {
+    /// The label given at initialisation.
+    pub label: String,
+    /// Who made the token.
+    pub manufacturer: String,
+    /// The model.
+    pub model: String,
+    /// The serial number: unlike the label, not chosen by the operator.
+    pub serial: String,
+    /// The firmware version, `major.minor`.
+    pub firmware: String,
+    /// Whether the token has been initialised.
+    pub initialised: bool,
+    /// Whether the user PIN has been set.
+    pub user_pin_set: bool,
+    /// Whether the user PIN is locked.
+    pub user_pin_locked: bool,
+}
+
+/// A loaded PKCS#11 library.
+pub struct Module {
+    path: PathBuf,
+    pub(crate) context: Pkcs11,
+    pub(crate) raw: RawFunctions,
+}
+
+/// PKCS#11 5.4: one `C_Initialize` per process and library. Loaded modules therefore stay for the life of the process.
+static LOADED: Mutex<BTreeMap<PathBuf, Arc<Module>>> = Mutex::new(BTreeMap::new());
+
+impl Module {
+    /// Loads and initialises a library; loading the same one again gives the same module.
+    ///
+    /// # Errors
+    /// [`HsmError::ModuleUnusable`] when the library is missing, is not a PKCS#11 module or refuses its configuration.
+    pub fn load(path: &Path) -> Result<Arc<Self>, HsmError> {
+        let unusable = |source| HsmError::ModuleUnusable {
+            path: path.to_owned(),
+            source,
+        };
+        let name = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = loaded.get(&name) {
+            return Ok(Arc::clone(module));
+        }
+        let context = Pkcs11::new(&name).map_err(unusable)?;
+        match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+            // Another part of the process has initialised it: the library is usable, which is all we need.
+            Ok(()) | Err(Pkcs11Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
+            Err(source) => return Err(unusable(source)),
+        }
+        let raw = RawFunctions::load(&name).map_err(unusable)?;
+        let module = Arc::new(Self {
+            path: name.clone(),
+            context,
+            raw,
+        });
+        loaded.insert(name, Arc::clone(&module));
+        Ok(module)
+    }
+
+    /// The library's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every token in the module's slots, initialised or not.
+    ///
+    /// # Errors
+    /// As the module answers.
+    pub fn tokens(&self) -> Result<Vec<TokenInfo>, HsmError> {
+        Ok(self.slots()?.into_iter().map(|(_, info)| info).collect())
+    }
+
+    /// Initialises the first uninitialised token: sets its label, the security officer's PIN and the user's PIN.
+    ///
+    /// Whoever holds the security officer's PIN can reset the user's, so both belong under dual control.
+    ///
+    /// # Errors
+    /// [`HsmError::NoFreeSlot`], [`HsmError::TokenTwin`] when the label is taken, [`HsmError::Label`],
+    /// [`HsmError::PinInvalid`], or as the module answers.
+    pub fn initialise(
+        &self,
+        label: &str,
+        so_pin: &Pin,
+        user_pin: &Pin,
+    ) -> Result<TokenInfo, HsmError> {
+        // The label field is 32 bytes, space padded (PKCS#11 3.1 section 5.5.7).
+        let printable = label
+            .bytes()
+            .all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        if label.is_empty() || label.len() > 32 || label.trim() != label || !printable {
+            return Err(HsmError::Label);
+        }
+        let slots = self.slots()?;
+        if slots
+            .iter()
+            .any(|(_, info)| info.initialised && info.label == label)
+        {
+            return Err(HsmError::TokenTwin {
+                label: label.to_owned(),
+            });
+        }
+        let (free, _) = slots
+            .into_iter()
+            .find(|(_, info)| !info.initialised)
+            .ok_or(HsmError::NoFreeSlot)?;
+
+        let fail = |source| HsmError::from_pkcs11("initialise a token", source);
+        self.context
+            .init_token(free, &so_pin.to_auth(), label)
+            .map_err(fail)?;
+        // Some modules move the token to another slot, so it is looked up again.
+        let (slot, _) = self.slot(label)?;
+        let session = self.context.open_rw_session(slot).map_err(fail)?;
+        session
+            .login(UserType::So, Some(&so_pin.to_auth()))
+            .map_err(fail)?;
+        let set = session.init_pin(&user_pin.to_auth()).map_err(fail);
+        session.logout().map_err(fail)?;
+        session.close().map_err(fail)?;
+        set?;
+        Ok(self.slot(label)?.1)
+    }
+
+    /// The slot of the one initialised token with this label.
+    pub(crate) fn slot(&self, label: &str) -> Result<(Slot, TokenInfo), HsmError> {
+        let mut matching = self
+            .slots()?
+            .into_iter()
+            .filter(|(_, info)| info.initialised && info.label == label);
+        let found = matching.next().ok_or_else(|| HsmError::TokenMissing {
+            label: label.to_owned(),
+        })?;
+        match matching.next() {
+            None => Ok(found),
+            Some(_) => Err(HsmError::TokenTwin {
+                label: label.to_owned(),
+            }),
+        }
+    }
+
+    fn slots(&self) -> Result<Vec<(Slot, TokenInfo)>, HsmError> {
+        let fail = |source| HsmError::from_pkcs11("list the tokens", source);
+        let slots = self.context.get_slots_with_token().map_err(fail)?;
+        slots
+            .into_iter()
+            .map(|slot| {
+                let info = self.context.get_token_info(slot).map_err(fail)?;
+                let firmware = info.firmware_version();
+                Ok((
+                    slot,
+                    TokenInfo {
+                        label: info.label().trim_end().to_owned(),
+                        manufacturer: info.manufacturer_id().trim_end().to_owned(),
+                        model: info.model().trim_end().to_owned(),
+                        serial: info.serial_number().trim_end().to_owned(),
+                        firmware: format!("{}.{}", firmware.major(), firmware.minor()),
+                        initialised: info.token_initialized(),
+                        user_pin_set: info.user_pin_initialized(),
+                        user_pin_locked: info.user_pin_locked(),
+                    },
+                ))
+            })
+            .collect()
+    }
+}
+
+impl std::fmt::Debug for Module {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Module")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,318 @@
+//! What keys do. Each operation names the classes it serves; any other key is refused before the token sees it.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use cryptoki::error::{Error as Pkcs11Error, RvError};
+use cryptoki::mechanism::Mechanism;
+use cryptoki::mechanism::aead::GcmParams;
+use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
+use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
+use zeroize::Zeroizing;
+
+use crate::class::Origin;
+use crate::keyring::with_fallback;
+use crate::{HsmError, Key, KeyClass, KeyId, KeyRef, Keyring};
+
+const IV_LENGTH: usize = 12;
+const TAG_LENGTH: usize = 16;
+
+/// AES-KW of a 32-byte key (RFC 3394 section 2.2.1: one block more).
+const WRAPPED_LENGTH: usize = 40;
+
+impl Keyring {
+    /// Signs with Ed25519 (RFC 8032, pure).
+    ///
+    /// # Errors
+    /// [`HsmError::WrongClass`], or as the module answers.
+    pub fn sign(&self, key: &Key, message: &[u8]) -> Result<[u8; 64], HsmError> {
+        let handle = key.handle_for(&self.sessions, "sign", &[KeyClass::AuditSigning])?;
+        self.sign_with(handle, message)
+    }
+
+    /// HMAC-SHA-256 (FIPS 198-1).
+    ///
+    /// # Errors
+    /// [`HsmError::WrongClass`], or as the module answers.
+    pub fn mac(&self, key: &Key, message: &[u8]) -> Result<[u8; 32], HsmError> {
+        let handle = key.handle_for(&self.sessions, "compute a MAC", &[KeyClass::Token])?;
+        self.mac_with(handle, message)
+    }
+
+    /// Seals with AES-256-GCM (SP 800-38D): a 12-byte random IV from the token, the ciphertext, the 16-byte tag.
+    ///
+    /// `aad` is bound to the result and not stored in it. At most 2^32 values per key (SP 800-38D section 8.3).
+    ///
+    /// # Errors
+    /// [`HsmError::WrongClass`], or as the module answers.
+    pub fn seal(&self, key: &Key, aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, HsmError> {
+        let handle = key.handle_for(
+            &self.sessions,
+            "seal",
+            &[KeyClass::AtRest, KeyClass::Compartment],
+        )?;
+        let mut iv = [0; IV_LENGTH];
+        iv.copy_from_slice(&self.random(IV_LENGTH)?);
+        let sealed = self.seal_with(handle, iv, aad, plaintext)?;
+        Ok([&iv[..], &sealed].concat())
+    }
+
+    /// Opens what [`Keyring::seal`] made, under the same associated data.
+    ///
+    /// # Errors
+    /// [`HsmError::SealRejected`] for a changed byte, another key or other associated data; [`HsmError::WrongClass`], or as
+    /// the module answers.
+    pub fn open_sealed(
+        &self,
+        key: &Key,
+        aad: &[u8],
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+        let action = "open a sealed value";
+        let handle = key.handle_for(
+            &self.sessions,
+            action,
+            &[KeyClass::AtRest, KeyClass::Compartment],
+        )?;
+        let (iv, rest) = sealed
+            .split_first_chunk::<IV_LENGTH>()
+            .ok_or(HsmError::SealRejected)?;
+        let length = rest
+            .len()
+            .checked_sub(TAG_LENGTH)
+            .ok_or(HsmError::SealRejected)?;
+        let mut iv = *iv;
+        let opened = self.sessions.with(action, |session| {
+            let mechanism = Mechanism::AesGcm(GcmParams::new(&mut iv, aad, 128.into())?);
+            session
+                .decrypt(&mechanism, handle, rest)
+                .map(Zeroizing::new)
+        });
+        match opened {
+            Ok(plaintext) if plaintext.len() == length => Ok(plaintext),
+            Ok(_) => Err(HsmError::StrangeAnswer { action }),
+            Err(error) => Err(self.rejection(error, HsmError::SealRejected)),
+        }
+    }
+
+    /// Wraps a compartment key under a user's key: AES-KW (RFC 3394), 40 bytes.
+    ///
+    /// # Errors
+    /// [`HsmError::WrongClass`]; [`HsmError::Refused`] for a key that came out of [`Keyring::unwrap`], which cannot leave
+    /// again; or as the module answers.
+    pub fn wrap(&self, kek: &Key, target: &Key) -> Result<Vec<u8>, HsmError> {
+        let action = "wrap a key";
+        let kek = kek.handle_for(&self.sessions, action, &[KeyClass::UserKek])?;
+        let target = target.handle_for(&self.sessions, action, &[KeyClass::Compartment])?;
+        let blob = self.sessions.with(action, |session| {
+            session.wrap_key(&Mechanism::AesKeyWrap, kek, target)
+        })?;
+        if blob.len() == WRAPPED_LENGTH {
+            Ok(blob)
+        } else {
+            Err(HsmError::StrangeAnswer { action })
+        }
+    }
+
+    /// Unwraps a compartment key into a session object that cannot leave the token and dies with the returned [`Key`].
+    ///
+    /// `class` has to be [`KeyClass::Compartment`]: unwrapping under another class would give the key another purpose. The
+    /// caller compares `reference().check` with the compartment's, or uses [`Keyring::unwrap_known`].
+    ///
+    /// # Errors
+    /// [`HsmError::WrapRejected`] for a changed byte or another wrapping key; [`HsmError::WrongClass`],
+    /// [`HsmError::AttributeMismatch`], or as the module answers.
+    pub fn unwrap(&self, kek: &Key, class: KeyClass, blob: &[u8]) -> Result<Key, HsmError> {
+        let action = "unwrap a key";
+        let kek = kek.handle_for(&self.sessions, action, &[KeyClass::UserKek])?;
+        if class != KeyClass::Compartment {
+            return Err(HsmError::WrongClass { action, class });
+        }
+        if blob.len() != WRAPPED_LENGTH {
+            return Err(HsmError::WrapRejected);
+        }
+        let mut id = [0; 16];
+        id.copy_from_slice(&self.random(16)?);
+        let id = KeyId::from_random(id);
+        let template = class.template(id, Origin::Unwrapped);
+        let unwrapped = self.sessions.with_anchor(action, |session| {
+            with_fallback(&template, &[], |attributes| {
+                session.unwrap_key(&Mechanism::AesKeyWrap, kek, blob, attributes)
+            })
+        });
+        let handle = unwrapped.map_err(|error| self.rejection(error, HsmError::WrapRejected))?;
+        // From here on the object is destroyed on every path that does not return it.
+        let mut key = Key {
+            handle,
+            public: None,
+            reference: KeyRef {
+                id,
+                class,
+                check: String::new(),
+                label: String::new(),
+            },
+            session_object: true,
+            sessions: Arc::clone(&self.sessions),
+        };
+        self.check_attributes(
+            handle,
+            class,
+            id,
+            &template,
+            &class.history(Origin::Unwrapped),
+        )?;
+        key.reference.check = self.check_value(class, handle, None)?;
+        Ok(key)
+    }
+
+    /// Unwraps a compartment key and checks that it is the one the site recorded.
+    ///
+    /// # Errors
+    /// As [`Keyring::unwrap`]; [`HsmError::KeyCheckMismatch`] when the blob holds another key.
+    pub fn unwrap_known(&self, kek: &Key, original: &KeyRef, blob: &[u8]) -> Result<Key, HsmError> {
+        let key = self.unwrap(kek, original.class, blob)?;
+        if key.reference.check == original.check {
+            Ok(key)
+        } else {
+            Err(HsmError::KeyCheckMismatch { id: original.id })
+        }
+    }
+
+    /// Eight bytes, hexadecimal, that depend on the key and tell nothing about it.
+    ///
+    /// `CKA_CHECK_VALUE` is absent on some tokens and three bytes on others, so the key itself is used.
+    pub(crate) fn check_value(
+        &self,
+        class: KeyClass,
+        handle: ObjectHandle,
+        public: Option<[u8; 32]>,
+    ) -> Result<String, HsmError> {
+        const ACTION: &str = "compute a key's check value";
+        const MESSAGE: &[u8] = b"casemate key check 1";
+        let strange = HsmError::StrangeAnswer { action: ACTION };
+        let value = match class {
+            // FF1's blocks begin 01 02 01 or are outputs of the cipher: no FF1 operation asks for this one.
+            KeyClass::FpeFf1 => self.sessions.with(ACTION, |session| {
+                session.encrypt(&Mechanism::AesEcb, handle, b"\xffcasemate-check1")
+            })?,
+            // One fixed message under one fixed IV. A random IV meets it with probability 2^-96, as any other.
+            KeyClass::AtRest | KeyClass::Compartment => {
+                let sealed = self.seal_with(handle, *b"key check iv", MESSAGE, &[0; 16])?;
+                sealed.last_chunk::<TAG_LENGTH>().ok_or(strange)?.to_vec()
+            }
+            KeyClass::Token => self.mac_with(handle, MESSAGE)?.to_vec(),
+            KeyClass::AuditSigning => {
+                let public = public.ok_or(HsmError::StrangeAnswer { action: ACTION })?;
+                let signature = self.sign_with(handle, MESSAGE)?;
+                // The halves have to belong together.
+                UnparsedPublicKey::new(&ED25519, public)
+                    .verify(MESSAGE, &signature)
+                    .map_err(|_| strange)?;
+                digest(&SHA256, &public).as_ref().to_vec()
+            }
+            KeyClass::UserKek => digest(&SHA256, &self.wrap_known_key(handle)?)
+                .as_ref()
+                .to_vec(),
+        };
+        let first = value
+            .first_chunk::<8>()
+            .ok_or(HsmError::StrangeAnswer { action: ACTION })?;
+        Ok(hex::encode(first))
+    }
+
+    /// A wrapping key can only wrap, so its check value comes from a key everybody knows. The blob is not kept.
+    fn wrap_known_key(&self, kek: ObjectHandle) -> Result<Vec<u8>, HsmError> {
+        let known = [
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::KeyType(KeyType::AES),
+            Attribute::Token(false),
+            Attribute::Private(true),
+            Attribute::Sensitive(true),
+            Attribute::Extractable(true),
+            Attribute::Encrypt(false),
+            Attribute::Decrypt(false),
+            Attribute::Sign(false),
+            Attribute::Verify(false),
+            Attribute::Wrap(false),
+            Attribute::Unwrap(false),
+            Attribute::Derive(false),
+            Attribute::Value(b"casemate: a key everybody knows!".to_vec()),
+        ];
+        self.sessions
+            .with_anchor("compute a key's check value", |session| {
+                let object = session.create_object(&known)?;
+                let wrapped = session.wrap_key(&Mechanism::AesKeyWrap, kek, object);
+                session.destroy_object(object)?;
+                wrapped
+            })
+    }
+
+    fn sign_with(&self, handle: ObjectHandle, message: &[u8]) -> Result<[u8; 64], HsmError> {
+        let mechanism = Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure));
+        let signature = self
+            .sessions
+            .with("sign", |session| session.sign(&mechanism, handle, message))?;
+        signature
+            .try_into()
+            .map_err(|_| HsmError::StrangeAnswer { action: "sign" })
+    }
+
+    fn mac_with(&self, handle: ObjectHandle, message: &[u8]) -> Result<[u8; 32], HsmError> {
+        let action = "compute a MAC";
+        let mac = self.sessions.with(action, |session| {
+            session.sign(&Mechanism::Sha256Hmac, handle, message)
+        })?;
+        mac.try_into()
+            .map_err(|_| HsmError::StrangeAnswer { action })
+    }
+
+    fn seal_with(
+        &self,
+        handle: ObjectHandle,
+        mut iv: [u8; IV_LENGTH],
+        aad: &[u8],
+        plaintext: &[u8],
+    ) -> Result<Vec<u8>, HsmError> {
+        let before = iv;
+        let sealed = self.sessions.with("seal", |session| {
+            let mechanism = Mechanism::AesGcm(GcmParams::new(&mut iv, aad, 128.into())?);
+            session.encrypt(&mechanism, handle, plaintext)
+        })?;
+        // Some modules replace the caller's IV: then the stored one would not open the value.
+        if sealed.len() == plaintext.len() + TAG_LENGTH && iv == before {
+            Ok(sealed)
+        } else {
+            Err(HsmError::StrangeAnswer { action: "seal" })
+        }
+    }
+
+    /// Tokens answer a forged input with a device error; only a token that is really well makes it a forgery.
+    fn rejection(&self, error: HsmError, verdict: HsmError) -> HsmError {
+        match error {
+            HsmError::Device {
+                source: Pkcs11Error::Pkcs11(..),
+                ..
+            } => self.health().err().unwrap_or(verdict),
+            HsmError::Refused {
+                source: Pkcs11Error::Pkcs11(code, _),
+                ..
+            } if is_about_input(code) => verdict,
+            other => other,
+        }
+    }
+}
+
+/// Codes that blame the bytes of the request.
+fn is_about_input(code: RvError) -> bool {
+    matches!(
+        code,
+        RvError::DataInvalid
+            | RvError::DataLenRange
+            | RvError::EncryptedDataInvalid
+            | RvError::EncryptedDataLenRange
+            | RvError::SignatureInvalid
+            | RvError::WrappedKeyInvalid
+            | RvError::WrappedKeyLenRange
+    )
+}

@@ -1,0 +1,172 @@
+//! The login and its sessions. A `cryptoki` session is used by one thread at a time, so each operation borrows one.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use cryptoki::error::{Error as Pkcs11Error, RvError};
+use cryptoki::session::{Session, UserType};
+use cryptoki::slot::Slot;
+
+use crate::{HsmError, Module, Pin};
+
+/// Sessions for operations. Software tokens serialise on locks, so more would gain nothing.
+const POOL: usize = 4;
+
+/// One login on one token.
+pub(crate) struct Sessions {
+    pub(crate) module: Arc<Module>,
+    slot: Slot,
+    /// Owns session objects and the login: both end when their last session closes, so this one stays open.
+    anchor: Mutex<Session>,
+    pool: Mutex<Pool>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: Vec<Session>,
+    /// Sessions that exist, idle or lent.
+    open: usize,
+    draining: bool,
+}
+
+impl Sessions {
+    /// Logs the user in.
+    pub(crate) fn open(module: Arc<Module>, label: &str, pin: &Pin) -> Result<Arc<Self>, HsmError> {
+        let fail = |source| HsmError::from_pkcs11("log in to the token", source);
+        let (slot, _) = module.slot(label)?;
+        let anchor = module.context.open_rw_session(slot).map_err(fail)?;
+        match anchor.login(UserType::User, Some(&pin.to_auth())) {
+            Ok(()) => {}
+            // Going on would accept any PIN at all.
+            Err(Pkcs11Error::Pkcs11(
+                RvError::UserAlreadyLoggedIn | RvError::UserAnotherAlreadyLoggedIn,
+                _,
+            )) => {
+                return Err(HsmError::AlreadyOpen {
+                    label: label.to_owned(),
+                });
+            }
+            Err(source) => return Err(fail(source)),
+        }
+        Ok(Arc::new(Self {
+            module,
+            slot,
+            anchor: Mutex::new(anchor),
+            pool: Mutex::default(),
+            returned: Condvar::new(),
+        }))
+    }
+
+    /// Runs `operation` on a session of the pool.
+    pub(crate) fn with<T>(
+        &self,
+        action: &'static str,
+        operation: impl FnOnce(&Session) -> Result<T, Pkcs11Error>,
+    ) -> Result<T, HsmError> {
+        let mut lent = self.lend(action)?;
+        let result = match lent.session() {
+            Some(session) => operation(session),
+            None => Err(Pkcs11Error::InvalidValue),
+        };
+        result.map_err(|source| {
+            lent.discard();
+            HsmError::from_pkcs11(action, source)
+        })
+    }
+
+    /// Runs `operation` on the session that owns session objects and may write to the token.
+    pub(crate) fn with_anchor<T>(
+        &self,
+        action: &'static str,
+        operation: impl FnOnce(&Session) -> Result<T, Pkcs11Error>,
+    ) -> Result<T, HsmError> {
+        let anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        operation(&anchor).map_err(|source| HsmError::from_pkcs11(action, source))
+    }
+
+    /// Borrows a session, waiting for one if all are lent.
+    pub(crate) fn lend(&self, action: &'static str) -> Result<Lent<'_>, HsmError> {
+        let mut pool = self.lock();
+        loop {
+            if !pool.draining {
+                if let Some(session) = pool.idle.pop() {
+                    return Ok(Lent {
+                        owner: self,
+                        session: Some(session),
+                    });
+                }
+                if pool.open < POOL {
+                    pool.open += 1;
+                    drop(pool);
+                    // Built first: if opening fails, its drop gives the place in the pool back.
+                    let mut lent = Lent {
+                        owner: self,
+                        session: None,
+                    };
+                    let opened = self.module.context.open_ro_session(self.slot);
+                    lent.session =
+                        Some(opened.map_err(|source| HsmError::from_pkcs11(action, source))?);
+                    return Ok(lent);
+                }
+            }
+            pool = self
+                .returned
+                .wait(pool)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits for running operations, then closes every session of the pool.
+    ///
+    /// Tokens go on encrypting in an operation that was open before its key was destroyed, so destruction closes first.
+    pub(crate) fn drain(&self) {
+        let mut pool = self.lock();
+        pool.draining = true;
+        while pool.open > pool.idle.len() {
+            pool = self
+                .returned
+                .wait(pool)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        pool.idle.clear();
+        pool.open = 0;
+        pool.draining = false;
+        drop(pool);
+        self.returned.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A borrowed session, given back on drop.
+pub(crate) struct Lent<'a> {
+    owner: &'a Sessions,
+    session: Option<Session>,
+}
+
+impl Lent<'_> {
+    /// Closes the session instead of giving it back: after an error an operation may still be open in it.
+    pub(crate) fn discard(&mut self) {
+        self.session = None;
+    }
+
+    /// The session, unless it has been discarded.
+    pub(crate) fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let mut pool = self.owner.lock();
+        match self.session.take() {
+            Some(session) => pool.idle.push(session),
+            None => pool.open -= 1,
+        }
+        drop(pool);
+        // A drain may wait besides borrowers, so all have to look.
+        self.owner.returned.notify_all();
+    }
+}

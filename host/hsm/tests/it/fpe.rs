@@ -1,0 +1,254 @@
+//! FF1 with the key in the token.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use aes::cipher::consts::{U1, U8, U16};
+use aes::cipher::inout::InOut;
+use aes::cipher::{
+    Block, BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt, BlockSizeUser, Key,
+    KeyInit, KeySizeUser, ParBlocksSizeUser,
+};
+use casemate_hsm::fpe::calls_per_batch;
+use casemate_hsm::{Alphabet, BatchReport, Ff1, Ff1Value, HsmError, KeyClass, minimum_length};
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::Session;
+use fpe::ff1::{FF1, FlexibleNumeralString};
+
+use crate::fixture::{Fixture, LABEL};
+
+crate::list![
+    ff1_in_the_token_equals_the_fpe_crate,
+    a_thousand_values_cost_eleven_calls,
+    a_large_batch_is_cut_into_chunks,
+    a_small_domain_never_reaches_the_token,
+    a_key_destroyed_underneath_leaves_the_batch_untouched,
+    two_keys_give_two_ciphertexts,
+    batches_run_side_by_side,
+    text_goes_through_an_alphabet,
+];
+
+fn ff1(fixture: &Fixture, radix: u32) -> Ff1 {
+    Ff1::new(
+        Arc::clone(&fixture.ring),
+        fixture.key(KeyClass::FpeFf1),
+        radix,
+    )
+    .unwrap()
+}
+
+fn card(seed: usize) -> Ff1Value {
+    let numerals = (0..16)
+        .map(|place| ((seed * 7 + place * 3) % 10) as u16)
+        .collect();
+    Ff1Value {
+        numerals,
+        tweak: b"card no.".to_vec(),
+    }
+}
+
+thread_local! {
+    static ORACLE: RefCell<Option<(Session, ObjectHandle)>> = const { RefCell::new(None) };
+}
+
+/// The `fpe` crate's cipher, each block of which the token encrypts on its own: the oracle needs the same key, and the key
+/// does not leave the token.
+#[derive(Clone)]
+struct TokenAes;
+
+impl KeySizeUser for TokenAes {
+    type KeySize = U8;
+}
+impl BlockSizeUser for TokenAes {
+    type BlockSize = U16;
+}
+impl ParBlocksSizeUser for TokenAes {
+    type ParBlocksSize = U1;
+}
+impl KeyInit for TokenAes {
+    fn new(_: &Key<Self>) -> Self {
+        Self
+    }
+}
+impl BlockCipherEncBackend for TokenAes {
+    fn encrypt_block(&self, mut block: InOut<'_, '_, Block<Self>>) {
+        ORACLE.with_borrow(|oracle| {
+            let (session, key) = oracle.as_ref().unwrap();
+            let encrypted = session
+                .encrypt(&Mechanism::AesEcb, *key, block.get_in())
+                .unwrap();
+            block.get_out().copy_from_slice(&encrypted);
+        });
+    }
+}
+impl BlockCipherEncrypt for TokenAes {
+    fn encrypt_with_backend(&self, f: impl BlockCipherEncClosure<BlockSize = U16>) {
+        f.call(self);
+    }
+}
+
+fn ff1_in_the_token_equals_the_fpe_crate(fixture: &Fixture) {
+    for radix in [2, 10, 36, 62, 255, 65_536] {
+        let ff1 = ff1(fixture, radix);
+        ORACLE.set(Some((
+            fixture.session(LABEL),
+            fixture.objects(ff1.key().id())[0],
+        )));
+        let oracle = FF1::<TokenAes>::new(&[0; 8], radix).unwrap();
+        // Both arithmetics, tweaks around a block, extra blocks of S: all shapes in one batch.
+        let shortest = minimum_length(radix);
+        let plain: Vec<Ff1Value> = [0, 1, 7, 25, 60]
+            .into_iter()
+            .zip([0, 1, 8, 15, 33])
+            .map(|(longer, tweak)| Ff1Value {
+                numerals: (0..shortest + longer)
+                    .map(|place| ((place as u32 * 7 + 1) % radix) as u16)
+                    .collect(),
+                tweak: (0..tweak).collect(),
+            })
+            .collect();
+        let mut batch = plain.clone();
+        ff1.encrypt(&mut batch).unwrap();
+        for (ours, plain) in batch.iter().zip(&plain) {
+            let theirs = oracle
+                .encrypt(
+                    &plain.tweak,
+                    &FlexibleNumeralString::from(plain.numerals.clone()),
+                )
+                .unwrap();
+            assert_eq!(ours.numerals, Vec::from(theirs), "radix {radix}, {plain:?}");
+        }
+        ff1.decrypt(&mut batch).unwrap();
+        assert!(batch == plain, "radix {radix}");
+        ORACLE.set(None);
+    }
+}
+
+fn a_thousand_values_cost_eleven_calls(fixture: &Fixture) {
+    let ff1 = ff1(fixture, 10);
+    let plain: Vec<Ff1Value> = (0..1_000).map(card).collect();
+    let mut batch = plain.clone();
+    let report = ff1.encrypt(&mut batch).unwrap();
+    assert_eq!(
+        report,
+        BatchReport {
+            hsm_calls: 11,
+            values: 1_000
+        }
+    );
+    assert_eq!(report.hsm_calls, calls_per_batch(10, 16, 8));
+    assert!(batch.iter().zip(&plain).all(|(now, before)| now != before));
+    assert_eq!(ff1.decrypt(&mut batch).unwrap().hsm_calls, 11);
+    assert!(batch == plain);
+}
+
+fn a_large_batch_is_cut_into_chunks(fixture: &Fixture) {
+    let ff1 = ff1(fixture, 10);
+    let plain: Vec<Ff1Value> = (0..3_000).map(card).collect();
+    let mut batch = plain.clone();
+    assert_eq!(ff1.encrypt(&mut batch).unwrap().hsm_calls, 33);
+    // Chunking changes nothing in the result.
+    let mut one = [card(2_999)];
+    ff1.encrypt(&mut one).unwrap();
+    assert!(one[0] == batch[2_999]);
+    ff1.decrypt(&mut batch).unwrap();
+    assert!(batch == plain);
+}
+
+fn a_small_domain_never_reaches_the_token(fixture: &Fixture) {
+    let ff1 = ff1(fixture, 10);
+    let mut batch = vec![
+        card(1),
+        Ff1Value {
+            numerals: vec![1, 2, 3, 4, 5],
+            tweak: Vec::new(),
+        },
+    ];
+    let before = batch.clone();
+    let error = ff1.encrypt(&mut batch).unwrap_err();
+    assert!(matches!(
+        error,
+        HsmError::DomainTooSmall {
+            length: 5,
+            minimum: 6,
+            radix: 10
+        }
+    ));
+    assert!(batch == before);
+}
+
+fn a_key_destroyed_underneath_leaves_the_batch_untouched(fixture: &Fixture) {
+    let ff1 = ff1(fixture, 10);
+    let mut batch = vec![card(1), card(2)];
+    let before = batch.clone();
+    for object in fixture.objects(ff1.key().id()) {
+        fixture.session(LABEL).destroy_object(object).unwrap();
+    }
+    let error = ff1.encrypt(&mut batch).unwrap_err();
+    assert!(
+        matches!(error, HsmError::Refused { .. } | HsmError::Device { .. }),
+        "{error}"
+    );
+    assert!(batch == before);
+    // No session is left with a dead operation in it, whichever of the pool comes next.
+    let ff1 = self::ff1(fixture, 10);
+    for _ in 0..10 {
+        ff1.encrypt(&mut batch).unwrap();
+        fixture.ring.random(1).unwrap();
+    }
+    // A good key can be destroyed after use, and its operation does not live on.
+    let reference = ff1.key().reference().clone();
+    fixture.ring.destroy(ff1.into_key()).unwrap();
+    assert!(matches!(
+        fixture.ring.find(&reference),
+        Err(HsmError::KeyMissing { .. })
+    ));
+}
+
+fn two_keys_give_two_ciphertexts(fixture: &Fixture) {
+    let (mut a, mut b) = ([card(1)], [card(1)]);
+    ff1(fixture, 10).encrypt(&mut a).unwrap();
+    ff1(fixture, 10).encrypt(&mut b).unwrap();
+    assert!(a != b);
+    // The tweak binds to a place.
+    let mut other = [Ff1Value {
+        tweak: b"other".to_vec(),
+        ..card(1)
+    }];
+    ff1(fixture, 10).encrypt(&mut other).unwrap();
+    assert!(other[0].numerals != a[0].numerals);
+}
+
+fn batches_run_side_by_side(fixture: &Fixture) {
+    let ff1 = ff1(fixture, 10);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let ff1 = &ff1;
+            scope.spawn(move || {
+                let plain: Vec<Ff1Value> = (0..200).map(|seed| card(seed + thread)).collect();
+                for _ in 0..5 {
+                    let mut batch = plain.clone();
+                    ff1.encrypt(&mut batch).unwrap();
+                    ff1.decrypt(&mut batch).unwrap();
+                    assert!(batch == plain);
+                }
+            });
+        }
+    });
+}
+
+fn text_goes_through_an_alphabet(fixture: &Fixture) {
+    let alphabet = Alphabet::custom("абвгдежзийклмнопрстуфхцчшщъыьэюя").unwrap();
+    let ff1 = ff1(fixture, alphabet.radix());
+    let mut batch = [Ff1Value {
+        numerals: alphabet.numerals("кремль").unwrap(),
+        tweak: b"city".to_vec(),
+    }];
+    ff1.encrypt(&mut batch).unwrap();
+    let hidden = alphabet.text(&batch[0].numerals).unwrap();
+    assert_eq!(hidden.chars().count(), 6);
+    assert_ne!(hidden, "кремль");
+    ff1.decrypt(&mut batch).unwrap();
+    assert_eq!(alphabet.text(&batch[0].numerals).unwrap(), "кремль");
+}

@@ -1,0 +1,60 @@
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use casemate_gate::GateError;
+use serde_json::json;
+
+/// Why the server could not start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// Only loopback addresses are served: there is no TLS here.
+    #[error("refusing to listen on {0}: only loopback addresses are served")]
+    NotLoopback(std::net::SocketAddr),
+    /// The socket failed.
+    #[error("cannot serve")]
+    Socket(#[from] std::io::Error),
+}
+
+/// An error as a caller sees it: a status, a reason code, and a sentence without internal detail.
+pub(crate) struct ApiError {
+    status: StatusCode,
+    reason: String,
+    message: String,
+}
+
+impl ApiError {
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, reason: "bad-request".to_owned(), message: message.into() }
+    }
+}
+
+impl From<GateError> for ApiError {
+    fn from(error: GateError) -> Self {
+        let status = match &error {
+            GateError::Unauthenticated => StatusCode::UNAUTHORIZED,
+            GateError::Ingest(_) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let message = match &error {
+            GateError::Unauthenticated | GateError::Ingest(_) => error.to_string(),
+            // What failed inside is in the operator's log.
+            _ => "The gate cannot decide now, so nothing is allowed.".to_owned(),
+        };
+        tracing::warn!(%error, "request refused");
+        Self { status, reason: error.reason().to_string(), message }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = Json(json!({ "error": self.reason, "message": self.message }));
+        let mut response = (self.status, body).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response
+                .headers_mut()
+                .insert(axum::http::header::WWW_AUTHENTICATE, axum::http::HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

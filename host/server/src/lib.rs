@@ -1,0 +1,10 @@
+//! The gate over HTTP/JSON, on loopback: `ask`, policy evaluation, health. Every call but `/healthz` carries a bearer token.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod routes;
+mod sessions;
+
+pub use error::ServerError;
+pub use routes::{router, serve};

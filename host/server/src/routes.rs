@@ -1,0 +1,172 @@
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, header};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use casemate_gate::{Gate, GateError, MAX_TEXT, Question, Reply, Session};
+use casemate_types::{Decision, Level, Phase};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::error::{ApiError, ServerError};
+use crate::sessions::Sessions;
+
+/// Serves an open gate on an already bound loopback listener until the process is asked to stop.
+pub async fn serve(gate: Arc<Gate>, listener: TcpListener) -> Result<(), ServerError> {
+    let address = listener.local_addr()?;
+    if !address.ip().is_loopback() {
+        return Err(ServerError::NotLoopback(address));
+    }
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    axum::serve(listener, router(gate)).with_graceful_shutdown(stop()).await?;
+    Ok(())
+}
+
+async fn stop() {
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminate => {}
+    }
+}
+
+/// The routes.
+///
+/// | route | body | answer |
+/// |---|---|---|
+/// | `GET /healthz` | | 200 `{"status":"ok"}`; the only call without a token |
+/// | `GET /v1/health` | | token, generation, embedder |
+/// | `POST /v1/ask` | `{"question", "filter": {name: value}}` | answer with citations, or a denial |
+/// | `POST /v1/policy/evaluate` | `{"phase", "action", "text", "attributes", "passage"}` | the chain's decision |
+pub fn router(gate: Arc<Gate>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { Json(json!({ "status": "ok" })) }))
+        .route("/v1/health", get(health))
+        .route("/v1/ask", post(ask))
+        .route("/v1/policy/evaluate", post(evaluate))
+        .layer(DefaultBodyLimit::max(MAX_TEXT * 2))
+        .with_state(Arc::new(App { gate, sessions: Sessions::default() }))
+}
+
+struct App {
+    gate: Arc<Gate>,
+    sessions: Sessions,
+}
+
+impl App {
+    /// Authenticates before the body is looked at.
+    async fn session(&self, headers: &HeaderMap) -> Result<Arc<Session>, GateError> {
+        let token = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .ok_or(GateError::Unauthenticated)?;
+        self.sessions.get(&self.gate, token.trim()).await
+    }
+}
+
+fn body<T: serde::de::DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| ApiError::bad_request(format!("malformed body: {error}")))
+}
+
+async fn health(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
+    app.session(&headers).await?;
+    app.gate.health()?;
+    Ok(Json(json!({
+        "status": "ok",
+        "generation": app.gate.active().generation,
+        "embedder": app.gate.embedder_name(),
+        "rehearsal": app.gate.journal().rehearsal(),
+    })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AskBody {
+    question: String,
+    #[serde(default)]
+    filter: BTreeMap<String, String>,
+}
+
+async fn ask(State(app): State<Arc<App>>, headers: HeaderMap, bytes: Bytes) -> Result<Json<Reply>, ApiError> {
+    let session = app.session(&headers).await?;
+    let ask: AskBody = body(&bytes)?;
+    Ok(Json(app.gate.ask(&session, &ask.question, fields(ask.filter)).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EvaluateBody {
+    #[serde(default = "request_phase")]
+    phase: Phase,
+    #[serde(default = "evaluate_action")]
+    action: String,
+    text: String,
+    #[serde(default)]
+    attributes: BTreeMap<String, String>,
+    #[serde(default)]
+    passage: Option<PassageBody>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PassageBody {
+    compartment: String,
+    label: Level,
+    #[serde(default)]
+    title: String,
+    #[serde(default)]
+    source: String,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+}
+
+fn request_phase() -> Phase {
+    Phase::Request
+}
+
+fn evaluate_action() -> String {
+    "evaluate".to_owned()
+}
+
+async fn evaluate(State(app): State<Arc<App>>, headers: HeaderMap, bytes: Bytes) -> Result<Json<Value>, ApiError> {
+    let session = app.session(&headers).await?;
+    let body: EvaluateBody = body(&bytes)?;
+    let question = Question {
+        phase: body.phase,
+        action: body.action,
+        text: body.text,
+        passage: body.passage.map(|passage| casemate_gate::wit::PassageInfo {
+            collection: passage.compartment.clone(),
+            document: String::new(),
+            title: passage.title,
+            source: passage.source,
+            compartment: passage.compartment,
+            label: passage.label.into(),
+            metadata: fields(passage.metadata),
+        }),
+        attributes: fields(body.attributes),
+    };
+    let (id, decided) = app.gate.evaluate(&session, question).await?;
+    Ok(Json(decision_json(&id.to_string(), &decided.decision, decided.policy.as_ref().map(ToString::to_string), decided.index)))
+}
+
+fn decision_json(id: &str, decision: &Decision, policy: Option<String>, record: u64) -> Value {
+    json!({ "id": id, "decision": decision, "policy": policy, "record": record })
+}
+
+fn fields(map: BTreeMap<String, String>) -> Vec<casemate_gate::wit::Field> {
+    map.into_iter().map(|(name, value)| casemate_gate::wit::Field { name, value }).collect()
+}

@@ -1,0 +1,26 @@
+//! The encrypted vector store: ciphertext groups, sealed passages and an index over opaque metadata tokens.
+//!
+//! Nothing that reaches this crate is plaintext, and no key type is in its reach. A collection is
+//!
+//! - *groups*: blobs of 256 or so encrypted vectors, addressed by a [`Position`] of group and slot;
+//! - *passages*: sealed texts by [`DocumentId`], each with its position and its metadata tokens;
+//! - a *manifest*: sealed by the owner, opaque here;
+//! - a *version* that only rises, and survives the collection's deletion.
+//!
+//! [`VectorStore`] is what a back end offers; [`SledStore`] is the default one.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod key;
+mod manifest;
+mod record;
+mod sled_store;
+mod store;
+mod transfer;
+
+pub use error::VectorsError;
+pub use manifest::{GroupEntry, GroupManifest};
+pub use record::{DocumentId, GroupRecord, PassageRecord, Position};
+pub use sled_store::SledStore;
+pub use store::{Change, VectorStore};

