@@ -1,1 +1,1 @@
-//! To be written.
+//! What crosses crates: scenarios, attacks and conformance (`tests/it`), the benchmarks and the demo's attacker (`src/bin`).

@@ -5,9 +5,7 @@ use casemate_fhe::{FheError, Params};
 #[non_exhaustive]
 pub enum OwnerError {
     /// The list of document counts does not fit the reply.
-    #[error(
-        "decrypt scores: {replies} replies for {counts} groups; ask again with the current list of groups"
-    )]
+    #[error("decrypt scores: {replies} replies for {counts} groups; ask again with the current list of groups")]
     Counts {
         /// Replies received.
         replies: usize,
@@ -32,9 +30,7 @@ pub enum OwnerError {
     #[error("decrypt scores: the reply answers another query; discard it")]
     ForeignReply,
     /// Decryption gives no unit vectors.
-    #[error(
-        "decrypt a group: it does not hold unit vectors under this key; it is damaged or belongs to another key"
-    )]
+    #[error("decrypt a group: it does not hold unit vectors under this key; it is damaged or belongs to another key")]
     GroupUnreadable,
     /// A component is infinite or not a number.
     #[error("encrypt a vector: a component is not finite; check the embedding")]
@@ -51,9 +47,7 @@ pub enum OwnerError {
         actual: Params,
     },
     /// Scores outside what noise can explain: the reply was altered.
-    #[error(
-        "decrypt scores: reply {group} is no result of this query; the scoring tier is faulty or hostile"
-    )]
+    #[error("decrypt scores: reply {group} is no result of this query; the scoring tier is faulty or hostile")]
     ReplyAltered {
         /// Position in the reply.
         group: usize,
@@ -65,9 +59,7 @@ pub enum OwnerError {
         what: &'static str,
     },
     /// Authentication failed: altered, moved to another place, or sealed under another key.
-    #[error(
-        "open {what}: authentication failed; it was altered, moved, or sealed under another key"
-    )]
+    #[error("open {what}: authentication failed; it was altered, moved, or sealed under another key")]
     Tampered {
         /// What was to be opened.
         what: &'static str,

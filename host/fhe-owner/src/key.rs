@@ -1,9 +1,7 @@
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use casemate_fhe::fft::{self, ExactFactor, Fft, Lane};
 use casemate_fhe::stream::{self, Domain};
-use casemate_fhe::{
-    EncryptedGroup, EncryptedQuery, FheError, Params, QUERY_SCALE, RING_DEGREE, SCORE_ONE,
-};
+use casemate_fhe::{EncryptedGroup, EncryptedQuery, FheError, Params, QUERY_SCALE, RING_DEGREE, SCORE_ONE};
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
@@ -32,10 +30,7 @@ impl OwnerKey {
     pub fn from_seed(seed: &Zeroizing<[u8; 32]>, params: Params) -> Result<Self, OwnerError> {
         let bits = secret_bits(seed, &params)?;
         let mut fft = Fft::new();
-        let secrets = bits
-            .chunks_exact(RING_DEGREE / 8)
-            .map(|bits| SecretSpectrum::new(&mut fft, bits))
-            .collect();
+        let secrets = bits.chunks_exact(RING_DEGREE / 8).map(|bits| SecretSpectrum::new(&mut fft, bits)).collect();
         Ok(Self { params, secrets })
     }
 
@@ -53,10 +48,7 @@ impl OwnerKey {
     pub fn encrypt_group(&self, vectors: &[&[f32]]) -> Result<EncryptedGroup, OwnerError> {
         let limit = self.params.documents_per_group();
         if vectors.len() > limit {
-            return Err(OwnerError::TooMany {
-                limit,
-                actual: vectors.len(),
-            });
+            return Err(OwnerError::TooMany { limit, actual: vectors.len() });
         }
         for vector in vectors {
             check(&self.params, vector)?;
@@ -82,17 +74,10 @@ impl OwnerKey {
                     }
                 }
                 // Dropping low bits of a finished ciphertext is public post-processing.
-                Ok(body
-                    .iter()
-                    .map(|body| (body.wrapping_add(1 << 31) >> 32) as u32)
-                    .collect())
+                Ok(body.iter().map(|body| (body.wrapping_add(1 << 31) >> 32) as u32).collect())
             })
             .collect::<Result<_, OwnerError>>()?;
-        Ok(EncryptedGroup::from_parts(
-            self.params,
-            seed,
-            bodies.concat(),
-        )?)
+        Ok(EncryptedGroup::from_parts(self.params, seed, bodies.concat())?)
     }
 
     /// The first `count` vectors of a group, exact to about 1e-6: for re-encryption when a document joins or leaves, and
@@ -100,18 +85,11 @@ impl OwnerKey {
     ///
     /// # Errors
     /// [`OwnerError::GroupUnreadable`] when the group was altered or belongs to another key.
-    pub fn decrypt_group(
-        &self,
-        group: &EncryptedGroup,
-        count: usize,
-    ) -> Result<Zeroizing<Vec<Vec<f32>>>, OwnerError> {
+    pub fn decrypt_group(&self, group: &EncryptedGroup, count: usize) -> Result<Zeroizing<Vec<Vec<f32>>>, OwnerError> {
         self.same_params(group.params())?;
         let limit = self.params.documents_per_group();
         if count > limit {
-            return Err(OwnerError::TooMany {
-                limit,
-                actual: count,
-            });
+            return Err(OwnerError::TooMany { limit, actual: count });
         }
         let (dimension, block) = (self.params.dimension(), self.params.block());
         let mut fft = Fft::new();
@@ -125,18 +103,14 @@ impl OwnerKey {
                 let phase = (u64::from(*body) << 32).wrapping_sub(*product) as i64 as f64;
                 let (slot, component) = (k / block, j * block + k % block);
                 norms[slot] += (phase / DELTA).powi(2);
-                if let Some(x) = vectors
-                    .get_mut(slot)
-                    .and_then(|vector| vector.get_mut(component))
-                {
+                if let Some(x) = vectors.get_mut(slot).and_then(|vector| vector.get_mut(component)) {
                     *x = (phase / DELTA) as f32;
                 }
             }
         }
         // Under a wrong key components are off by thousands. Slots behind `count` hold a document or nothing.
         let near = |norm: f64, expected: f64| (norm.sqrt() - expected).abs() < 2.0 * NORM_TOLERANCE;
-        let readable =
-            |(slot, norm): (usize, &f64)| near(*norm, 1.0) || (slot >= count && near(*norm, 0.0));
+        let readable = |(slot, norm): (usize, &f64)| near(*norm, 1.0) || (slot >= count && near(*norm, 0.0));
         if !norms.iter().enumerate().all(readable) {
             return Err(OwnerError::GroupUnreadable);
         }
@@ -150,17 +124,12 @@ impl OwnerKey {
     pub fn query(&self, vector: &[f32]) -> Result<(EncryptedQuery, QuerySecret), OwnerError> {
         let norm = check(&self.params, vector)?;
         let block = self.params.block();
-        let rounded: Zeroizing<Vec<f64>> = Zeroizing::new(
-            vector
-                .iter()
-                .map(|x| (f64::from(*x) / norm * QUERY_SCALE).round())
-                .collect(),
-        );
+        let rounded: Zeroizing<Vec<f64>> =
+            Zeroizing::new(vector.iter().map(|x| (f64::from(*x) / norm * QUERY_SCALE).round()).collect());
 
         // K = sum of q_j s_j, exact: at most 4096 components of 2^12 each.
         let mut fft = Fft::new();
-        let (mut sum, mut spectrum) =
-            (Zeroizing::new(fft::lanes(1)), Zeroizing::new(fft::lanes(1)));
+        let (mut sum, mut spectrum) = (Zeroizing::new(fft::lanes(1)), Zeroizing::new(fft::lanes(1)));
         let mut reversed = Zeroizing::new(vec![0.0; RING_DEGREE]);
         for (secret, q) in self.secrets.iter().zip(rounded.chunks(block)) {
             // Reversed, so that the product with document p puts the dot product at coefficient p b + b - 1.
@@ -172,23 +141,12 @@ impl OwnerKey {
             fft::multiply_add(&mut sum, &spectrum, &secret.0);
         }
         let mut mixed = Zeroizing::new(vec![0_i64; RING_DEGREE]);
-        fft.inverse(&sum, &mut mixed, |out, value| {
-            *out = fft::round_small(value)
-        });
+        fft.inverse(&sum, &mut mixed, |out, value| *out = fft::round_small(value));
 
         let rows = rounded
             .chunks(block)
             .map(|q| RowMessage::Block { q, block })
-            .chain([
-                RowMessage::Mask {
-                    mixed: &mixed,
-                    digits: 1,
-                },
-                RowMessage::Mask {
-                    mixed: &mixed,
-                    digits: 2,
-                },
-            ])
+            .chain([RowMessage::Mask { mixed: &mixed, digits: 1 }, RowMessage::Mask { mixed: &mixed, digits: 2 }])
             .collect::<Vec<_>>();
         crate::query::encrypt(&self.params, &rows)
     }
@@ -197,10 +155,7 @@ impl OwnerKey {
         if *actual == self.params {
             Ok(())
         } else {
-            Err(OwnerError::ParamsMismatch {
-                expected: self.params,
-                actual: *actual,
-            })
+            Err(OwnerError::ParamsMismatch { expected: self.params, actual: *actual })
         }
     }
 }
@@ -212,8 +167,7 @@ impl SecretSpectrum {
     /// From N bits, least significant first.
     pub(crate) fn new(fft: &mut Fft, bits: &[u8]) -> Self {
         let mut spectrum = Zeroizing::new(fft::lanes(1));
-        let coefficients: Zeroizing<Vec<u8>> =
-            Zeroizing::new((0..RING_DEGREE).map(|k| bit(bits, k)).collect());
+        let coefficients: Zeroizing<Vec<u8>> = Zeroizing::new((0..RING_DEGREE).map(|k| bit(bits, k)).collect());
         fft.forward(&coefficients, f64::from, &mut spectrum, 1);
         Self(spectrum)
     }
@@ -223,10 +177,7 @@ pub(crate) fn bit(bits: &[u8], k: usize) -> u8 {
     bits.get(k / 8).map_or(0, |byte| byte >> (k % 8) & 1)
 }
 
-fn secret_bits(
-    seed: &Zeroizing<[u8; 32]>,
-    params: &Params,
-) -> Result<Zeroizing<Vec<u8>>, OwnerError> {
+fn secret_bits(seed: &Zeroizing<[u8; 32]>, params: &Params) -> Result<Zeroizing<Vec<u8>>, OwnerError> {
     let prk = Salt::new(HKDF_SHA256, b"casemate fhe owner key 1").extract(seed.as_slice());
     let mut key = Zeroizing::new([0; 32]);
     prk.expand(&[params.digest().as_bytes().as_slice()], HKDF_SHA256)
@@ -240,19 +191,12 @@ fn secret_bits(
 /// Checks a vector and returns its length, near one.
 fn check(params: &Params, vector: &[f32]) -> Result<f64, OwnerError> {
     if vector.len() != params.dimension() {
-        return Err(OwnerError::Dimension {
-            expected: params.dimension(),
-            actual: vector.len(),
-        });
+        return Err(OwnerError::Dimension { expected: params.dimension(), actual: vector.len() });
     }
     if vector.iter().any(|x| !x.is_finite()) {
         return Err(OwnerError::NotFinite);
     }
-    let norm = vector
-        .iter()
-        .map(|x| f64::from(*x).powi(2))
-        .sum::<f64>()
-        .sqrt();
+    let norm = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     if (norm - 1.0).abs() > NORM_TOLERANCE {
         return Err(OwnerError::NotNormalised);
     }
@@ -279,17 +223,8 @@ mod tests {
         let group = key.encrypt_group(&[&vector, &vector]).unwrap();
         let bits = secret_bits(&seed, &params).unwrap();
         for (j, body) in group.bodies().enumerate() {
-            let secret: Vec<u64> = (0..RING_DEGREE)
-                .map(|k| u64::from(bit(&bits[j * 256..], k)))
-                .collect();
-            assert!(
-                secret
-                    .iter()
-                    .filter(|s| **s == 1)
-                    .count()
-                    .abs_diff(RING_DEGREE / 2)
-                    < 200
-            );
+            let secret: Vec<u64> = (0..RING_DEGREE).map(|k| u64::from(bit(&bits[j * 256..], k))).collect();
+            assert!(secret.iter().filter(|s| **s == 1).count().abs_diff(RING_DEGREE / 2) < 200);
             let secret = GlweSecretKey::from_container(secret, PolynomialSize(RING_DEGREE));
             let mut ciphertext = group.mask().unwrap();
             ciphertext.extend(body.iter().map(|body| u64::from(*body) << 32));
@@ -302,14 +237,10 @@ mod tests {
             decrypt_glwe_ciphertext(&secret, &ciphertext, &mut plain);
             for (k, phase) in plain.as_ref().iter().enumerate() {
                 let document = if k / 8 < 2 { &vector } else { &zero_slot };
-                let expected =
-                    f64::from(document.get(j * 8 + k % 8).copied().unwrap_or(0.0)) * DELTA;
+                let expected = f64::from(document.get(j * 8 + k % 8).copied().unwrap_or(0.0)) * DELTA;
                 // Noise below 2^17, rounding to 32 bits below 2^31.
                 let error = (*phase as i64 as f64 - expected).abs();
-                assert!(
-                    error < 2f64.powi(31) + 2f64.powi(18),
-                    "block {j}, coefficient {k}"
-                );
+                assert!(error < 2f64.powi(31) + 2f64.powi(18), "block {j}, coefficient {k}");
             }
         }
     }
@@ -319,10 +250,7 @@ mod tests {
         let params = Params::new(16, 8).unwrap();
         let one = secret_bits(&Zeroizing::new([1; 32]), &params).unwrap();
         assert_ne!(one, secret_bits(&Zeroizing::new([2; 32]), &params).unwrap());
-        assert_ne!(
-            one[..256],
-            secret_bits(&Zeroizing::new([1; 32]), &Params::new(17, 8).unwrap()).unwrap()[..256]
-        );
+        assert_ne!(one[..256], secret_bits(&Zeroizing::new([1; 32]), &Params::new(17, 8).unwrap()).unwrap()[..256]);
         assert_ne!(one[..256], one[256..]);
     }
 }

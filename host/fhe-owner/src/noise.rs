@@ -32,8 +32,7 @@ pub(crate) fn polynomial() -> Result<Zeroizing<Vec<u64>>, OwnerError> {
     let distribution = TUniform::new(NOISE_BOUND_LOG2);
     // tfhe's fast generators abort on processors without AES instructions.
     #[cfg(target_arch = "x86_64")]
-    let fast =
-        std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("sse2");
+    let fast = std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("sse2");
     #[cfg(target_arch = "aarch64")]
     let fast = std::arch::is_aarch64_feature_detected!("aes");
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -64,10 +63,7 @@ mod tests {
         // Variance (2^(2b+1) + 1) / 6.
         let deviation = (squares / (32.0 * RING_DEGREE as f64)).sqrt();
         let expected = ((2f64.powi(35) + 1.0) / 6.0).sqrt();
-        assert!(
-            (deviation / expected - 1.0).abs() < 0.02,
-            "{deviation} instead of {expected}"
-        );
+        assert!((deviation / expected - 1.0).abs() < 0.02, "{deviation} instead of {expected}");
         assert_ne!(polynomial().unwrap(), polynomial().unwrap());
     }
 }

@@ -1,8 +1,7 @@
 use casemate_fhe::fft::{self, ExactFactor, Fft, round_small};
 use casemate_fhe::stream::{self, Domain};
 use casemate_fhe::{
-    DIGIT_BITS, EncryptedQuery, EncryptedScores, GroupReply, Params, REPLY_BITS, RING_DEGREE,
-    SCORE_ONE,
+    DIGIT_BITS, EncryptedQuery, EncryptedScores, GroupReply, Params, REPLY_BITS, RING_DEGREE, SCORE_ONE,
 };
 use rayon::prelude::*;
 use zeroize::Zeroizing;
@@ -28,26 +27,16 @@ impl QuerySecret {
     /// # Errors
     /// A reply to another query, another number of groups, or values that no honest tier computes: above one, or not
     /// zero in slots without a document.
-    pub fn decrypt(
-        self,
-        scores: &EncryptedScores,
-        counts: &[usize],
-    ) -> Result<Vec<Vec<f32>>, OwnerError> {
+    pub fn decrypt(self, scores: &EncryptedScores, counts: &[usize]) -> Result<Vec<Vec<f32>>, OwnerError> {
         if *scores.params() != self.params {
-            return Err(OwnerError::ParamsMismatch {
-                expected: self.params,
-                actual: *scores.params(),
-            });
+            return Err(OwnerError::ParamsMismatch { expected: self.params, actual: *scores.params() });
         }
         if *scores.query_id() != self.id {
             return Err(OwnerError::ForeignReply);
         }
         let replies = scores.replies();
         if replies.len() != counts.len() {
-            return Err(OwnerError::Counts {
-                replies: replies.len(),
-                counts: counts.len(),
-            });
+            return Err(OwnerError::Counts { replies: replies.len(), counts: counts.len() });
         }
         let limit = self.params.documents_per_group();
         if let Some(actual) = counts.iter().copied().find(|count| *count > limit) {
@@ -59,9 +48,10 @@ impl QuerySecret {
             .enumerate()
             .map_init(Fft::new, |fft, (group, (reply, count))| {
                 let mut scores = self.open(fft, reply);
-                let honest = scores.iter().enumerate().all(|(slot, score)| {
-                    score.abs() <= SCORE_TOLERANCE + if slot < *count { 1.0 } else { 0.0 }
-                });
+                let honest = scores
+                    .iter()
+                    .enumerate()
+                    .all(|(slot, score)| score.abs() <= SCORE_TOLERANCE + if slot < *count { 1.0 } else { 0.0 });
                 if !honest {
                     return Err(OwnerError::ReplyAltered { group });
                 }
@@ -73,29 +63,16 @@ impl QuerySecret {
 
     fn open(&self, fft: &mut Fft, reply: &GroupReply) -> Vec<f32> {
         let mut spectrum = fft::lanes(1);
-        fft.forward(
-            reply.mask(),
-            |mask| f64::from(centred(mask)),
-            &mut spectrum,
-            1,
-        );
+        fft.forward(reply.mask(), |mask| f64::from(centred(mask)), &mut spectrum, 1);
         let mut product = Zeroizing::new(fft::lanes(1));
         fft::multiply_add(&mut product, &spectrum, &self.secret.0);
         // 20 bits times 2^11 ones: exact.
         let mut shift = Zeroizing::new(vec![0; RING_DEGREE]);
-        fft.inverse(&product, &mut shift, |out, value| {
-            *out = round_small(value) as u32
-        });
+        fft.inverse(&product, &mut shift, |out, value| *out = round_small(value) as u32);
         let block = self.params.block();
-        let scores = shift
-            .iter()
-            .skip(block - 1)
-            .step_by(block)
-            .zip(reply.bodies());
+        let scores = shift.iter().skip(block - 1).step_by(block).zip(reply.bodies());
         const ONE: f64 = SCORE_ONE / (1_u64 << (64 - REPLY_BITS)) as f64;
-        scores
-            .map(|(shift, body)| (f64::from(centred(body.wrapping_sub(*shift))) / ONE) as f32)
-            .collect()
+        scores.map(|(shift, body)| (f64::from(centred(body.wrapping_sub(*shift))) / ONE) as f32).collect()
     }
 }
 
@@ -112,25 +89,16 @@ impl RowMessage<'_> {
         match self {
             // Reversed: coefficient k of the sum over i of q_i X^(b-1-i).
             Self::Block { q, block } => {
-                let q = (block - 1)
-                    .checked_sub(k)
-                    .and_then(|i| q.get(i))
-                    .copied()
-                    .unwrap_or(0.0);
+                let q = (block - 1).checked_sub(k).and_then(|i| q.get(i)).copied().unwrap_or(0.0);
                 (q as i64 as u64) << (64 - DIGIT_BITS)
             }
-            Self::Mask { mixed, digits } => {
-                (mixed[k] as u64).wrapping_neg() << (64 - DIGIT_BITS * digits)
-            }
+            Self::Mask { mixed, digits } => (mixed[k] as u64).wrapping_neg() << (64 - DIGIT_BITS * digits),
         }
     }
 }
 
 /// RLWE encryptions of `rows` under a fresh binary secret.
-pub(crate) fn encrypt(
-    params: &Params,
-    rows: &[RowMessage<'_>],
-) -> Result<(EncryptedQuery, QuerySecret), OwnerError> {
+pub(crate) fn encrypt(params: &Params, rows: &[RowMessage<'_>]) -> Result<(EncryptedQuery, QuerySecret), OwnerError> {
     let bits = noise::secret::<{ RING_DEGREE / 8 }>()?;
     let secret = SecretSpectrum::new(&mut Fft::new(), bits.as_slice());
     let (id, seed) = (noise::public()?, noise::public()?);
@@ -143,22 +111,13 @@ pub(crate) fn encrypt(
             ExactFactor::new(fft, &mask).multiply(fft, &secret.0, &mut body);
             let noise = noise::polynomial()?;
             for (k, (body, noise)) in body.iter_mut().zip(noise.iter()).enumerate() {
-                *body = body
-                    .wrapping_add(*noise)
-                    .wrapping_add(message.coefficient(k));
+                *body = body.wrapping_add(*noise).wrapping_add(message.coefficient(k));
             }
             Ok(body)
         })
         .collect::<Result<_, OwnerError>>()?;
     let query = EncryptedQuery::from_parts(*params, id, seed, bodies.concat())?;
-    Ok((
-        query,
-        QuerySecret {
-            params: *params,
-            id,
-            secret,
-        },
-    ))
+    Ok((query, QuerySecret { params: *params, id, secret }))
 }
 
 /// A value modulo 2^20 as a number in -2^19..2^19.
@@ -182,10 +141,7 @@ mod tests {
     #[test]
     fn mask_message_is_minus_k() {
         let mixed = [3, -2];
-        let row = RowMessage::Mask {
-            mixed: &mixed,
-            digits: 2,
-        };
+        let row = RowMessage::Mask { mixed: &mixed, digits: 2 };
         assert_eq!(row.coefficient(0), (3_u64 << 14).wrapping_neg());
         assert_eq!(row.coefficient(1), 2 << 14);
     }

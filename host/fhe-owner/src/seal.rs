@@ -15,9 +15,7 @@ impl DataKey {
     pub fn from_bytes(bytes: &Zeroizing<[u8; 32]>) -> Result<Self, OwnerError> {
         RandomizedNonceKey::new(&AES_256_GCM, bytes.as_slice())
             .map(Self)
-            .map_err(|_| OwnerError::Seal {
-                what: "with a data key",
-            })
+            .map_err(|_| OwnerError::Seal { what: "with a data key" })
     }
 
     /// Nonce, ciphertext and tag: 28 bytes more than `plaintext`.
@@ -26,12 +24,7 @@ impl DataKey {
     ///
     /// # Errors
     /// [`OwnerError::Seal`] when the cryptographic library fails.
-    pub fn seal(
-        &self,
-        what: &'static str,
-        context: &[&[u8]],
-        plaintext: &[u8],
-    ) -> Result<Vec<u8>, OwnerError> {
+    pub fn seal(&self, what: &'static str, context: &[&[u8]], plaintext: &[u8]) -> Result<Vec<u8>, OwnerError> {
         // Plaintext space doubles as ciphertext space, so nothing is left behind in a reallocated buffer.
         let mut out = Vec::with_capacity(NONCE_LEN + plaintext.len() + AES_256_GCM.tag_len());
         out.extend_from_slice(&[0; NONCE_LEN]);
@@ -50,23 +43,13 @@ impl DataKey {
     ///
     /// # Errors
     /// [`OwnerError::Tampered`] for anything else.
-    pub fn open(
-        &self,
-        what: &'static str,
-        context: &[&[u8]],
-        sealed: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, OwnerError> {
+    pub fn open(&self, what: &'static str, context: &[&[u8]], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OwnerError> {
         let tampered = |_| OwnerError::Tampered { what };
-        let (nonce, body) = sealed
-            .split_at_checked(NONCE_LEN)
-            .ok_or(OwnerError::Tampered { what })?;
+        let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(OwnerError::Tampered { what })?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(tampered)?;
         let mut out = Zeroizing::new(body.to_vec());
-        let len = self
-            .0
-            .open_in_place(nonce, Aad::from(associated(context)), out.as_mut_slice())
-            .map_err(tampered)?
-            .len();
+        let len =
+            self.0.open_in_place(nonce, Aad::from(associated(context)), out.as_mut_slice()).map_err(tampered)?.len();
         out.truncate(len);
         Ok(out)
     }
@@ -94,28 +77,14 @@ mod tests {
     #[test]
     fn sealed_text_opens_only_in_its_place() {
         let key = key(1);
-        let sealed = key
-            .seal("a passage", &[b"alpha", b"doc 1"], b"the text")
-            .unwrap();
+        let sealed = key.seal("a passage", &[b"alpha", b"doc 1"], b"the text").unwrap();
         assert_eq!(sealed.len(), 8 + 28);
-        assert_eq!(
-            *key.open("a passage", &[b"alpha", b"doc 1"], &sealed)
-                .unwrap(),
-            b"the text"
-        );
+        assert_eq!(*key.open("a passage", &[b"alpha", b"doc 1"], &sealed).unwrap(), b"the text");
         let refused = Err(OwnerError::Tampered { what: "a passage" });
-        for context in [
-            &[b"alpha".as_slice(), b"doc 2"][..],
-            &[b"alph", b"adoc 1"],
-            &[b"alphadoc 1"],
-            &[],
-        ] {
+        for context in [&[b"alpha".as_slice(), b"doc 2"][..], &[b"alph", b"adoc 1"], &[b"alphadoc 1"], &[]] {
             assert_eq!(key.open("a passage", context, &sealed), refused);
         }
-        assert_eq!(
-            self::key(2).open("a passage", &[b"alpha", b"doc 1"], &sealed),
-            refused
-        );
+        assert_eq!(self::key(2).open("a passage", &[b"alpha", b"doc 1"], &sealed), refused);
     }
 
     #[test]
@@ -125,10 +94,7 @@ mod tests {
         for at in 0..sealed.len() {
             let mut bad = sealed.clone();
             bad[at] ^= 1;
-            assert_eq!(
-                key.open("a manifest", &[b"c"], &bad),
-                Err(OwnerError::Tampered { what: "a manifest" })
-            );
+            assert_eq!(key.open("a manifest", &[b"c"], &bad), Err(OwnerError::Tampered { what: "a manifest" }));
             assert!(key.open("a manifest", &[b"c"], &sealed[..at]).is_err());
         }
         assert_ne!(sealed, key.seal("a manifest", &[b"c"], b"groups").unwrap());

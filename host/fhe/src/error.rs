@@ -35,9 +35,7 @@ pub enum FheError {
         what: &'static str,
     },
     /// Truncated, or followed by more bytes.
-    #[error(
-        "read {what}: expected {expected} bytes, found {actual}; it is truncated or has trailing bytes"
-    )]
+    #[error("read {what}: expected {expected} bytes, found {actual}; it is truncated or has trailing bytes")]
     Length {
         /// The kind of ciphertext.
         what: &'static str,
@@ -47,9 +45,7 @@ pub enum FheError {
         actual: usize,
     },
     /// Two ciphertexts of different parameters met.
-    #[error(
-        "score: parameters differ ({expected} and {actual}); use the collection's own parameters"
-    )]
+    #[error("score: parameters differ ({expected} and {actual}); use the collection's own parameters")]
     ParamsMismatch {
         /// Those of the query or of the key.
         expected: Params,

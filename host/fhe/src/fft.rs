@@ -48,24 +48,14 @@ impl Fft {
         let scratch_bytes = tables().plan.fft_scratch().unaligned_bytes_required();
         let mut scratch = ComputationBuffers::new();
         scratch.resize(scratch_bytes);
-        Self {
-            values: vec![c64::new(0.0, 0.0); HALF],
-            scratch,
-            scratch_bytes,
-        }
+        Self { values: vec![c64::new(0.0, 0.0); HALF], scratch, scratch_bytes }
     }
 
     /// The spectrum of the polynomial with coefficients `value(coefficients[k])`, N of them.
     ///
     /// Lane `l` goes to `out[l * stride]`. `out` must hold `(LANES - 1) * stride + 1` lanes.
     #[inline]
-    pub fn forward<T: Copy>(
-        &mut self,
-        coefficients: &[T],
-        value: impl Fn(T) -> f64,
-        out: &mut [Lane],
-        stride: usize,
-    ) {
+    pub fn forward<T: Copy>(&mut self, coefficients: &[T], value: impl Fn(T) -> f64, out: &mut [Lane], stride: usize) {
         let Tables { plan, twist } = tables();
         let (low, high) = coefficients.split_at(HALF);
         vectorize(
@@ -77,17 +67,8 @@ impl Fft {
             },
         );
         plan.fwd(&mut self.values, self.scratch.stack());
-        for (values, lane) in self
-            .values
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .zip(out.iter_mut().step_by(stride))
-        {
-            *lane = Lane {
-                re: values.map(|value| value.re),
-                im: values.map(|value| value.im),
-            };
+        for (values, lane) in self.values.as_chunks::<4>().0.iter().zip(out.iter_mut().step_by(stride)) {
+            *lane = Lane { re: values.map(|value| value.re), im: values.map(|value| value.im) };
         }
     }
 
@@ -128,11 +109,7 @@ impl Drop for Fft {
             value.re.zeroize();
             value.im.zeroize();
         }
-        self.scratch
-            .stack()
-            .make_raw::<u8>(self.scratch_bytes)
-            .0
-            .zeroize();
+        self.scratch.stack().make_raw::<u8>(self.scratch_bytes).0.zeroize();
     }
 }
 
@@ -180,9 +157,7 @@ impl ExactFactor {
     pub fn multiply(&self, fft: &mut Fft, small: &[Lane], product: &mut [u64]) {
         let mut spectrum = [Lane::default(); LANES];
         multiply_add(&mut spectrum, &self.low, small);
-        fft.inverse(&spectrum, product, |out, value| {
-            *out = round_small(value) as u64
-        });
+        fft.inverse(&spectrum, product, |out, value| *out = round_small(value) as u64);
         spectrum.fill(Lane::default());
         multiply_add(&mut spectrum, &self.high, small);
         fft.inverse(&spectrum, product, |out, value| {
@@ -232,13 +207,7 @@ fn tables() -> &'static Tables {
     static TABLES: OnceLock<Tables> = OnceLock::new();
     TABLES.get_or_init(|| Tables {
         // Fixed rather than measured: the same arithmetic in every run.
-        plan: Plan::new(
-            HALF,
-            Method::UserProvided {
-                base_algo: FftAlgo::Dif16,
-                base_n: 512,
-            },
-        ),
+        plan: Plan::new(HALF, Method::UserProvided { base_algo: FftAlgo::Dif4, base_n: HALF }),
         twist: (0..HALF)
             .map(|k| {
                 let (sin, cos) = (std::f64::consts::PI * k as f64 / RING_DEGREE as f64).sin_cos();
@@ -260,11 +229,7 @@ mod tests {
             for (j, y) in b.iter().enumerate().filter(|(_, y)| **y != 0) {
                 let term = x.wrapping_mul(*y as u64);
                 let k = (i + j) % RING_DEGREE;
-                out[k] = if i + j < RING_DEGREE {
-                    out[k].wrapping_add(term)
-                } else {
-                    out[k].wrapping_sub(term)
-                };
+                out[k] = if i + j < RING_DEGREE { out[k].wrapping_add(term) } else { out[k].wrapping_sub(term) };
             }
         }
         out
@@ -291,22 +256,11 @@ mod tests {
         let mut fft = Fft::new();
         let random = mask(&[3; 32], Domain::Secrets, 0).unwrap();
         for (name, secret) in [
-            (
-                "random binary",
-                random.iter().map(|x| (x & 1) as i64).collect(),
-            ),
+            ("random binary", random.iter().map(|x| (x & 1) as i64).collect()),
             ("all ones", vec![1; RING_DEGREE]),
-            (
-                "signed digits",
-                (0..RING_DEGREE as i64)
-                    .map(|k| k % 15 - 7)
-                    .collect::<Vec<i64>>(),
-            ),
+            ("signed digits", (0..RING_DEGREE as i64).map(|k| k % 15 - 7).collect::<Vec<i64>>()),
         ] {
-            for factor in [
-                mask(&[1; 32], Domain::GroupMask, 0).unwrap(),
-                vec![u64::MAX / 2 + 1; RING_DEGREE],
-            ] {
+            for factor in [mask(&[1; 32], Domain::GroupMask, 0).unwrap(), vec![u64::MAX / 2 + 1; RING_DEGREE]] {
                 let mut small = lanes(1);
                 fft.forward(&secret, |x| x as f64, &mut small, 1);
                 let mut product = vec![0; RING_DEGREE];

@@ -23,11 +23,7 @@ impl EncryptedGroup {
     ///
     /// # Errors
     /// [`FheError::Length`] when the number of values is another.
-    pub fn from_parts(
-        params: Params,
-        seed: [u8; SEED_BYTES],
-        bodies: Vec<u32>,
-    ) -> Result<Self, FheError> {
+    pub fn from_parts(params: Params, seed: [u8; SEED_BYTES], bodies: Vec<u32>) -> Result<Self, FheError> {
         let expected = params.blocks() * RING_DEGREE;
         if bodies.len() != expected {
             return Err(FheError::Length {
@@ -36,11 +32,7 @@ impl EncryptedGroup {
                 actual: bodies.len().saturating_mul(4),
             });
         }
-        Ok(Self {
-            params,
-            seed,
-            bodies,
-        })
+        Ok(Self { params, seed, bodies })
     }
 
     /// Reads what [`Self::to_bytes`] wrote.
@@ -51,25 +43,12 @@ impl EncryptedGroup {
         let (params, mut reader) = Reader::open(Kind::Group, bytes)?;
         let seed = reader.array()?;
         let bodies = reader.last(params.blocks() * RING_DEGREE * 4)?;
-        Self::from_parts(
-            params,
-            seed,
-            bodies
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|b| u32::from_le_bytes(*b))
-                .collect(),
-        )
+        Self::from_parts(params, seed, bodies.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect())
     }
 
     /// The byte form: header, seed, bodies.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = wire::header(
-            Kind::Group,
-            &self.params,
-            SEED_BYTES + self.bodies.len() * 4,
-        );
+        let mut out = wire::header(Kind::Group, &self.params, SEED_BYTES + self.bodies.len() * 4);
         out.extend_from_slice(&self.seed);
         out.extend(self.bodies.iter().flat_map(|body| body.to_le_bytes()));
         out
@@ -96,12 +75,7 @@ impl EncryptedGroup {
 
 impl fmt::Debug for EncryptedGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "EncryptedGroup({}, {})",
-            self.params,
-            Digest::of(&self.seed)
-        )
+        write!(f, "EncryptedGroup({}, {})", self.params, Digest::of(&self.seed))
     }
 }
 
@@ -124,26 +98,11 @@ impl PreparedGroup {
         let rows = params.rows();
         let mut lanes = fft::lanes(rows);
         for (row, body) in group.bodies().enumerate() {
-            fft.forward(
-                body,
-                |body| f64::from(body_digit(body)),
-                &mut lanes[row..],
-                rows,
-            );
+            fft.forward(body, |body| f64::from(body_digit(body)), &mut lanes[row..], rows);
         }
         let mask = group.mask()?;
-        fft.forward(
-            &mask,
-            |mask| f64::from(mask_digits(mask).0),
-            &mut lanes[rows - 2..],
-            rows,
-        );
-        fft.forward(
-            &mask,
-            |mask| f64::from(mask_digits(mask).1),
-            &mut lanes[rows - 1..],
-            rows,
-        );
+        fft.forward(&mask, |mask| f64::from(mask_digits(mask).0), &mut lanes[rows - 2..], rows);
+        fft.forward(&mask, |mask| f64::from(mask_digits(mask).1), &mut lanes[rows - 1..], rows);
         Ok(Self { params, lanes })
     }
 
@@ -199,18 +158,11 @@ mod tests {
 
     #[test]
     fn digits_recompose() {
-        for mask in stream::mask(&[1; 32], Domain::GroupMask, 0)
-            .unwrap()
-            .into_iter()
-            .chain([0, u64::MAX, 1 << 63])
-        {
+        for mask in stream::mask(&[1; 32], Domain::GroupMask, 0).unwrap().into_iter().chain([0, u64::MAX, 1 << 63]) {
             let (first, second) = mask_digits(mask);
             assert!(first.abs() <= 1 << 24 && second.abs() <= 1 << 24);
             let back = ((first as i64 as u64) << 39).wrapping_add((second as i64 as u64) << 14);
-            assert!(
-                (back.wrapping_sub(mask) as i64).unsigned_abs() <= 1 << 13,
-                "{mask:x}"
-            );
+            assert!((back.wrapping_sub(mask) as i64).unsigned_abs() <= 1 << 13, "{mask:x}");
             let body = (mask >> 32) as u32;
             let error = ((body_digit(body) << 7) as u32).wrapping_sub(body) as i32;
             assert!(error.abs() <= 64, "{body:x}");

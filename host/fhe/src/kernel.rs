@@ -6,8 +6,8 @@
 use crate::fft::{LANES, Lane};
 
 /// Groups that share one pass over the query: their accumulators (32 KiB each) stay in the second-level cache.
-pub(crate) const GROUPS_PER_TILE: usize = 8;
-const LANES_PER_TILE: usize = 2;
+pub(crate) const GROUPS_PER_TILE: usize = 4;
+const LANES_PER_TILE: usize = 4;
 
 /// The result of one group: mask and body spectra.
 #[derive(Clone)]
@@ -17,27 +17,14 @@ pub(crate) struct Accumulator {
 }
 
 impl Accumulator {
-    pub(crate) const ZERO: Self = Self {
-        mask: [Lane {
-            re: [0.0; 4],
-            im: [0.0; 4],
-        }; LANES],
-        body: [Lane {
-            re: [0.0; 4],
-            im: [0.0; 4],
-        }; LANES],
-    };
+    pub(crate) const ZERO: Self =
+        Self { mask: [Lane { re: [0.0; 4], im: [0.0; 4] }; LANES], body: [Lane { re: [0.0; 4], im: [0.0; 4] }; LANES] };
 }
 
 /// Sets `out` to the sum over rows of `group[lane][row] * query[lane][row]`, for each group. `query` is
 /// `[lane][row][mask, body]`.
 pub(crate) fn accumulate(groups: &[&[Lane]], query: &[Lane], rows: usize, out: &mut [Accumulator]) {
-    let tiles = Tiles {
-        groups,
-        query,
-        rows,
-        out,
-    };
+    let tiles = Tiles { groups, query, rows, out };
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = pulp::x86::V3::try_new() {
         return simd.vectorize(avx2::Run { simd, tiles });
@@ -55,12 +42,7 @@ struct Tiles<'a> {
 impl Tiles<'_> {
     #[inline(always)]
     fn walk(self, dot: impl Fn(&[Lane], &[Lane]) -> (Lane, Lane)) {
-        let Self {
-            groups,
-            query,
-            rows,
-            out,
-        } = self;
+        let Self { groups, query, rows, out } = self;
         for first in (0..LANES).step_by(LANES_PER_TILE) {
             for (group, out) in groups.iter().zip(out.iter_mut()) {
                 for lane in first..first + LANES_PER_TILE {
@@ -131,14 +113,8 @@ mod avx2 {
             body_ri = simd.mul_add_f64x4(re, body_im, body_ri);
             body_ir = simd.mul_add_f64x4(im, body_re, body_ir);
         }
-        let lane = |rr, ii, ri, ir| Lane {
-            re: cast(simd.sub_f64x4(rr, ii)),
-            im: cast(simd.add_f64x4(ri, ir)),
-        };
-        (
-            lane(mask_rr, mask_ii, mask_ri, mask_ir),
-            lane(body_rr, body_ii, body_ri, body_ir),
-        )
+        let lane = |rr, ii, ri, ir| Lane { re: cast(simd.sub_f64x4(rr, ii)), im: cast(simd.add_f64x4(ri, ir)) };
+        (lane(mask_rr, mask_ii, mask_ri, mask_ir), lane(body_rr, body_ii, body_ri, body_ir))
     }
 }
 
@@ -149,17 +125,10 @@ mod tests {
     fn noise(count: usize, seed: u64) -> Vec<Lane> {
         let mut state = seed;
         let mut next = || {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 11) as f64 / 2f64.powi(53) - 0.5
         };
-        (0..count)
-            .map(|_| Lane {
-                re: [0; 4].map(|_| next()),
-                im: [0; 4].map(|_| next()),
-            })
-            .collect()
+        (0..count).map(|_| Lane { re: [0; 4].map(|_| next()), im: [0; 4].map(|_| next()) }).collect()
     }
 
     #[test]
@@ -170,20 +139,9 @@ mod tests {
             let groups: Vec<&[Lane]> = groups.iter().map(Vec::as_slice).collect();
             let (mut fast, mut slow) = (vec![Accumulator::ZERO; 3], vec![Accumulator::ZERO; 3]);
             accumulate(&groups, &query, rows, &mut fast);
-            Tiles {
-                groups: &groups,
-                query: &query,
-                rows,
-                out: &mut slow,
-            }
-            .walk(portable);
+            Tiles { groups: &groups, query: &query, rows, out: &mut slow }.walk(portable);
             for (fast, slow) in fast.iter().zip(&slow) {
-                for (a, b) in fast
-                    .mask
-                    .iter()
-                    .chain(&fast.body)
-                    .zip(slow.mask.iter().chain(&slow.body))
-                {
+                for (a, b) in fast.mask.iter().chain(&fast.body).zip(slow.mask.iter().chain(&slow.body)) {
                     assert_ne!(*b, Lane::default());
                     for (a, b) in a.re.iter().chain(&a.im).zip(b.re.iter().chain(&b.im)) {
                         assert!((a - b).abs() < 1e-13 * rows as f64, "{a} and {b}");

@@ -39,8 +39,8 @@ mod wire;
 pub use error::FheError;
 pub use group::{EncryptedGroup, PreparedGroup};
 pub use params::{
-    DEFAULT_BLOCK, DEFAULT_DIMENSION, DIGIT_BITS, MAX_DIMENSION, NOISE_BOUND_LOG2, Params,
-    QUERY_SCALE, REPLY_BITS, RING_DEGREE, SCORE_ONE,
+    DEFAULT_BLOCK, DEFAULT_DIMENSION, DIGIT_BITS, MAX_DIMENSION, NOISE_BOUND_LOG2, Params, QUERY_SCALE, REPLY_BITS,
+    RING_DEGREE, SCORE_ONE,
 };
 pub use query::{EncryptedQuery, PreparedQuery};
 pub use reply::{EncryptedScores, GroupReply};

@@ -89,10 +89,7 @@ impl Params {
 
 impl Default for Params {
     fn default() -> Self {
-        Self {
-            dimension: DEFAULT_DIMENSION,
-            block: DEFAULT_BLOCK,
-        }
+        Self { dimension: DEFAULT_DIMENSION, block: DEFAULT_BLOCK }
     }
 }
 
@@ -123,33 +120,21 @@ mod tests {
     #[test]
     fn default_sizes_are_those_of_the_evidence() {
         let params = Params::default();
-        assert_eq!(
-            (params.blocks(), params.documents_per_group(), params.rows()),
-            (48, 256, 50)
-        );
+        assert_eq!((params.blocks(), params.documents_per_group(), params.rows()), (48, 256, 50));
         assert!((SCORE_ONE.log2() - 62.9).abs() < 1e-12);
     }
 
     #[test]
     fn hostile_parameters_are_named() {
         assert_eq!(Params::new(0, 8), Err(FheError::Dimension { dimension: 0 }));
-        assert_eq!(
-            Params::new(4097, 8),
-            Err(FheError::Dimension { dimension: 4097 })
-        );
+        assert_eq!(Params::new(4097, 8), Err(FheError::Dimension { dimension: 4097 }));
         assert_eq!(Params::new(384, 0), Err(FheError::Block { block: 0 }));
         assert_eq!(Params::new(384, 12), Err(FheError::Block { block: 12 }));
     }
 
     #[test]
     fn digest_separates_parameters() {
-        assert_ne!(
-            Params::new(384, 8).unwrap().digest(),
-            Params::new(384, 16).unwrap().digest()
-        );
-        assert_ne!(
-            Params::new(384, 8).unwrap().digest(),
-            Params::new(385, 8).unwrap().digest()
-        );
+        assert_ne!(Params::new(384, 8).unwrap().digest(), Params::new(384, 16).unwrap().digest());
+        assert_ne!(Params::new(384, 8).unwrap().digest(), Params::new(385, 8).unwrap().digest());
     }
 }

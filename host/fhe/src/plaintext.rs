@@ -11,17 +11,9 @@ pub fn scan(matrix: &[f32], dim: usize, query: &[f32]) -> Vec<f32> {
     }
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = pulp::x86::V3::try_new() {
-        return simd.vectorize(avx2::Scan {
-            simd,
-            matrix,
-            dim,
-            query,
-        });
+        return simd.vectorize(avx2::Scan { simd, matrix, dim, query });
     }
-    matrix
-        .chunks_exact(dim)
-        .map(|row| portable(row, query))
-        .collect()
+    matrix.chunks_exact(dim).map(|row| portable(row, query)).collect()
 }
 
 fn portable(row: &[f32], query: &[f32]) -> f32 {
@@ -45,12 +37,7 @@ mod avx2 {
 
         #[inline(always)]
         fn call(self) -> Vec<f32> {
-            let Self {
-                simd,
-                matrix,
-                dim,
-                query,
-            } = self;
+            let Self { simd, matrix, dim, query } = self;
             let mut scores = Vec::with_capacity(matrix.len() / dim);
             for row in matrix.chunks_exact(dim) {
                 scores.push(dot(simd, row, query));
@@ -87,12 +74,8 @@ mod tests {
     #[test]
     fn scan_equals_the_plain_sum() {
         for dim in [1, 63, 64, 100, 384, 385] {
-            let matrix: Vec<f32> = (0..3 * dim)
-                .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)
-                .collect();
-            let query: Vec<f32> = (0..dim)
-                .map(|i| ((i * 53 % 97) as f32 - 48.0) / 48.0)
-                .collect();
+            let matrix: Vec<f32> = (0..3 * dim).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+            let query: Vec<f32> = (0..dim).map(|i| ((i * 53 % 97) as f32 - 48.0) / 48.0).collect();
             let scores = scan(&matrix, dim, &query);
             assert_eq!(scores.len(), 3);
             for (row, score) in matrix.chunks(dim).zip(scores) {

@@ -36,12 +36,7 @@ impl EncryptedQuery {
                 actual: bodies.len().saturating_mul(8),
             });
         }
-        Ok(Self {
-            params,
-            id,
-            seed,
-            bodies,
-        })
+        Ok(Self { params, id, seed, bodies })
     }
 
     /// Reads what [`Self::to_bytes`] wrote.
@@ -53,26 +48,12 @@ impl EncryptedQuery {
         let id = reader.array()?;
         let seed = reader.array()?;
         let bodies = reader.last(params.rows() * RING_DEGREE * 8)?;
-        Self::from_parts(
-            params,
-            id,
-            seed,
-            bodies
-                .as_chunks::<8>()
-                .0
-                .iter()
-                .map(|b| u64::from_le_bytes(*b))
-                .collect(),
-        )
+        Self::from_parts(params, id, seed, bodies.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect())
     }
 
     /// The byte form: header, identifier, seed, bodies.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = wire::header(
-            Kind::Query,
-            &self.params,
-            16 + SEED_BYTES + self.bodies.len() * 8,
-        );
+        let mut out = wire::header(Kind::Query, &self.params, 16 + SEED_BYTES + self.bodies.len() * 8);
         out.extend_from_slice(&self.id);
         out.extend_from_slice(&self.seed);
         out.extend(self.bodies.iter().flat_map(|body| body.to_le_bytes()));
@@ -130,11 +111,7 @@ impl PreparedQuery {
             fft.forward(&mask, from_torus, &mut lanes[2 * row..], columns);
             fft.forward(body, from_torus, &mut lanes[2 * row + 1..], columns);
         }
-        Ok(Self {
-            params: query.params,
-            id: query.id,
-            lanes,
-        })
+        Ok(Self { params: query.params, id: query.id, lanes })
     }
 
     /// The parameters it was built for.

@@ -40,19 +40,11 @@ pub struct EncryptedScores {
 impl EncryptedScores {
     /// An answer without groups, to [`append`](Self::append) to.
     pub fn empty(query: &PreparedQuery) -> Self {
-        Self {
-            params: *query.params(),
-            query: *query.id(),
-            replies: Vec::new(),
-        }
+        Self { params: *query.params(), query: *query.id(), replies: Vec::new() }
     }
 
     pub(crate) fn with(query: &PreparedQuery, replies: Vec<GroupReply>) -> Self {
-        Self {
-            params: *query.params(),
-            query: *query.id(),
-            replies,
-        }
+        Self { params: *query.params(), query: *query.id(), replies }
     }
 
     /// Adds the replies of `more` behind these.
@@ -61,10 +53,7 @@ impl EncryptedScores {
     /// [`FheError::ForeignQuery`] or [`FheError::ParamsMismatch`] when `more` answers another query.
     pub fn append(&mut self, more: Self) -> Result<(), FheError> {
         if self.params != more.params {
-            return Err(FheError::ParamsMismatch {
-                expected: self.params,
-                actual: more.params,
-            });
+            return Err(FheError::ParamsMismatch { expected: self.params, actual: more.params });
         }
         if self.query != more.query {
             return Err(FheError::ForeignQuery);
@@ -113,9 +102,7 @@ impl EncryptedScores {
         let query = reader.array()?;
         let groups = u32::from_le_bytes(reader.array()?) as usize;
         let each = reply_bytes(&params);
-        let payload = reader.last(groups.checked_mul(each).ok_or(FheError::Range {
-            what: Kind::Scores.name(),
-        })?)?;
+        let payload = reader.last(groups.checked_mul(each).ok_or(FheError::Range { what: Kind::Scores.name() })?)?;
         let replies = payload
             .chunks_exact(each)
             .map(|reply| GroupReply {
@@ -131,22 +118,13 @@ impl EncryptedScores {
                     .collect(),
             })
             .collect();
-        Ok(Self {
-            params,
-            query,
-            replies,
-        })
+        Ok(Self { params, query, replies })
     }
 }
 
 impl fmt::Debug for EncryptedScores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "EncryptedScores({}, {} groups)",
-            self.params,
-            self.replies.len()
-        )
+        write!(f, "EncryptedScores({}, {} groups)", self.params, self.replies.len())
     }
 }
 
@@ -173,10 +151,7 @@ mod tests {
         assert_eq!(switch_modulus(7.5), 1 << 19);
         assert_eq!(switch_modulus(-3.5), 1 << 19);
         assert_eq!(switch_modulus(2f64.powi(-20) * 0.49), 0);
-        assert_eq!(
-            switch_modulus(2f64.powi(30) - 2f64.powi(-20)),
-            (1 << 20) - 1
-        );
+        assert_eq!(switch_modulus(2f64.powi(30) - 2f64.powi(-20)), (1 << 20) - 1);
     }
 
     #[test]

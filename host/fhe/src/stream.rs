@@ -23,12 +23,7 @@ pub enum Domain {
 ///
 /// # Errors
 /// [`FheError::Cipher`] when the back end fails.
-pub fn fill(
-    seed: &[u8; SEED_BYTES],
-    domain: Domain,
-    first_block: u64,
-    out: &mut [u8],
-) -> Result<(), FheError> {
+pub fn fill(seed: &[u8; SEED_BYTES], domain: Domain, first_block: u64, out: &mut [u8]) -> Result<(), FheError> {
     let mut counter = [0_u8; 16];
     let (tag, block) = counter.split_at_mut(8);
     tag.copy_from_slice(match domain {
@@ -40,9 +35,7 @@ pub fn fill(
     out.fill(0);
     let key = UnboundCipherKey::new(&AES_256, seed).map_err(|_| FheError::Cipher)?;
     EncryptingKey::ctr(key)
-        .and_then(|key| {
-            key.less_safe_encrypt(out, EncryptionContext::Iv128(FixedLength::from(counter)))
-        })
+        .and_then(|key| key.less_safe_encrypt(out, EncryptionContext::Iv128(FixedLength::from(counter))))
         .map_err(|_| FheError::Cipher)?;
     Ok(())
 }
@@ -55,12 +48,7 @@ pub fn mask(seed: &[u8; SEED_BYTES], domain: Domain, index: usize) -> Result<Vec
     const BYTES: usize = RING_DEGREE * 8;
     let mut bytes = vec![0; BYTES];
     fill(seed, domain, (index * (BYTES / 16)) as u64, &mut bytes)?;
-    Ok(bytes
-        .as_chunks::<8>()
-        .0
-        .iter()
-        .map(|chunk| u64::from_le_bytes(*chunk))
-        .collect())
+    Ok(bytes.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect())
 }
 
 #[cfg(test)]
@@ -75,10 +63,7 @@ mod tests {
         fill(&seed, Domain::QueryMask, 0, &mut both).unwrap();
         let second = mask(&seed, Domain::QueryMask, 1).unwrap();
         assert_eq!(both[RING_DEGREE * 8..][..8], second[0].to_le_bytes());
-        assert_ne!(
-            mask(&seed, Domain::GroupMask, 0).unwrap(),
-            mask(&seed, Domain::QueryMask, 0).unwrap()
-        );
+        assert_ne!(mask(&seed, Domain::GroupMask, 0).unwrap(), mask(&seed, Domain::QueryMask, 0).unwrap());
     }
 
     #[test]

@@ -54,11 +54,7 @@ impl<'a> Reader<'a> {
     /// Checks the header and returns its parameters.
     pub(crate) fn open(kind: Kind, bytes: &'a [u8]) -> Result<(Params, Self), FheError> {
         let what = kind.name();
-        let mut reader = Self {
-            kind,
-            total: bytes.len(),
-            rest: bytes,
-        };
+        let mut reader = Self { kind, total: bytes.len(), rest: bytes };
         if reader.array::<4>()? != *MAGIC || reader.array::<1>()? != [kind.tag()] {
             return Err(FheError::BadMagic { what });
         }
@@ -82,29 +78,18 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], FheError> {
-        let (head, rest) = self
-            .rest
-            .split_at_checked(len)
-            .ok_or_else(|| self.length(len))?;
+        let (head, rest) = self.rest.split_at_checked(len).ok_or_else(|| self.length(len))?;
         self.rest = rest;
         Ok(head)
     }
 
     /// Exactly `len` bytes must be left; returns them.
     pub(crate) fn last(self, len: usize) -> Result<&'a [u8], FheError> {
-        if self.rest.len() == len {
-            Ok(self.rest)
-        } else {
-            Err(self.length(len))
-        }
+        if self.rest.len() == len { Ok(self.rest) } else { Err(self.length(len)) }
     }
 
     fn length(&self, wanted: usize) -> FheError {
         let expected = (self.total - self.rest.len()).saturating_add(wanted);
-        FheError::Length {
-            what: self.kind.name(),
-            expected,
-            actual: self.total,
-        }
+        FheError::Length { what: self.kind.name(), expected, actual: self.total }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use casemate_audit::record::Event;
 use casemate_fhe::Params;
 use casemate_fhe_owner::{DataKey, OwnerKey};
-use casemate_hsm::{KeyClass, Keyring};
+use casemate_hsm::Keyring;
 use casemate_types::{Claims, CompartmentName, Digest, UserName};
 use zeroize::Zeroizing;
 
@@ -110,7 +110,7 @@ fn unlock(
     for (name, wrapped) in &held.wrapped {
         // A wrapped key that the policy file no longer grants is left wrapped.
         let (Some(sealed), true) = (state.compartments.get(name), entitled.contains(name)) else { continue };
-        let key = keyring.unwrap(&kek, KeyClass::Compartment, &wrapped.0);
+        let key = keyring.unwrap_known(&kek, &sealed.key, &wrapped.0);
         journal.record_blocking(Event::KeyOperation {
             operation: "unwrap".to_owned(),
             class: "compartment".to_owned(),

@@ -22,19 +22,11 @@ struct Entry {
 
 impl Cache {
     pub(crate) fn new(budget: usize) -> Self {
-        Self {
-            budget,
-            bytes: 0,
-            request: 0,
-            entries: HashMap::new(),
-        }
+        Self { budget, bytes: 0, request: 0, entries: HashMap::new() }
     }
 
     /// Starts a request that will use `digests`, and returns what is there already, in their order.
-    pub(crate) fn begin(
-        &mut self,
-        digests: impl Iterator<Item = Digest>,
-    ) -> Vec<Option<Arc<PreparedGroup>>> {
+    pub(crate) fn begin(&mut self, digests: impl Iterator<Item = Digest>) -> Vec<Option<Arc<PreparedGroup>>> {
         self.request += 1;
         let request = self.request;
         digests
@@ -65,13 +57,7 @@ impl Cache {
             self.bytes -= entry.group.bytes();
         }
         self.bytes += size;
-        self.entries.insert(
-            digest,
-            Entry {
-                group: group.clone(),
-                last_request: self.request,
-            },
-        );
+        self.entries.insert(digest, Entry { group: group.clone(), last_request: self.request });
     }
 
     pub(crate) fn used(&self) -> (usize, usize) {

@@ -7,9 +7,7 @@ use casemate_vectors::VectorsError;
 #[non_exhaustive]
 pub enum InferenceError {
     /// The store's bytes are not those the owner sealed into the manifest.
-    #[error(
-        "score `{collection}`: group {group} is not the one its owner stored; restore the store from an export"
-    )]
+    #[error("score `{collection}`: group {group} is not the one its owner stored; restore the store from an export")]
     GroupAltered {
         /// The collection.
         collection: CollectionName,
@@ -17,9 +15,7 @@ pub enum InferenceError {
         group: u32,
     },
     /// The store does not have the group.
-    #[error(
-        "score `{collection}`: group {group} is missing from the store; restore the store from an export"
-    )]
+    #[error("score `{collection}`: group {group} is missing from the store; restore the store from an export")]
     GroupMissing {
         /// The collection.
         collection: CollectionName,

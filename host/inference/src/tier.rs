@@ -1,8 +1,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use casemate_fhe::{
-    EncryptedGroup, EncryptedQuery, EncryptedScores, FheError, Params, PreparedGroup, PreparedQuery,
-};
+use casemate_fhe::{EncryptedGroup, EncryptedQuery, EncryptedScores, FheError, Params, PreparedGroup, PreparedQuery};
 use casemate_types::{CollectionName, Digest};
 use casemate_vectors::{GroupEntry, VectorStore};
 use rayon::prelude::*;
@@ -26,11 +24,7 @@ pub struct ExpectedGroup {
 
 impl From<&GroupEntry> for ExpectedGroup {
     fn from(entry: &GroupEntry) -> Self {
-        Self {
-            group: entry.group,
-            version: entry.version,
-            digest: entry.digest,
-        }
+        Self { group: entry.group, version: entry.version, digest: entry.digest }
     }
 }
 
@@ -52,10 +46,7 @@ pub struct Tier {
 impl Tier {
     /// A tier over `store` that keeps up to `memory` bytes of prepared groups (3,200 per document at 384 dimensions).
     pub fn new(store: Arc<dyn VectorStore>, memory: usize) -> Self {
-        Self {
-            store,
-            cache: Mutex::new(Cache::new(memory)),
-        }
+        Self { store, cache: Mutex::new(Cache::new(memory)) }
     }
 
     /// Scores every document of the expected groups: one reply per group, in the order of `expected`.
@@ -68,30 +59,22 @@ impl Tier {
         query: &EncryptedQuery,
         expected: &[ExpectedGroup],
     ) -> Result<EncryptedScores, InferenceError> {
-        let refuse = |source: FheError| InferenceError::Ciphertext {
-            collection: collection.clone(),
-            source,
-        };
+        let refuse = |source: FheError| InferenceError::Ciphertext { collection: collection.clone(), source };
         let prepared_query = PreparedQuery::new(query).map_err(refuse)?;
         let mut scores = EncryptedScores::empty(&prepared_query);
-        let cached = self
-            .cache()
-            .begin(expected.iter().map(|expected| expected.digest));
+        let cached = self.cache().begin(expected.iter().map(|expected| expected.digest));
         for (expected, cached) in expected.chunks(BATCH).zip(cached.chunks(BATCH)) {
             let groups = expected
                 .par_iter()
                 .zip(cached)
                 .map(|(expected, cached)| match cached {
                     Some(group) => {
-                        same_params(collection, expected, group.params(), query.params())
-                            .map(|()| group.clone())
+                        same_params(collection, expected, group.params(), query.params()).map(|()| group.clone())
                     }
                     None => self.load(collection, expected, query.params()),
                 })
                 .collect::<Result<Vec<_>, _>>()?;
-            scores
-                .append(casemate_fhe::score(&groups, &prepared_query).map_err(refuse)?)
-                .map_err(refuse)?;
+            scores.append(casemate_fhe::score(&groups, &prepared_query).map_err(refuse)?).map_err(refuse)?;
         }
         Ok(scores)
     }
@@ -109,43 +92,22 @@ impl Tier {
         expected: &ExpectedGroup,
         params: &Params,
     ) -> Result<Arc<PreparedGroup>, InferenceError> {
-        let ExpectedGroup {
-            group,
-            version,
-            digest,
-        } = *expected;
+        let ExpectedGroup { group, version, digest } = *expected;
         let collection = || collection.clone();
         let record = self
             .store
             .group(&collection(), group)
-            .map_err(|source| InferenceError::Store {
-                collection: collection(),
-                source,
-            })?
-            .ok_or_else(|| InferenceError::GroupMissing {
-                collection: collection(),
-                group,
-            })?;
+            .map_err(|source| InferenceError::Store { collection: collection(), source })?
+            .ok_or_else(|| InferenceError::GroupMissing { collection: collection(), group })?;
         if record.version != version {
             let (expected, actual) = (version, record.version);
-            return Err(InferenceError::GroupVersion {
-                collection: collection(),
-                group,
-                expected,
-                actual,
-            });
+            return Err(InferenceError::GroupVersion { collection: collection(), group, expected, actual });
         }
         // Before anything parses the bytes.
         if record.digest(&collection(), group) != digest {
-            return Err(InferenceError::GroupAltered {
-                collection: collection(),
-                group,
-            });
+            return Err(InferenceError::GroupAltered { collection: collection(), group });
         }
-        let refuse = |source| InferenceError::Ciphertext {
-            collection: collection(),
-            source,
-        };
+        let refuse = |source| InferenceError::Ciphertext { collection: collection(), source };
         let encrypted = EncryptedGroup::from_bytes(&record.ciphertext).map_err(refuse)?;
         same_params(&collection(), expected, encrypted.params(), params)?;
         let prepared = Arc::new(PreparedGroup::new(&encrypted).map_err(refuse)?);
@@ -169,10 +131,5 @@ fn same_params(
         return Ok(());
     }
     let (collection, group) = (collection.clone(), group.group);
-    Err(InferenceError::Params {
-        collection,
-        group,
-        expected: *expected,
-        actual: *actual,
-    })
+    Err(InferenceError::Params { collection, group, expected: *expected, actual: *actual })
 }

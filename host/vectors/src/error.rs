@@ -39,9 +39,7 @@ pub enum VectorsError {
     #[error("import a store: this one already holds data; import into a new directory")]
     NotEmpty,
     /// Another document lives there.
-    #[error(
-        "change collection `{collection}`: {position} already holds another document ({document})"
-    )]
+    #[error("change collection `{collection}`: {position} already holds another document ({document})")]
     PositionTaken {
         /// The collection.
         collection: CollectionName,

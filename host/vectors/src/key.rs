@@ -20,22 +20,9 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Counter,
-        Self::Head,
-        Self::Group,
-        Self::Passage,
-        Self::Slot,
-        Self::Token,
-    ];
+    pub(crate) const ALL: [Self; 6] = [Self::Counter, Self::Head, Self::Group, Self::Passage, Self::Slot, Self::Token];
     /// What goes with a deleted collection.
-    pub(crate) const CONTENT: [Self; 5] = [
-        Self::Head,
-        Self::Group,
-        Self::Passage,
-        Self::Slot,
-        Self::Token,
-    ];
+    pub(crate) const CONTENT: [Self; 5] = [Self::Head, Self::Group, Self::Passage, Self::Slot, Self::Token];
 }
 
 pub(crate) fn prefix(kind: Kind, collection: &CollectionName) -> Vec<u8> {
@@ -46,27 +33,15 @@ pub(crate) fn prefix(kind: Kind, collection: &CollectionName) -> Vec<u8> {
 }
 
 pub(crate) fn group(collection: &CollectionName, group: u32) -> Vec<u8> {
-    [
-        prefix(Kind::Group, collection).as_slice(),
-        &group.to_be_bytes(),
-    ]
-    .concat()
+    [prefix(Kind::Group, collection).as_slice(), &group.to_be_bytes()].concat()
 }
 
 pub(crate) fn passage(collection: &CollectionName, document: &DocumentId) -> Vec<u8> {
-    [
-        prefix(Kind::Passage, collection).as_slice(),
-        document.as_bytes(),
-    ]
-    .concat()
+    [prefix(Kind::Passage, collection).as_slice(), document.as_bytes()].concat()
 }
 
 pub(crate) fn slot(collection: &CollectionName, position: Position) -> Vec<u8> {
-    [
-        prefix(Kind::Slot, collection).as_slice(),
-        &position_bytes(position),
-    ]
-    .concat()
+    [prefix(Kind::Slot, collection).as_slice(), &position_bytes(position)].concat()
 }
 
 /// The part of a token key before the position. Lengths come first, so no pair is a prefix of another.
@@ -81,29 +56,16 @@ pub(crate) fn token_prefix(collection: &CollectionName, field: &str, value: &str
     .concat()
 }
 
-pub(crate) fn token(
-    collection: &CollectionName,
-    (field, value): &(String, String),
-    position: Position,
-) -> Vec<u8> {
-    [
-        token_prefix(collection, field, value).as_slice(),
-        &position_bytes(position),
-    ]
-    .concat()
+pub(crate) fn token(collection: &CollectionName, (field, value): &(String, String), position: Position) -> Vec<u8> {
+    [token_prefix(collection, field, value).as_slice(), &position_bytes(position)].concat()
 }
 
 /// The position that a slot or token key ends in.
 pub(crate) fn trailing_position(key: &[u8]) -> Result<Position, VectorsError> {
-    let malformed = VectorsError::Malformed {
-        what: "a key of the index",
-    };
+    let malformed = VectorsError::Malformed { what: "a key of the index" };
     let (_, tail) = key.split_last_chunk::<8>().ok_or(malformed)?;
     let [a, b, c, d, e, f, g, h] = *tail;
-    Ok(Position {
-        group: u32::from_be_bytes([a, b, c, d]),
-        slot: u32::from_be_bytes([e, f, g, h]),
-    })
+    Ok(Position { group: u32::from_be_bytes([a, b, c, d]), slot: u32::from_be_bytes([e, f, g, h]) })
 }
 
 /// The kind and collection of a key, if it is one of ours.
@@ -127,27 +89,14 @@ mod tests {
     #[test]
     fn keys_parse_back_and_foreign_ones_do_not() {
         let alpha: CollectionName = "alpha".parse().unwrap();
-        let position = Position {
-            group: 7,
-            slot: 255,
-        };
+        let position = Position { group: 7, slot: 255 };
         let key = token(&alpha, &("f".into(), "v".into()), position);
         assert_eq!(parse(&key).unwrap(), (Kind::Token, alpha.clone()));
         assert_eq!(trailing_position(&key).unwrap(), position);
-        for key in [
-            b"".as_slice(),
-            b"g",
-            b"zalpha\0",
-            b"galpha",
-            b"gAlpha\0",
-            b"g\0",
-        ] {
+        for key in [b"".as_slice(), b"g", b"zalpha\0", b"galpha", b"gAlpha\0", b"g\0"] {
             assert!(parse(key).is_none(), "{key:?}");
         }
-        assert!(
-            !prefix(Kind::Group, &"alphabet".parse().unwrap())
-                .starts_with(&prefix(Kind::Group, &alpha))
-        );
+        assert!(!prefix(Kind::Group, &"alphabet".parse().unwrap()).starts_with(&prefix(Kind::Group, &alpha)));
     }
 
     #[test]

@@ -38,20 +38,10 @@ mod tests {
         let manifest = GroupManifest {
             collection: "alpha".parse().unwrap(),
             version: 4,
-            groups: vec![GroupEntry {
-                group: 0,
-                version: 3,
-                count: 17,
-                digest: Digest::of(b"x"),
-            }],
+            groups: vec![GroupEntry { group: 0, version: 3, count: 17, digest: Digest::of(b"x") }],
         };
         let text = serde_json::to_string(&manifest).unwrap();
-        assert_eq!(
-            serde_json::from_str::<GroupManifest>(&text).unwrap(),
-            manifest
-        );
-        assert!(
-            serde_json::from_str::<GroupManifest>(&text.replacen('{', "{\"extra\":1,", 1)).is_err()
-        );
+        assert_eq!(serde_json::from_str::<GroupManifest>(&text).unwrap(), manifest);
+        assert!(serde_json::from_str::<GroupManifest>(&text.replacen('{', "{\"extra\":1,", 1)).is_err());
     }
 }

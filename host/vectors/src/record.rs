@@ -83,10 +83,7 @@ impl GroupRecord {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, VectorsError> {
-        let mut fields = Fields {
-            what: "a group record",
-            rest: bytes,
-        };
+        let mut fields = Fields { what: "a group record", rest: bytes };
         Ok(Self {
             version: u64::from_be_bytes(fields.array()?),
             count: u32::from_be_bytes(fields.array()?),
@@ -97,13 +94,7 @@ impl GroupRecord {
 
 impl fmt::Debug for GroupRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "GroupRecord(version {}, {} documents, {} bytes)",
-            self.version,
-            self.count,
-            self.ciphertext.len()
-        )
+        write!(f, "GroupRecord(version {}, {} documents, {} bytes)", self.version, self.count, self.ciphertext.len())
     }
 }
 
@@ -124,11 +115,7 @@ impl PassageRecord {
         out.extend_from_slice(&self.position.group.to_be_bytes());
         out.extend_from_slice(&self.position.slot.to_be_bytes());
         out.extend_from_slice(&(self.metadata.len() as u32).to_be_bytes());
-        for text in self
-            .metadata
-            .iter()
-            .flat_map(|(field, value)| [field, value])
-        {
+        for text in self.metadata.iter().flat_map(|(field, value)| [field, value]) {
             out.extend_from_slice(&(text.len() as u32).to_be_bytes());
             out.extend_from_slice(text.as_bytes());
         }
@@ -137,35 +124,21 @@ impl PassageRecord {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, VectorsError> {
-        let mut fields = Fields {
-            what: "a passage record",
-            rest: bytes,
-        };
-        let position = Position {
-            group: u32::from_be_bytes(fields.array()?),
-            slot: u32::from_be_bytes(fields.array()?),
-        };
+        let mut fields = Fields { what: "a passage record", rest: bytes };
+        let position =
+            Position { group: u32::from_be_bytes(fields.array()?), slot: u32::from_be_bytes(fields.array()?) };
         let pairs = u32::from_be_bytes(fields.array()?);
         let mut metadata = Vec::new();
         for _ in 0..pairs {
             metadata.push((fields.text()?, fields.text()?));
         }
-        Ok(Self {
-            position,
-            metadata,
-            sealed: fields.rest.to_vec(),
-        })
+        Ok(Self { position, metadata, sealed: fields.rest.to_vec() })
     }
 }
 
 impl fmt::Debug for PassageRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "PassageRecord({}, {} bytes)",
-            self.position,
-            self.sealed.len()
-        )
+        write!(f, "PassageRecord({}, {} bytes)", self.position, self.sealed.len())
     }
 }
 
@@ -176,10 +149,7 @@ struct Fields<'a> {
 
 impl Fields<'_> {
     fn array<const LEN: usize>(&mut self) -> Result<[u8; LEN], VectorsError> {
-        let (head, rest) = self
-            .rest
-            .split_first_chunk::<LEN>()
-            .ok_or(VectorsError::Malformed { what: self.what })?;
+        let (head, rest) = self.rest.split_first_chunk::<LEN>().ok_or(VectorsError::Malformed { what: self.what })?;
         self.rest = rest;
         Ok(*head)
     }
@@ -210,52 +180,20 @@ mod tests {
         let bytes = passage.encode();
         assert_eq!(PassageRecord::decode(&bytes).unwrap(), passage);
         for cut in 0..bytes.len() - passage.sealed.len() {
-            assert!(
-                matches!(
-                    PassageRecord::decode(&bytes[..cut]),
-                    Err(VectorsError::Malformed { .. })
-                ),
-                "{cut}"
-            );
+            assert!(matches!(PassageRecord::decode(&bytes[..cut]), Err(VectorsError::Malformed { .. })), "{cut}");
         }
         assert!(GroupRecord::decode(&[0; 11]).is_err());
     }
 
     #[test]
     fn digest_binds_collection_group_version_and_count() {
-        let (alpha, beta): (CollectionName, CollectionName) =
-            ("alpha".parse().unwrap(), "beta".parse().unwrap());
-        let record = GroupRecord {
-            version: 1,
-            count: 2,
-            ciphertext: vec![5; 40],
-        };
+        let (alpha, beta): (CollectionName, CollectionName) = ("alpha".parse().unwrap(), "beta".parse().unwrap());
+        let record = GroupRecord { version: 1, count: 2, ciphertext: vec![5; 40] };
         let digest = record.digest(&alpha, 0);
         assert_ne!(digest, record.digest(&beta, 0));
         assert_ne!(digest, record.digest(&alpha, 1));
-        assert_ne!(
-            digest,
-            GroupRecord {
-                version: 2,
-                ..record.clone()
-            }
-            .digest(&alpha, 0)
-        );
-        assert_ne!(
-            digest,
-            GroupRecord {
-                count: 3,
-                ..record.clone()
-            }
-            .digest(&alpha, 0)
-        );
-        assert_ne!(
-            digest,
-            GroupRecord {
-                ciphertext: vec![6; 40],
-                ..record
-            }
-            .digest(&alpha, 0)
-        );
+        assert_ne!(digest, GroupRecord { version: 2, ..record.clone() }.digest(&alpha, 0));
+        assert_ne!(digest, GroupRecord { count: 3, ..record.clone() }.digest(&alpha, 0));
+        assert_ne!(digest, GroupRecord { ciphertext: vec![6; 40], ..record }.digest(&alpha, 0));
     }
 }

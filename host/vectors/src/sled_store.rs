@@ -7,9 +7,7 @@ use casemate_types::CollectionName;
 use sled::Batch;
 
 use crate::key::{self, Kind};
-use crate::{
-    Change, DocumentId, GroupRecord, PassageRecord, Position, VectorStore, VectorsError, transfer,
-};
+use crate::{Change, DocumentId, GroupRecord, PassageRecord, Position, VectorStore, VectorsError, transfer};
 
 /// Largest blob accepted, below what the back end and an export record can hold.
 const MAX_BLOB: usize = 1 << 30;
@@ -38,10 +36,7 @@ impl SledStore {
             .flush_every_ms(None)
             .open()
             .map_err(backend("open the vector store"))?;
-        let store = Self {
-            db,
-            lock: RwLock::new(()),
-        };
+        let store = Self { db, lock: RwLock::new(()) };
         if store.get(IMPORTING)?.is_some() {
             store.clear()?;
         }
@@ -52,27 +47,17 @@ impl SledStore {
         self.db.get(key).map_err(backend("read the vector store"))
     }
 
-    fn scan(
-        &self,
-        prefix: Vec<u8>,
-    ) -> impl Iterator<Item = Result<(sled::IVec, sled::IVec), VectorsError>> + use<> {
-        self.db
-            .scan_prefix(prefix)
-            .map(|entry| entry.map_err(backend("read the vector store")))
+    fn scan(&self, prefix: Vec<u8>) -> impl Iterator<Item = Result<(sled::IVec, sled::IVec), VectorsError>> + use<> {
+        self.db.scan_prefix(prefix).map(|entry| entry.map_err(backend("read the vector store")))
     }
 
     fn commit(&self, batch: Batch) -> Result<(), VectorsError> {
-        self.db
-            .apply_batch(batch)
-            .map_err(backend("write the vector store"))?;
+        self.db.apply_batch(batch).map_err(backend("write the vector store"))?;
         self.flush()
     }
 
     pub(crate) fn flush(&self) -> Result<(), VectorsError> {
-        self.db
-            .flush()
-            .map(drop)
-            .map_err(backend("flush the vector store"))
+        self.db.flush().map(drop).map_err(backend("flush the vector store"))
     }
 
     fn clear(&self) -> Result<(), VectorsError> {
@@ -85,10 +70,7 @@ impl SledStore {
             return Ok(0);
         };
         let malformed = VectorsError::Malformed { what: "a version" };
-        value
-            .first_chunk::<8>()
-            .map(|bytes| u64::from_be_bytes(*bytes))
-            .ok_or(malformed)
+        value.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes)).ok_or(malformed)
     }
 
     fn passage_unlocked(
@@ -96,9 +78,7 @@ impl SledStore {
         collection: &CollectionName,
         document: &DocumentId,
     ) -> Result<Option<PassageRecord>, VectorsError> {
-        self.get(&key::passage(collection, document))?
-            .map(|bytes| PassageRecord::decode(&bytes))
-            .transpose()
+        self.get(&key::passage(collection, document))?.map(|bytes| PassageRecord::decode(&bytes)).transpose()
     }
 
     fn positions(&self, prefix: Vec<u8>) -> Result<BTreeSet<Position>, VectorsError> {
@@ -123,12 +103,10 @@ impl VectorStore for SledStore {
     fn reserve_version(&self, collection: &CollectionName) -> Result<u64, VectorsError> {
         let _guard = self.write();
         let key = key::prefix(Kind::Counter, collection);
-        let next =
-            self.number(&key)?
-                .checked_add(1)
-                .ok_or_else(|| VectorsError::VersionsExhausted {
-                    collection: collection.clone(),
-                })?;
+        let next = self
+            .number(&key)?
+            .checked_add(1)
+            .ok_or_else(|| VectorsError::VersionsExhausted { collection: collection.clone() })?;
         let mut batch = Batch::default();
         batch.insert(key, next.to_be_bytes().as_slice());
         self.commit(batch)?;
@@ -143,21 +121,13 @@ impl VectorStore for SledStore {
         let reserved = self.number(&key::prefix(Kind::Counter, collection))?;
         if change.version <= applied || change.version > reserved {
             let (collection, version) = (collection.clone(), change.version);
-            return Err(VectorsError::StaleVersion {
-                collection,
-                version,
-                applied,
-            });
+            return Err(VectorsError::StaleVersion { collection, version, applied });
         }
 
         // First everything old goes, then everything new comes, so that documents may trade places.
         let mut batch = Batch::default();
         let mut freed = BTreeSet::new();
-        for document in change
-            .delete_passages
-            .iter()
-            .chain(change.put_passages.iter().map(|(id, _)| id))
-        {
+        for document in change.delete_passages.iter().chain(change.put_passages.iter().map(|(id, _)| id)) {
             if let Some(old) = self.passage_unlocked(collection, document)? {
                 batch.remove(key::passage(collection, document));
                 batch.remove(key::slot(collection, old.position));
@@ -173,11 +143,7 @@ impl VectorStore for SledStore {
                 && let Some(other) = self.get(&slot)?
             {
                 let (collection, position) = (collection.clone(), passage.position);
-                return Err(VectorsError::PositionTaken {
-                    collection,
-                    position,
-                    document: document_id(&other)?,
-                });
+                return Err(VectorsError::PositionTaken { collection, position, document: document_id(&other)? });
             }
             batch.insert(slot, document.as_bytes().as_slice());
             batch.insert(key::passage(collection, document), passage.encode());
@@ -191,10 +157,7 @@ impl VectorStore for SledStore {
         for (group, record) in change.put_groups {
             batch.insert(key::group(collection, group), record.encode());
         }
-        batch.insert(
-            head,
-            [&change.version.to_be_bytes(), change.manifest.as_slice()].concat(),
-        );
+        batch.insert(head, [&change.version.to_be_bytes(), change.manifest.as_slice()].concat());
         self.commit(batch)
     }
 
@@ -204,23 +167,12 @@ impl VectorStore for SledStore {
 
     fn manifest(&self, collection: &CollectionName) -> Result<Option<Vec<u8>>, VectorsError> {
         let head = self.get(&key::prefix(Kind::Head, collection))?;
-        head.map(|bytes| {
-            bytes
-                .get(8..)
-                .map(<[u8]>::to_vec)
-                .ok_or(VectorsError::Malformed { what: "a manifest" })
-        })
-        .transpose()
+        head.map(|bytes| bytes.get(8..).map(<[u8]>::to_vec).ok_or(VectorsError::Malformed { what: "a manifest" }))
+            .transpose()
     }
 
-    fn group(
-        &self,
-        collection: &CollectionName,
-        group: u32,
-    ) -> Result<Option<GroupRecord>, VectorsError> {
-        self.get(&key::group(collection, group))?
-            .map(|bytes| GroupRecord::decode(&bytes))
-            .transpose()
+    fn group(&self, collection: &CollectionName, group: u32) -> Result<Option<GroupRecord>, VectorsError> {
+        self.get(&key::group(collection, group))?.map(|bytes| GroupRecord::decode(&bytes)).transpose()
     }
 
     fn groups(&self, collection: &CollectionName) -> Result<Vec<u32>, VectorsError> {
@@ -229,14 +181,9 @@ impl VectorStore for SledStore {
         let start = prefix.len();
         self.scan(prefix)
             .map(|entry| {
-                let malformed = VectorsError::Malformed {
-                    what: "a group's key",
-                };
+                let malformed = VectorsError::Malformed { what: "a group's key" };
                 let (key, _) = entry?;
-                let number = key
-                    .get(start..)
-                    .and_then(|tail| tail.try_into().ok())
-                    .ok_or(malformed)?;
+                let number = key.get(start..).and_then(|tail| tail.try_into().ok()).ok_or(malformed)?;
                 Ok(u32::from_be_bytes(number))
             })
             .collect()
@@ -250,20 +197,11 @@ impl VectorStore for SledStore {
         self.passage_unlocked(collection, document)
     }
 
-    fn document_at(
-        &self,
-        collection: &CollectionName,
-        position: Position,
-    ) -> Result<Option<DocumentId>, VectorsError> {
-        self.get(&key::slot(collection, position))?
-            .map(|bytes| document_id(&bytes))
-            .transpose()
+    fn document_at(&self, collection: &CollectionName, position: Position) -> Result<Option<DocumentId>, VectorsError> {
+        self.get(&key::slot(collection, position))?.map(|bytes| document_id(&bytes)).transpose()
     }
 
-    fn documents(
-        &self,
-        collection: &CollectionName,
-    ) -> Result<Vec<(Position, DocumentId)>, VectorsError> {
+    fn documents(&self, collection: &CollectionName) -> Result<Vec<(Position, DocumentId)>, VectorsError> {
         let _guard = self.read();
         self.scan(key::prefix(Kind::Slot, collection))
             .map(|entry| {
@@ -297,9 +235,7 @@ impl VectorStore for SledStore {
     fn collections(&self) -> Result<Vec<CollectionName>, VectorsError> {
         self.scan(vec![Kind::Head as u8])
             .map(|entry| {
-                let malformed = VectorsError::Malformed {
-                    what: "a collection's key",
-                };
+                let malformed = VectorsError::Malformed { what: "a collection's key" };
                 Ok(key::parse(&entry?.0).ok_or(malformed)?.1)
             })
             .collect()
@@ -330,10 +266,7 @@ impl VectorStore for SledStore {
         batch.insert(IMPORTING, &[]);
         self.commit(batch)?;
         let imported = transfer::read(from, |key, value| {
-            self.db
-                .insert(key, value)
-                .map(drop)
-                .map_err(backend("write the vector store"))
+            self.db.insert(key, value).map(drop).map_err(backend("write the vector store"))
         });
         match imported {
             Ok(()) => {
@@ -352,21 +285,11 @@ impl VectorStore for SledStore {
 
 /// What can be refused without looking at the store.
 fn check(collection: &CollectionName, change: &Change) -> Result<(), VectorsError> {
-    let duplicate = |what: String| VectorsError::Duplicate {
-        collection: collection.clone(),
-        what,
-    };
-    let too_long = |what| VectorsError::TooLong {
-        collection: collection.clone(),
-        what,
-    };
+    let duplicate = |what: String| VectorsError::Duplicate { collection: collection.clone(), what };
+    let too_long = |what| VectorsError::TooLong { collection: collection.clone(), what };
     let mut documents = BTreeSet::new();
     let mut positions = BTreeMap::new();
-    for document in change
-        .delete_passages
-        .iter()
-        .chain(change.put_passages.iter().map(|(id, _)| id))
-    {
+    for document in change.delete_passages.iter().chain(change.put_passages.iter().map(|(id, _)| id)) {
         if !documents.insert(document) {
             return Err(duplicate(format!("document {document}")));
         }
@@ -375,11 +298,7 @@ fn check(collection: &CollectionName, change: &Change) -> Result<(), VectorsErro
         if positions.insert(passage.position, document).is_some() {
             return Err(duplicate(passage.position.to_string()));
         }
-        if passage
-            .metadata
-            .iter()
-            .any(|(field, value)| field.len().max(value.len()) > MAX_TOKEN)
-        {
+        if passage.metadata.iter().any(|(field, value)| field.len().max(value.len()) > MAX_TOKEN) {
             return Err(too_long("a metadata token"));
         }
         if passage.sealed.len() > MAX_BLOB {
@@ -387,20 +306,12 @@ fn check(collection: &CollectionName, change: &Change) -> Result<(), VectorsErro
         }
     }
     let mut groups = BTreeSet::new();
-    for group in change
-        .delete_groups
-        .iter()
-        .chain(change.put_groups.iter().map(|(group, _)| group))
-    {
+    for group in change.delete_groups.iter().chain(change.put_groups.iter().map(|(group, _)| group)) {
         if !groups.insert(group) {
             return Err(duplicate(format!("group {group}")));
         }
     }
-    if change
-        .put_groups
-        .iter()
-        .any(|(_, record)| record.ciphertext.len() > MAX_BLOB)
-    {
+    if change.put_groups.iter().any(|(_, record)| record.ciphertext.len() > MAX_BLOB) {
         return Err(too_long("a group"));
     }
     if change.manifest.len() > MAX_BLOB {
@@ -410,18 +321,10 @@ fn check(collection: &CollectionName, change: &Change) -> Result<(), VectorsErro
 }
 
 fn document_id(bytes: &[u8]) -> Result<DocumentId, VectorsError> {
-    let malformed = VectorsError::Malformed {
-        what: "a document identifier",
-    };
-    bytes
-        .try_into()
-        .map(DocumentId::from_bytes)
-        .map_err(|_| malformed)
+    let malformed = VectorsError::Malformed { what: "a document identifier" };
+    bytes.try_into().map(DocumentId::from_bytes).map_err(|_| malformed)
 }
 
 pub(crate) fn backend(action: &'static str) -> impl Fn(sled::Error) -> VectorsError + Copy {
-    move |source| VectorsError::Backend {
-        action,
-        source: Box::new(source),
-    }
+    move |source| VectorsError::Backend { action, source: Box::new(source) }
 }

@@ -45,11 +45,7 @@ pub trait VectorStore: Send + Sync {
     fn manifest(&self, collection: &CollectionName) -> Result<Option<Vec<u8>>, VectorsError>;
 
     /// One group.
-    fn group(
-        &self,
-        collection: &CollectionName,
-        group: u32,
-    ) -> Result<Option<GroupRecord>, VectorsError>;
+    fn group(&self, collection: &CollectionName, group: u32) -> Result<Option<GroupRecord>, VectorsError>;
 
     /// The numbers of all groups, ascending.
     fn groups(&self, collection: &CollectionName) -> Result<Vec<u32>, VectorsError>;
@@ -62,24 +58,14 @@ pub trait VectorStore: Send + Sync {
     ) -> Result<Option<PassageRecord>, VectorsError>;
 
     /// The document at a position.
-    fn document_at(
-        &self,
-        collection: &CollectionName,
-        position: Position,
-    ) -> Result<Option<DocumentId>, VectorsError>;
+    fn document_at(&self, collection: &CollectionName, position: Position) -> Result<Option<DocumentId>, VectorsError>;
 
     /// Every document with its position, ordered by position.
-    fn documents(
-        &self,
-        collection: &CollectionName,
-    ) -> Result<Vec<(Position, DocumentId)>, VectorsError>;
+    fn documents(&self, collection: &CollectionName) -> Result<Vec<(Position, DocumentId)>, VectorsError>;
 
     /// The positions whose documents carry all of `tokens` (field, value), ascending. No token: every position.
-    fn matching(
-        &self,
-        collection: &CollectionName,
-        tokens: &[(String, String)],
-    ) -> Result<Vec<Position>, VectorsError>;
+    fn matching(&self, collection: &CollectionName, tokens: &[(String, String)])
+    -> Result<Vec<Position>, VectorsError>;
 
     /// The collections that hold anything, by name.
     fn collections(&self) -> Result<Vec<CollectionName>, VectorsError>;

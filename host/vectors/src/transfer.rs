@@ -18,47 +18,28 @@ pub(crate) fn write<K: AsRef<[u8]>, V: AsRef<[u8]>>(
     to: &mut dyn Write,
     entries: impl Iterator<Item = Result<(K, V), VectorsError>>,
 ) -> Result<(), VectorsError> {
-    let mut out = Hashing {
-        inner: BufWriter::new(to),
-        hash: Context::new(&SHA256),
-    };
-    let failed = |source: io::Error| VectorsError::Backend {
-        action: "write an export",
-        source: Box::new(source),
-    };
+    let mut out = Hashing { inner: BufWriter::new(to), hash: Context::new(&SHA256) };
+    let failed = |source: io::Error| VectorsError::Backend { action: "write an export", source: Box::new(source) };
     out.put(MAGIC).map_err(failed)?;
     for entry in entries {
         let (key, value) = entry?;
         let (key, value) = (key.as_ref(), value.as_ref());
-        for part in [
-            &(key.len() as u32).to_be_bytes(),
-            &(value.len() as u32).to_be_bytes(),
-            key,
-            value,
-        ] {
+        for part in [&(key.len() as u32).to_be_bytes(), &(value.len() as u32).to_be_bytes(), key, value] {
             out.put(part).map_err(failed)?;
         }
     }
     out.put(&[0; 8]).map_err(failed)?;
     let Hashing { mut inner, hash } = out;
-    inner
-        .write_all(hash.finish().as_ref())
-        .and_then(|()| inner.flush())
-        .map_err(failed)
+    inner.write_all(hash.finish().as_ref()).and_then(|()| inner.flush()).map_err(failed)
 }
 
 pub(crate) fn read(
     from: &mut dyn Read,
     mut each: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), VectorsError>,
 ) -> Result<(), VectorsError> {
-    let mut input = Hashing {
-        inner: BufReader::new(from),
-        hash: Context::new(&SHA256),
-    };
+    let mut input = Hashing { inner: BufReader::new(from), hash: Context::new(&SHA256) };
     if input.take_array::<16>()? != *MAGIC {
-        return Err(VectorsError::Import {
-            reason: "this is no export of a store",
-        });
+        return Err(VectorsError::Import { reason: "this is no export of a store" });
     }
     loop {
         let key_len = u32::from_be_bytes(input.take_array()?) as usize;
@@ -67,15 +48,11 @@ pub(crate) fn read(
             break;
         }
         if key_len > MAX_KEY || value_len > MAX_VALUE {
-            return Err(VectorsError::Import {
-                reason: "a record is longer than any the store writes",
-            });
+            return Err(VectorsError::Import { reason: "a record is longer than any the store writes" });
         }
         let (key, value) = (input.take(key_len)?, input.take(value_len)?);
         if key::parse(&key).is_none() {
-            return Err(VectorsError::Import {
-                reason: "a record has a key the store does not use",
-            });
+            return Err(VectorsError::Import { reason: "a record has a key the store does not use" });
         }
         each(key, value)?;
     }
@@ -83,21 +60,15 @@ pub(crate) fn read(
     let mut sum = [0; 32];
     inner.read_exact(&mut sum).map_err(|_| TRUNCATED)?;
     if sum != *hash.finish().as_ref() {
-        return Err(VectorsError::Import {
-            reason: "the checksum does not match",
-        });
+        return Err(VectorsError::Import { reason: "the checksum does not match" });
     }
     match inner.read(&mut [0]) {
         Ok(0) => Ok(()),
-        _ => Err(VectorsError::Import {
-            reason: "there are bytes behind the checksum",
-        }),
+        _ => Err(VectorsError::Import { reason: "there are bytes behind the checksum" }),
     }
 }
 
-const TRUNCATED: VectorsError = VectorsError::Import {
-    reason: "the stream ends early",
-};
+const TRUNCATED: VectorsError = VectorsError::Import { reason: "the stream ends early" };
 
 struct Hashing<T> {
     inner: T,
@@ -122,12 +93,7 @@ impl<T: Read> Hashing<T> {
     /// Grows with what arrives, so a false length costs no memory.
     fn take(&mut self, len: usize) -> Result<Vec<u8>, VectorsError> {
         let mut out = Vec::new();
-        let read = self
-            .inner
-            .by_ref()
-            .take(len as u64)
-            .read_to_end(&mut out)
-            .map_err(|_| TRUNCATED)?;
+        let read = self.inner.by_ref().take(len as u64).read_to_end(&mut out).map_err(|_| TRUNCATED)?;
         if read != len {
             return Err(TRUNCATED);
         }

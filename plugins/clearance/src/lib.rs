@@ -12,7 +12,11 @@ pub struct Clearance;
 impl Policy for Clearance {
     fn describe() -> Description {
         Description::new("No read up, need to know, and topics that are blocked for everyone.")
-            .optional("restricted", SettingKind::Texts, "`term=compartment`: asking about the term needs the compartment.")
+            .optional(
+                "restricted",
+                SettingKind::Texts,
+                "`term=compartment`: asking about the term needs the compartment.",
+            )
             .optional("blocked-topics", SettingKind::Texts, "Terms that nobody may ask about.")
     }
 
@@ -32,12 +36,16 @@ fn question(request: &Request, settings: &Settings) -> Decision {
     for topic in settings.texts("blocked-topics").unwrap_or_default() {
         match words.contain(topic) {
             None => return misconfigured(),
-            Some(true) => return Decision::deny("blocked-topic", "This topic is closed to questions."),
+            Some(true) => {
+                return Decision::deny("blocked-topic", "This topic is closed to questions.");
+            }
             Some(false) => {}
         }
     }
     for rule in settings.texts("restricted").unwrap_or_default() {
-        let Some((term, compartment)) = rule.split_once('=') else { return misconfigured() };
+        let Some((term, compartment)) = rule.split_once('=') else {
+            return misconfigured();
+        };
         let compartment = compartment.trim();
         let held = request.claims.compartments.iter().any(|each| each == compartment);
         match words.contain(term) {

@@ -26,7 +26,8 @@ fn local_start(text: &str, sign: usize) -> usize {
         start = index;
     }
     // Quotation marks and dots around the address are not part of it.
-    start + text[start..sign].len() - text[start..sign].trim_start_matches(['.', '\'', '`', '*', '_', '-', '/', '|']).len()
+    start + text[start..sign].len()
+        - text[start..sign].trim_start_matches(['.', '\'', '`', '*', '_', '-', '/', '|']).len()
 }
 
 /// At least two labels of letters, digits and inner hyphens; the last one has two characters or more and a letter.
@@ -126,7 +127,17 @@ mod tests {
 
     #[test]
     fn near_misses_of_addresses_are_left_alone() {
-        for miss in ["@", "ana@", "@example.org", "ana@localhost", "ana@example.1", "ana@-x.org", "a @ b.org", "ana@.org", "a@b.c"] {
+        for miss in [
+            "@",
+            "ana@",
+            "@example.org",
+            "ana@localhost",
+            "ana@example.1",
+            "ana@-x.org",
+            "a @ b.org",
+            "ana@.org",
+            "a@b.c",
+        ] {
             assert!(found(Email, miss).is_empty(), "{miss}");
         }
     }
@@ -134,8 +145,17 @@ mod tests {
     #[test]
     fn numbers_in_international_form_are_found() {
         let numbers = [
-            "+1 202 555 0143", "+12025550143", "+49 30 901820", "+44 (0)20 7946 0958", "+1 (202) 555-0143", "+33.1.23.45.67.89",
-            "+49\u{a0}30\u{a0}901820", "+86 10 6552 9988", "+999123456789012", "+49 (30) 901820", "+49 30/901820",
+            "+1 202 555 0143",
+            "+12025550143",
+            "+49 30 901820",
+            "+44 (0)20 7946 0958",
+            "+1 (202) 555-0143",
+            "+33.1.23.45.67.89",
+            "+49\u{a0}30\u{a0}901820",
+            "+86 10 6552 9988",
+            "+999123456789012",
+            "+49 (30) 901820",
+            "+49 30/901820",
         ];
         for number in numbers {
             assert_eq!(found(Phone, number), [number]);
@@ -146,8 +166,16 @@ mod tests {
     #[test]
     fn near_misses_of_phone_numbers_are_left_alone() {
         let misses = [
-            "+1 202 55", "+1234567", "+1234567890123456", "+0 202 555 0143", "2025550143", "1+12345678", "C+12345678", "++",
-            "+ 49 30 901820", "+49   30   901820",
+            "+1 202 55",
+            "+1234567",
+            "+1234567890123456",
+            "+0 202 555 0143",
+            "2025550143",
+            "1+12345678",
+            "C+12345678",
+            "++",
+            "+ 49 30 901820",
+            "+49   30   901820",
         ];
         for miss in misses {
             assert!(found(Phone, miss).is_empty(), "{miss}");

@@ -23,9 +23,13 @@ impl Policy for Disclosure {
         if request.phase != Phase::Response {
             return Decision::allow();
         }
-        let (Some(denied), Some(masked)) = (kinds(settings.texts("deny-kinds"), &[]), kinds(settings.texts("kinds"), DEFAULT))
+        let (Some(denied), Some(masked)) =
+            (kinds(settings.texts("deny-kinds"), &[]), kinds(settings.texts("kinds"), DEFAULT))
         else {
-            return Decision::deny("settings", "The policy `disclosure` names a kind that does not exist; ask the operator.");
+            return Decision::deny(
+                "settings",
+                "The policy `disclosure` names a kind that does not exist; ask the operator.",
+            );
         };
         for kind in denied {
             let mut finds = Finds::at_most(1);

@@ -99,10 +99,7 @@ pub(crate) fn separator(bytes: &[u8], index: usize) -> usize {
         (b' ' | b'-', _) => 1,
         (0xc2, 0xa0) => 2,
         // U+2007, U+2009, U+200A; U+2010 to U+2013; U+202F.
-        (0xe2, 0x80) => typeset(
-            at(bytes, index + 2),
-            &[0x87, 0x89, 0x8a, 0x90, 0x91, 0x92, 0x93, 0xaf],
-        ),
+        (0xe2, 0x80) => typeset(at(bytes, index + 2), &[0x87, 0x89, 0x8a, 0x90, 0x91, 0x92, 0x93, 0xaf]),
         _ => 0,
     }
 }
@@ -137,9 +134,44 @@ pub(crate) mod tests {
     #[test]
     fn a_mebibyte_of_hostile_text_stays_linear() {
         let units = [
-            "1", "@", "+", "a", "é", "漢", "-", ".", "1 ", "1-", "+1", "+1 ", "a@", "@a", "a.", "a@a.", "DE12", "DE12 ",
-            "DE89370400440532013000", "123-45-", "123-", "1.", "1.1.", "1.1.1.1.", "4111 ", "41111", "4111-1111-",
-            "+4930", "(", "+(", "\u{a0}", "1\u{a0}", "\u{2011}", "1\u{2011}", "a@-", "DE", "D1", "\0",
+            "1",
+            "@",
+            "+",
+            "a",
+            "é",
+            "漢",
+            "-",
+            ".",
+            "1 ",
+            "1-",
+            "+1",
+            "+1 ",
+            "a@",
+            "@a",
+            "a.",
+            "a@a.",
+            "DE12",
+            "DE12 ",
+            "DE89370400440532013000",
+            "123-45-",
+            "123-",
+            "1.",
+            "1.1.",
+            "1.1.1.1.",
+            "4111 ",
+            "41111",
+            "4111-1111-",
+            "+4930",
+            "(",
+            "+(",
+            "\u{a0}",
+            "1\u{a0}",
+            "\u{2011}",
+            "1\u{2011}",
+            "a@-",
+            "DE",
+            "D1",
+            "\0",
         ];
         for unit in units {
             let text = unit.repeat((1 << 20) / unit.len());
@@ -152,7 +184,21 @@ pub(crate) mod tests {
     /// Every scanner on texts of all short combinations of the characters it looks at: no panic, ranges on boundaries.
     #[test]
     fn short_combinations_give_ranges_on_character_boundaries() {
-        let parts = ["1", "+", "@", "a", ".", "-", " ", "é", "漢", "\u{2011}", "DE89", "3704 0044 0532 0130 00", "4111111111111111"];
+        let parts = [
+            "1",
+            "+",
+            "@",
+            "a",
+            ".",
+            "-",
+            " ",
+            "é",
+            "漢",
+            "\u{2011}",
+            "DE89",
+            "3704 0044 0532 0130 00",
+            "4111111111111111",
+        ];
         for a in parts {
             for b in parts {
                 for c in parts {

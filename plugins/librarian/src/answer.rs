@@ -18,7 +18,8 @@ pub(crate) fn compose(mut candidates: Vec<Candidate>, count: usize) -> (String, 
         if said.len() == count {
             break;
         }
-        let gist: String = candidate.text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+        let gist: String =
+            candidate.text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
         if said.contains(&gist) {
             continue;
         }
@@ -47,13 +48,15 @@ mod tests {
 
     #[test]
     fn marks_count_sources_in_order_of_appearance() {
-        let candidates = vec![candidate("B.", 7, 10), candidate("A.", 3, 20), candidate("C.", 3, 5), candidate("D.", 1, 1)];
+        let candidates =
+            vec![candidate("B.", 7, 10), candidate("A.", 3, 20), candidate("C.", 3, 5), candidate("D.", 1, 1)];
         assert_eq!(compose(candidates, 3), ("A. [1] B. [2] C. [1]".to_owned(), vec![3, 7]));
     }
 
     #[test]
     fn a_sentence_is_said_once() {
-        let candidates = vec![candidate("Same  thing.", 0, 9), candidate("same thing", 1, 8), candidate("Other.", 1, 7)];
+        let candidates =
+            vec![candidate("Same  thing.", 0, 9), candidate("same thing", 1, 8), candidate("Other.", 1, 7)];
         assert_eq!(compose(candidates, 3), ("Same  thing. [1] Other. [2]".to_owned(), vec![0, 1]));
     }
 

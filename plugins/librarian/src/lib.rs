@@ -32,8 +32,7 @@ impl Agent for Librarian {
             return Ok(nothing());
         }
         let texts: Vec<String> = candidates.iter().map(|each| each.text.clone()).collect();
-        let closeness =
-            inference::closeness(question, &texts).map_err(|error| error.explain("comparing sentences"))?;
+        let closeness = inference::closeness(question, &texts).map_err(|error| error.explain("comparing sentences"))?;
         if closeness.len() != candidates.len() {
             return Err("comparing sentences: the model answered for another number of them".to_owned());
         }
@@ -45,7 +44,8 @@ impl Agent for Librarian {
         if cited.is_empty() {
             return Ok(nothing());
         }
-        let citations = cited.into_iter().filter_map(|index| passages.get(index)).map(|(reference, _)| reference.clone());
+        let citations =
+            cited.into_iter().filter_map(|index| passages.get(index)).map(|(reference, _)| reference.clone());
         Ok(Answer { text, citations: citations.collect() })
     }
 }
@@ -136,7 +136,8 @@ mod tests {
         with_host(host, || Librarian::handle(question, &[], &settings))
     }
 
-    const ROOMS: &str = "# Rooms\n\nMeeting rooms are booked at the front desk. The canteen closes at three o'clock sharp.";
+    const ROOMS: &str =
+        "# Rooms\n\nMeeting rooms are booked at the front desk. The canteen closes at three o'clock sharp.";
     const KEYS: &str = "Keys to the meeting rooms are kept by the guard. Nobody may copy any of these keys.";
 
     #[test]

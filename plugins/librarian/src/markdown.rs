@@ -66,7 +66,10 @@ fn fence_of(line: &str) -> Option<char> {
 /// Headings, table rows, HTML, link definitions and rules.
 fn is_block(line: &str) -> bool {
     let rule = line.chars().all(|c| matches!(c, '-' | '*' | '_' | ' ' | '|' | ':' | '+' | '='));
-    line.starts_with(['#', '|', '<']) || rule || line.matches('|').count() > 2 || line.starts_with('[') && line.contains("]: ")
+    line.starts_with(['#', '|', '<'])
+        || rule
+        || line.matches('|').count() > 2
+        || line.starts_with('[') && line.contains("]: ")
 }
 
 fn is_underline(line: &str) -> bool {
@@ -177,7 +180,8 @@ mod tests {
 
     #[test]
     fn links_emphasis_and_marks_become_plain_text() {
-        let text = "See the [**guide** (new)](https://example.org/a_(b)) or [this][ref], **now** [3] as array[0] says [1, 2].";
+        let text =
+            "See the [**guide** (new)](https://example.org/a_(b)) or [this][ref], **now** [3] as array[0] says [1, 2].";
         assert_eq!(paragraphs(text), ["See the guide (new) or this, now as array says."]);
     }
 

@@ -71,8 +71,8 @@ fn keep(sentences: &mut Vec<String>, text: &str) {
 }
 
 const ABBREVIATIONS: [&str; 22] = [
-    "e.g", "i.e", "etc", "cf", "vs", "dr", "mr", "mrs", "ms", "prof", "st", "no", "fig", "eq", "sec", "approx", "al", "inc",
-    "ltd", "z.b", "bzw", "d.h",
+    "e.g", "i.e", "etc", "cf", "vs", "dr", "mr", "mrs", "ms", "prof", "st", "no", "fig", "eq", "sec", "approx", "al",
+    "inc", "ltd", "z.b", "bzw", "d.h",
 ];
 
 /// A tenth of the contract's limit of a text; longer is no sentence any more.
@@ -108,7 +108,9 @@ mod tests {
 
     #[test]
     fn what_is_hardly_a_sentence_is_left_out() {
-        for text in ["", "Too short.", "a = b + c * 4 - 17 / 9 (x, y) => 12", "let the value be set now;", "--- --- --- ---"] {
+        for text in
+            ["", "Too short.", "a = b + c * 4 - 17 / 9 (x, y) => 12", "let the value be set now;", "--- --- --- ---"]
+        {
             assert!(split(text).is_empty(), "{text}");
         }
     }
@@ -124,7 +126,10 @@ mod tests {
 
     #[test]
     fn other_scripts_are_split_too() {
-        assert_eq!(split("会议室在前台预订可以吗？钥匙由门口的警卫保管着。"), ["会议室在前台预订可以吗？", "钥匙由门口的警卫保管着。"]);
+        assert_eq!(
+            split("会议室在前台预订可以吗？钥匙由门口的警卫保管着。"),
+            ["会议室在前台预订可以吗？", "钥匙由门口的警卫保管着。"]
+        );
         assert_eq!(split("Die Schlüssel hat der Wächter. Über Nacht bleibt alles zu.").len(), 2);
     }
 

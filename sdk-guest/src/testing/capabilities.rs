@@ -8,8 +8,8 @@ pub mod session {
     use crate::Claims;
 
     /// The claims of the session's user.
-    pub fn claims() -> Claims {
-        super::call("session.claims", |host| host.claims.clone())
+    pub fn current() -> Claims {
+        super::call("session.current", |host| host.claims.clone())
     }
 }
 
@@ -248,11 +248,13 @@ pub mod records {
         call("records.open", |host| {
             let passages = host.passages.as_ref()?;
             let answer = |wanted: &Reference| {
-                let is_wanted = |each: &Reference| {
-                    (&each.collection, &each.document) == (&wanted.collection, &wanted.document)
-                };
+                let is_wanted =
+                    |each: &Reference| (&each.collection, &each.document) == (&wanted.collection, &wanted.document);
                 let found = passages.iter().find(|(each, _)| is_wanted(each));
-                found.map_or_else(|| Err(CapabilityError::NotFound(wanted.document.clone())), |(_, answer)| answer.clone())
+                found.map_or_else(
+                    || Err(CapabilityError::NotFound(wanted.document.clone())),
+                    |(_, answer)| answer.clone(),
+                )
             };
             Some(references.iter().map(answer).collect())
         })
@@ -302,7 +304,9 @@ pub mod audit {
         call("audit.annotate", |host| {
             host.audit.then(|| {
                 if host.seen.annotations.len() >= 8 || name.chars().count() > 64 || value.chars().count() > 256 {
-                    return Err(CapabilityError::Invalid("at most 8 remarks, name 64, value 256 characters".to_owned()));
+                    return Err(CapabilityError::Invalid(
+                        "at most 8 remarks, name 64, value 256 characters".to_owned(),
+                    ));
                 }
                 host.seen.annotations.push(Field { name: name.to_owned(), value: value.to_owned() });
                 Ok(())
@@ -352,11 +356,7 @@ fn random_bytes(host: &Host, count: u32) -> Option<Result<Vec<u8>, CapabilityErr
 }
 
 /// No key at all means that the capability is not granted; another name is `denied`, as in the contract.
-fn open_key(
-    host: &Host,
-    name: &str,
-    fits: impl Fn(KeyPurpose) -> bool,
-) -> Option<Result<KeyPurpose, CapabilityError>> {
+fn open_key(host: &Host, name: &str, fits: impl Fn(KeyPurpose) -> bool) -> Option<Result<KeyPurpose, CapabilityError>> {
     host.keys.values().any(|&purpose| fits(purpose)).then(|| match host.keys.get(name) {
         Some(&purpose) if fits(purpose) => Ok(purpose),
         _ => Err(CapabilityError::Denied(name.to_owned())),

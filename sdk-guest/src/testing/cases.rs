@@ -42,8 +42,8 @@ pub fn settings(json: &str, description: &Description) -> Settings {
     let typed = object.into_iter().map(|(name, value)| {
         let spec = description.settings.iter().find(|spec| spec.name == name);
         let spec = spec.unwrap_or_else(|| panic!("`describe` declares no setting `{name}`"));
-        let value = typed(spec.kind, &value)
-            .unwrap_or_else(|| panic!("the setting `{name}` must be of type {:?}", spec.kind));
+        let value =
+            typed(spec.kind, &value).unwrap_or_else(|| panic!("the setting `{name}` must be of type {:?}", spec.kind));
         Setting { name, value }
     });
     Settings::new(typed.collect())
@@ -65,7 +65,10 @@ pub fn check_decision(decision: &Decision, text: &str) {
             for spans in obligations.iter().filter_map(masked) {
                 assert!(spans.len() <= 4096, "more than 4,096 spans");
                 for span in spans {
-                    assert!(covered(span, text).is_some_and(|part| !part.is_empty()), "{span:?} is no part of the text");
+                    assert!(
+                        covered(span, text).is_some_and(|part| !part.is_empty()),
+                        "{span:?} is no part of the text"
+                    );
                 }
             }
         }

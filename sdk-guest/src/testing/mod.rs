@@ -44,10 +44,11 @@ pub struct Host {
     collections: Option<Vec<(String, Found)>>,
     retrieved: Option<Found>,
     passages: Option<Vec<(Reference, Result<Passage, CapabilityError>)>>,
-    closeness: Option<Box<dyn Fn(&str, &str) -> u16>>,
+    closeness: Option<Measure>,
     seen: Recording,
 }
 
+type Measure = Box<dyn Fn(&str, &str) -> u16>;
 type Found = Result<Vec<Reference>, CapabilityError>;
 
 /// What the code under test did.

@@ -141,7 +141,7 @@ fn keys_have_one_purpose_and_are_opened_by_name() {
 #[test]
 fn nothing_is_granted_by_default() {
     let calls: [(&str, fn()); 8] = [
-        ("session.claims", || drop(session::claims())),
+        ("session.current", || drop(session::current())),
         ("vectors.collections", || drop(vectors::collections())),
         ("records.open", || drop(records::open(&[]))),
         ("retrieval.retrieve", || drop(retrieval::retrieve("", &[], 1))),

@@ -84,7 +84,11 @@ pub(crate) fn log_flood(_: &str) -> Decision {
 pub(crate) fn audit_flood(_: &str) -> Decision {
     for count in 0..9 {
         if audit::annotate("flood", "remark").is_err() {
-            return if count == 8 { Decision::deny("refused", "After eight.") } else { Decision::deny("early", "Before.") };
+            return if count == 8 {
+                Decision::deny("refused", "After eight.")
+            } else {
+                Decision::deny("early", "Before.")
+            };
         }
     }
     Decision::allow()

@@ -110,7 +110,14 @@ mod tests {
     /// The SDK's own check names each malformed answer, so a policy team sees it before the host does.
     #[test]
     fn malformed_answers_are_malformed() {
-        for name in ["bad-spans-boundary", "bad-spans-flood", "bad-spans-outside", "forge-reason", "giant-return", "obligation-flood"] {
+        for name in [
+            "bad-spans-boundary",
+            "bad-spans-flood",
+            "bad-spans-outside",
+            "forge-reason",
+            "giant-return",
+            "obligation-flood",
+        ] {
             let text = "é and more";
             let decision = attack(name, text);
             assert!(std::panic::catch_unwind(|| check_decision(&decision, text)).is_err(), "{name}");

@@ -1,11 +1,6 @@
 //! Encrypted search end to end: exactness, freshness, refusals, and what reaches the disk.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod hostile;
 mod ranking;
@@ -13,9 +8,7 @@ mod rest;
 
 use std::sync::Arc;
 
-use casemate_fhe::{
-    EncryptedGroup, EncryptedQuery, EncryptedScores, Params, PreparedGroup, PreparedQuery, score,
-};
+use casemate_fhe::{EncryptedGroup, EncryptedQuery, EncryptedScores, Params, PreparedGroup, PreparedQuery, score};
 use casemate_fhe_owner::OwnerKey;
 use zeroize::Zeroizing;
 
@@ -40,11 +33,7 @@ fn unit_vectors(count: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
     (0..count)
         .map(|_| {
             let vector: Vec<f32> = (0..dimension).map(|_| next()).collect();
-            let norm = vector
-                .iter()
-                .map(|x| f64::from(*x).powi(2))
-                .sum::<f64>()
-                .sqrt() as f32;
+            let norm = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt() as f32;
             vector.iter().map(|x| x / norm).collect()
         })
         .collect()
@@ -53,30 +42,19 @@ fn unit_vectors(count: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
 fn encrypt(key: &OwnerKey, vectors: &[Vec<f32>]) -> Vec<EncryptedGroup> {
     vectors
         .chunks(key.params().documents_per_group())
-        .map(|group| {
-            key.encrypt_group(&group.iter().map(Vec::as_slice).collect::<Vec<_>>())
-                .unwrap()
-        })
+        .map(|group| key.encrypt_group(&group.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap())
         .collect()
 }
 
 fn counts(key: &OwnerKey, vectors: &[Vec<f32>]) -> Vec<usize> {
-    vectors
-        .chunks(key.params().documents_per_group())
-        .map(<[_]>::len)
-        .collect()
+    vectors.chunks(key.params().documents_per_group()).map(<[_]>::len).collect()
 }
 
 /// What the inference tier does, over the wire formats.
 fn serve(groups: &[EncryptedGroup], query: &EncryptedQuery) -> EncryptedScores {
     let groups: Vec<_> = groups
         .iter()
-        .map(|group| {
-            Arc::new(
-                PreparedGroup::new(&EncryptedGroup::from_bytes(&group.to_bytes()).unwrap())
-                    .unwrap(),
-            )
-        })
+        .map(|group| Arc::new(PreparedGroup::new(&EncryptedGroup::from_bytes(&group.to_bytes()).unwrap()).unwrap()))
         .collect();
     let query = EncryptedQuery::from_bytes(&query.to_bytes()).unwrap();
     let scores = score(&groups, &PreparedQuery::new(&query).unwrap()).unwrap();

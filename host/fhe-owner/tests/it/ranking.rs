@@ -12,19 +12,15 @@ fn top_ten(scores: &[f32]) -> BTreeSet<usize> {
 }
 
 /// Scores equal plaintext cosines, with several groups of which the last is partial.
+///
+/// The error has a deviation of 1.0e-4 to 1.2e-4, so 5e-4 is held by all but the tail of a normal distribution, not by
+/// every score: the share beyond it is bounded, and the worst score by 1.2e-3.
 #[test]
 fn encrypted_scores_equal_plaintext_cosines() {
-    for (dimension, block) in [
-        (384, 4),
-        (384, 8),
-        (384, 16),
-        (384, 32),
-        (100, 8),
-        (385, 8),
-        (100, 16),
-        (385, 32),
-        (1, 4),
-    ] {
+    let (mut all_hits, mut all_wanted) = (0, 0);
+    for (dimension, block) in
+        [(384, 4), (384, 8), (384, 16), (384, 32), (100, 4), (100, 8), (100, 16), (385, 8), (385, 32)]
+    {
         let params = Params::new(dimension, block).unwrap();
         let key = key(1, params);
         let total = 2 * params.documents_per_group() + params.documents_per_group() / 3;
@@ -32,44 +28,30 @@ fn encrypted_scores_equal_plaintext_cosines() {
         let matrix = documents.concat();
         let groups = encrypt(&key, &documents);
         assert_eq!(groups.len(), 3);
-        let (mut hits, mut wanted, mut squares, mut n) = (0, 0, 0.0, 0);
-        for query_vector in unit_vectors(8, dimension, 99) {
+        let (mut hits, mut wanted, mut errors) = (0, 0, Vec::new());
+        for query_vector in unit_vectors(30, dimension, 99) {
             let exact = plaintext::scan(&matrix, dimension, &query_vector);
             let (query, secret) = key.query(&query_vector).unwrap();
-            let scores = secret
-                .decrypt(&serve(&groups, &query), &counts(&key, &documents))
-                .unwrap()
-                .concat();
+            let scores = secret.decrypt(&serve(&groups, &query), &counts(&key, &documents)).unwrap().concat();
             assert_eq!(scores.len(), exact.len());
-            for (score, exact) in scores.iter().zip(&exact) {
-                let error = score - exact;
-                // Six deviations and more: the worst of 40,000 scores.
-                assert!(
-                    error.abs() < 1.2e-3,
-                    "dimension {dimension}, block {block}: {score} and {exact}"
-                );
-                squares += f64::from(error).powi(2);
-                n += 1;
-            }
-            if dimension > 1 {
-                hits += top_ten(&scores).intersection(&top_ten(&exact)).count();
-                wanted += 10;
-            }
+            errors.extend(scores.iter().zip(&exact).map(|(score, exact)| f64::from(score - exact).abs()));
+            hits += top_ten(&scores).intersection(&top_ten(&exact)).count();
+            wanted += 10;
         }
-        let rms = (squares / f64::from(n)).sqrt();
-        assert!(
-            rms < 3e-4,
-            "dimension {dimension}, block {block}: RMS error {rms}"
-        );
-        // Ties within the noise may swap ranks ten and eleven.
-        assert!(
-            hits * 100 >= wanted * 95,
-            "dimension {dimension}, block {block}: {hits} of {wanted}"
-        );
-        println!(
-            "dimension {dimension}, block {block}: RMS {rms:.2e}, {hits} of {wanted} in the top ten"
-        );
+        let n = errors.len() as f64;
+        let rms = (errors.iter().map(|error| error * error).sum::<f64>() / n).sqrt();
+        let worst = errors.iter().copied().fold(0.0, f64::max);
+        let beyond = errors.iter().filter(|error| **error > 5e-4).count() as f64 / n;
+        let name = format!("dimension {dimension}, block {block}");
+        println!("{name}: RMS {rms:.2e}, worst {worst:.2e}, beyond 5e-4 {beyond:.1e}, top ten {hits} of {wanted}");
+        assert!(rms < 2e-4, "{name}: RMS error {rms}");
+        assert!(worst < 1.2e-3, "{name}: worst error {worst}");
+        assert!(beyond < 1e-3, "{name}: {beyond} of the scores are off by more than 5e-4");
+        all_hits += hits;
+        all_wanted += wanted;
     }
+    println!("recall of the top ten: {all_hits} of {all_wanted}");
+    assert!(all_hits * 100 >= all_wanted * 99, "recall is {all_hits} of {all_wanted}");
 }
 
 /// Close neighbours keep their order: a document scores 1 against itself, and the next ones fall by steps of 0.002.
@@ -79,29 +61,19 @@ fn near_duplicates_keep_their_order() {
     let key = key(2, params);
     let [base, other] = <[_; 2]>::try_from(unit_vectors(2, 384, 5)).unwrap();
     let along: f32 = base.iter().zip(&other).map(|(a, b)| a * b).sum();
-    let mut orthogonal: Vec<f32> = base
-        .iter()
-        .zip(&other)
-        .map(|(a, b)| b - along * a)
-        .collect();
+    let mut orthogonal: Vec<f32> = base.iter().zip(&other).map(|(a, b)| b - along * a).collect();
     let norm = orthogonal.iter().map(|x| x * x).sum::<f32>().sqrt();
     orthogonal.iter_mut().for_each(|x| *x /= norm);
     let documents: Vec<Vec<f32>> = (0..200)
         .map(|step| {
             let cosine = 1.0 - 0.002 * step as f32;
             let sine = (1.0 - cosine * cosine).max(0.0).sqrt();
-            base.iter()
-                .zip(&orthogonal)
-                .map(|(a, b)| cosine * a + sine * b)
-                .collect()
+            base.iter().zip(&orthogonal).map(|(a, b)| cosine * a + sine * b).collect()
         })
         .collect();
     let groups = encrypt(&key, &documents);
     let (query, secret) = key.query(&base).unwrap();
-    let scores = secret
-        .decrypt(&serve(&groups, &query), &[200])
-        .unwrap()
-        .concat();
+    let scores = secret.decrypt(&serve(&groups, &query), &[200]).unwrap().concat();
     assert!((scores[0] - 1.0).abs() < 1e-3);
     assert!(scores.is_sorted_by(|a, b| a > b));
 }
@@ -113,10 +85,7 @@ fn largest_dimension_stays_within_the_noise_budget() {
     let documents = unit_vectors(40, 4096, 8);
     let groups = encrypt(&key, &documents);
     let (query, secret) = key.query(&documents[17]).unwrap();
-    let scores = secret
-        .decrypt(&serve(&groups, &query), &[40])
-        .unwrap()
-        .concat();
+    let scores = secret.decrypt(&serve(&groups, &query), &[40]).unwrap().concat();
     let exact = plaintext::scan(&documents.concat(), 4096, &documents[17]);
     for (score, exact) in scores.iter().zip(exact) {
         assert!((score - exact).abs() < 2e-3, "{score} and {exact}");
@@ -128,16 +97,11 @@ fn one_thread_and_all_threads_agree() {
     let params = Params::new(64, 8).unwrap();
     let key = key(4, params);
     let documents = unit_vectors(20 * 256, 64, 3);
-    let groups: Vec<_> = encrypt(&key, &documents)
-        .iter()
-        .map(|group| Arc::new(PreparedGroup::new(group).unwrap()))
-        .collect();
+    let groups: Vec<_> =
+        encrypt(&key, &documents).iter().map(|group| Arc::new(PreparedGroup::new(group).unwrap())).collect();
     let (query, _) = key.query(&documents[0]).unwrap();
     let query = PreparedQuery::new(&query).unwrap();
-    assert_eq!(
-        score(&groups, &query).unwrap(),
-        score_one_thread(&groups, &query).unwrap()
-    );
+    assert_eq!(score(&groups, &query).unwrap(), score_one_thread(&groups, &query).unwrap());
 }
 
 /// Figures for the record; run with `--ignored --nocapture`.
@@ -150,36 +114,21 @@ fn figures() {
         let key = key(5, params);
         let documents = unit_vectors(50_000, 384, 1);
         let matrix = documents.concat();
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(1)
-            .build()
-            .unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         pool.install(|| {
             let start = Instant::now();
             let groups = encrypt(&key, &documents);
-            println!(
-                "b={block}: ingest {:.2} us/document",
-                start.elapsed().as_secs_f64() * 20.0
-            );
+            println!("b={block}: ingest {:.2} us/document", start.elapsed().as_secs_f64() * 20.0);
             let start = Instant::now();
-            let groups: Vec<_> = groups
-                .iter()
-                .map(|group| Arc::new(PreparedGroup::new(group).unwrap()))
-                .collect();
-            println!(
-                "b={block}: prepare {:.2} us/document",
-                start.elapsed().as_secs_f64() * 20.0
-            );
-            for _ in 0..2 {
+            let groups: Vec<_> = groups.iter().map(|group| Arc::new(PreparedGroup::new(group).unwrap())).collect();
+            println!("b={block}: prepare {:.2} us/document", start.elapsed().as_secs_f64() * 20.0);
+            for _ in 0..4 {
                 let start = Instant::now();
                 let (query, secret) = key.query(&documents[3]).unwrap();
                 let built = start.elapsed();
                 let start = Instant::now();
                 let query = PreparedQuery::new(&query).unwrap();
-                println!(
-                    "b={block}: query build {built:?}, prepare {:?}",
-                    start.elapsed()
-                );
+                println!("b={block}: query build {built:?}, prepare {:?}", start.elapsed());
                 let mut best = f64::MAX;
                 let mut scores = None;
                 for _ in 0..15 {
@@ -191,10 +140,7 @@ fn figures() {
                 println!("b={block}: {:.2} M documents/s", 0.05 / best);
                 let start = Instant::now();
                 secret.decrypt(&scores, &counts(&key, &documents)).unwrap();
-                println!(
-                    "b={block}: decrypt {:.3} us/document",
-                    start.elapsed().as_secs_f64() * 20.0
-                );
+                println!("b={block}: decrypt {:.3} us/document", start.elapsed().as_secs_f64() * 20.0);
             }
             let mut best = f64::MAX;
             for _ in 0..15 {

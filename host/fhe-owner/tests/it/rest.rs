@@ -6,9 +6,7 @@ use std::path::Path;
 use casemate_fhe::{EncryptedGroup, Params};
 use casemate_fhe_owner::DataKey;
 use casemate_types::CollectionName;
-use casemate_vectors::{
-    Change, DocumentId, GroupRecord, PassageRecord, Position, SledStore, VectorStore,
-};
+use casemate_vectors::{Change, DocumentId, GroupRecord, PassageRecord, Position, SledStore, VectorStore};
 use zeroize::Zeroizing;
 
 use crate::{encrypt, key, serve, unit_vectors};
@@ -19,19 +17,13 @@ fn files(directory: &Path) -> Vec<Vec<u8>> {
     let mut out = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
-            out.extend(files(&path))
-        } else {
-            out.push(std::fs::read(path).unwrap())
-        }
+        if path.is_dir() { out.extend(files(&path)) } else { out.push(std::fs::read(path).unwrap()) }
     }
     out
 }
 
 fn holds(files: &[Vec<u8>], needle: &[u8]) -> bool {
-    files
-        .iter()
-        .any(|file| file.windows(needle.len()).any(|window| window == needle))
+    files.iter().any(|file| file.windows(needle.len()).any(|window| window == needle))
 }
 
 #[test]
@@ -46,19 +38,9 @@ fn no_plaintext_vector_or_passage_reaches_the_disk() {
 
     let version = store.reserve_version(&alpha).unwrap();
     let ciphertext = encrypt(&key, &documents).remove(0).to_bytes();
-    let sealed = data_key
-        .seal("a passage", &[b"alpha", id.as_bytes()], PASSAGE)
-        .unwrap();
-    let passage = PassageRecord {
-        position: Position { group: 0, slot: 0 },
-        metadata: Vec::new(),
-        sealed,
-    };
-    let record = GroupRecord {
-        version,
-        count: 40,
-        ciphertext,
-    };
+    let sealed = data_key.seal("a passage", &[b"alpha", id.as_bytes()], PASSAGE).unwrap();
+    let passage = PassageRecord { position: Position { group: 0, slot: 0 }, metadata: Vec::new(), sealed };
+    let record = GroupRecord { version, count: 40, ciphertext };
     let digest = record.digest(&alpha, 0);
     store
         .apply(
@@ -67,9 +49,7 @@ fn no_plaintext_vector_or_passage_reaches_the_disk() {
                 version,
                 put_groups: vec![(0, record)],
                 put_passages: vec![(id, passage)],
-                manifest: data_key
-                    .seal("a manifest", &[b"alpha"], b"one group")
-                    .unwrap(),
+                manifest: data_key.seal("a manifest", &[b"alpha"], b"one group").unwrap(),
                 ..Change::default()
             },
         )
@@ -77,15 +57,9 @@ fn no_plaintext_vector_or_passage_reaches_the_disk() {
     drop(store);
 
     // The search itself works: a planted pattern is found.
-    std::fs::write(
-        dir.path().join("planted"),
-        [b"xx".as_slice(), &documents[3][5].to_le_bytes(), PASSAGE].concat(),
-    )
-    .unwrap();
-    assert!(
-        holds(&files(dir.path()), PASSAGE)
-            && holds(&files(dir.path()), &documents[3][5].to_le_bytes())
-    );
+    std::fs::write(dir.path().join("planted"), [b"xx".as_slice(), &documents[3][5].to_le_bytes(), PASSAGE].concat())
+        .unwrap();
+    assert!(holds(&files(dir.path()), PASSAGE) && holds(&files(dir.path()), &documents[3][5].to_le_bytes()));
     std::fs::remove_file(dir.path().join("planted")).unwrap();
 
     let files = files(dir.path());
@@ -98,12 +72,7 @@ fn no_plaintext_vector_or_passage_reaches_the_disk() {
         .filter_map(|bytes| bytes.as_flattened().try_into().ok())
         .collect();
     assert_eq!(pairs.len(), 40 * 192 * 2);
-    assert!(
-        files
-            .iter()
-            .flat_map(|file| file.array_windows())
-            .all(|window| !pairs.contains(window))
-    );
+    assert!(files.iter().flat_map(|file| file.array_windows()).all(|window| !pairs.contains(window)));
 
     // And what is there still answers.
     let store = SledStore::open(dir.path()).unwrap();
@@ -111,16 +80,8 @@ fn no_plaintext_vector_or_passage_reaches_the_disk() {
     assert_eq!(record.digest(&alpha, 0), digest);
     let group = EncryptedGroup::from_bytes(&record.ciphertext).unwrap();
     let (query, secret) = key.query(&documents[3]).unwrap();
-    let scores = secret
-        .decrypt(&serve(&[group], &query), &[40])
-        .unwrap()
-        .concat();
+    let scores = secret.decrypt(&serve(&[group], &query), &[40]).unwrap().concat();
     assert!((scores[3] - 1.0).abs() < 1e-3);
     let passage = store.passage(&alpha, &id).unwrap().unwrap();
-    assert_eq!(
-        *data_key
-            .open("a passage", &[b"alpha", id.as_bytes()], &passage.sealed)
-            .unwrap(),
-        PASSAGE
-    );
+    assert_eq!(*data_key.open("a passage", &[b"alpha", id.as_bytes()], &passage.sealed).unwrap(), PASSAGE);
 }

@@ -108,21 +108,25 @@ impl Halves {
                 let modulus = if even { modulus_u } else { modulus_v };
                 let y = s
                     .iter()
-                    .fold(0, |y: u128, byte| (y << 8) | u128::from(*byte))
-                    % modulus;
-                match direction {
-                    Direction::Encrypt => Self::Small {
-                        a: b,
-                        b: (a + y) % modulus,
-                        modulus_u,
-                        modulus_v,
-                    },
-                    Direction::Decrypt => Self::Small {
-                        a: (b + modulus - y) % modulus,
-                        b: a,
-                        modulus_u,
-                        modulus_v,
-                    },
+                    .fold(0, |y: u128, byte| (y << 8) | u128::from(*byte));
+                let y = remainder(y, modulus);
+                let (half, y) = match direction {
+                    Direction::Encrypt => (a, y),
+                    // Adding the complement subtracts.
+                    Direction::Decrypt => (b, modulus - y),
+                };
+                // Half and y are at most the modulus and not both equal to it: one subtraction reduces their sum.
+                let sum = half + y;
+                let c = if sum >= modulus { sum - modulus } else { sum };
+                let (a, b) = match direction {
+                    Direction::Encrypt => (b, c),
+                    Direction::Decrypt => (c, a),
+                };
+                Self::Small {
+                    a,
+                    b,
+                    modulus_u,
+                    modulus_v,
                 }
             }
         }
@@ -135,14 +139,34 @@ impl Halves {
             Self::Small { a, b, .. } => {
                 let mut numerals = vec![0; shape.length];
                 let (left, right) = numerals.split_at_mut(shape.u);
-                for (mut number, half) in [(a, left), (b, right)] {
-                    for numeral in half.iter_mut().rev() {
-                        *numeral = (number % u128::from(radix)) as u16;
-                        number /= u128::from(radix);
-                    }
-                }
+                write_numerals(a, left, radix);
+                write_numerals(b, right, radix);
                 numerals
             }
+        }
+    }
+}
+
+/// Division of machine words is several times faster than of double words, and most halves are words.
+fn remainder(number: u128, modulus: u128) -> u128 {
+    match (u64::try_from(number), u64::try_from(modulus)) {
+        (Ok(number), Ok(modulus)) => u128::from(number % modulus),
+        _ => number % modulus,
+    }
+}
+
+/// The numerals of a number, most significant first.
+fn write_numerals(number: u128, numerals: &mut [u16], radix: u32) {
+    if let Ok(mut number) = u64::try_from(number) {
+        for numeral in numerals.iter_mut().rev() {
+            *numeral = (number % u64::from(radix)) as u16;
+            number /= u64::from(radix);
+        }
+    } else {
+        let mut number = number;
+        for numeral in numerals.iter_mut().rev() {
+            *numeral = (number % u128::from(radix)) as u16;
+            number /= u128::from(radix);
         }
     }
 }

@@ -53,6 +53,11 @@ fn every_check_holds_on_the_software_token() {
 
 #[test]
 fn every_check_holds_on_softhsm() {
+    if std::env::var_os("CASEMATE_WITHOUT_SOFTHSM").is_some() {
+        // Set-up says why SoftHSM cannot be installed here; the embedded token's run stays.
+        eprintln!("SKIPPED: every_check_holds_on_softhsm (CASEMATE_WITHOUT_SOFTHSM is set)");
+        return;
+    }
     let candidates = [
         "/usr/lib/softhsm/libsofthsm2.so",
         "/usr/lib64/pkcs11/libsofthsm2.so",

@@ -25,10 +25,7 @@ fn export_and_import_give_the_same_store() {
     target.export(&mut again).unwrap();
     assert_eq!(stream, again);
     assert_eq!(target.reserve_version(&name("alpha")).unwrap(), 2);
-    assert!(matches!(
-        target.import(&mut stream.as_slice()),
-        Err(VectorsError::NotEmpty)
-    ));
+    assert!(matches!(target.import(&mut stream.as_slice()), Err(VectorsError::NotEmpty)));
 }
 
 #[test]
@@ -57,13 +54,7 @@ fn damaged_export_leaves_the_store_empty() {
         ("nothing", &[]),
         ("other file", b"something else entirely"),
     ] {
-        assert!(
-            matches!(
-                target.import(&mut &*bytes),
-                Err(VectorsError::Import { .. })
-            ),
-            "{what}"
-        );
+        assert!(matches!(target.import(&mut &*bytes), Err(VectorsError::Import { .. })), "{what}");
         assert!(target.collections().unwrap().is_empty(), "{what}");
     }
     target.import(&mut stream.as_slice()).unwrap();

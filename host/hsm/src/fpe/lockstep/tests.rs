@@ -72,7 +72,8 @@ fn nist_samples() {
     let digits: Vec<u16> = (0..10).collect();
     let letters: Vec<u16> = (0..19).collect();
     let (ten, eleven) = (b"9876543210".as_slice(), b"7777pqrs777".as_slice());
-    let samples: [(usize, u32, &[u8], &[u16], &[u16]); 9] = [
+    type Sample<'a> = (usize, u32, &'a [u8], &'a [u16], &'a [u16]);
+    let samples: [Sample<'_>; 9] = [
         (16, 10, b"", &digits, &[2, 4, 3, 3, 4, 7, 7, 4, 8, 4]),
         (16, 10, ten, &digits, &[6, 1, 2, 4, 2, 0, 0, 7, 7, 3]),
         (
@@ -122,8 +123,11 @@ fn nist_samples() {
     }
 }
 
+/// Numerals and tweak of one value, which a failing case may show.
+type Numerals = (Vec<u16>, Vec<u8>);
+
 /// Values of one radix but different lengths and tweaks, as the `fpe` crate accepts them.
-fn mixed_batch() -> impl Strategy<Value = (u32, Vec<(Vec<u16>, Vec<u8>)>)> {
+fn mixed_batch() -> impl Strategy<Value = (u32, Vec<Numerals>)> {
     let radix = prop_oneof![
         Just(2u32),
         Just(10),

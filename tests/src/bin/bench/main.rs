@@ -1,0 +1,43 @@
+//! `cargo xtask bench [decision | search | fpe | audit | http] [--json]`: every figure beside a named baseline of the same run.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark stops where something is not there")]
+
+mod audit;
+mod decision;
+mod fixture;
+mod fpe_token;
+mod http;
+mod report;
+mod search;
+
+use std::process::ExitCode;
+
+use report::Report;
+
+const ALL: [(&str, fn(&mut Report)); 5] = [
+    ("decision", decision::run),
+    ("search", search::run),
+    ("fpe", fpe_token::run),
+    ("audit", audit::run),
+    ("http", http::run),
+];
+
+fn main() -> ExitCode {
+    if fpe_token::is_child() {
+        return fpe_token::child();
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let json = arguments.iter().any(|argument| argument == "--json");
+    let named: Vec<&String> = arguments.iter().filter(|argument| *argument != "--json").collect();
+    if let Some(unknown) = named.iter().find(|name| !ALL.iter().any(|(bench, _)| bench == **name)) {
+        eprintln!("error: no benchmark `{unknown}`; there are decision, search, fpe, audit and http");
+        return ExitCode::from(2);
+    }
+    let mut report = Report::new(json);
+    for (name, run) in ALL {
+        if named.is_empty() || named.iter().any(|wanted| *wanted == name) {
+            run(&mut report);
+        }
+    }
+    ExitCode::SUCCESS
+}
