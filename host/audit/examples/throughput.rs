@@ -14,11 +14,7 @@ struct Signer(Ed25519KeyPair);
 
 impl CheckpointSigner for Signer {
     fn public_key(&self) -> [u8; 32] {
-        self.0
-            .public_key()
-            .as_ref()
-            .try_into()
-            .expect("an Ed25519 key has 32 bytes")
+        self.0.public_key().as_ref().try_into().expect("an Ed25519 key has 32 bytes")
     }
     fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignError> {
         Ok(self.0.sign(message).as_ref().try_into()?)
@@ -27,12 +23,8 @@ impl CheckpointSigner for Signer {
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let parent = arguments
-        .next()
-        .map_or_else(std::env::temp_dir, PathBuf::from);
-    let number = |text: Option<String>, default| {
-        text.map_or(default, |text| text.parse().expect("a number"))
-    };
+    let parent = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let number = |text: Option<String>, default| text.map_or(default, |text| text.parse().expect("a number"));
     let threads: usize = number(arguments.next(), 64);
     let each: usize = number(arguments.next(), 1000);
     let dir = tempfile::tempdir_in(parent).expect("a directory to write to");
@@ -41,9 +33,7 @@ fn main() {
     let mut alone: Vec<Duration> = (0..200)
         .map(|_| {
             let start = Instant::now();
-            file.write_all(&[0x41; 512])
-                .and_then(|()| file.sync_data())
-                .expect("fdatasync");
+            file.write_all(&[0x41; 512]).and_then(|()| file.sync_data()).expect("fdatasync");
             start.elapsed()
         })
         .collect();
@@ -51,12 +41,7 @@ fn main() {
 
     let signer = Signer(Ed25519KeyPair::generate().expect("a key"));
     let log = dir.path().join("log");
-    let open = Log::open(
-        &log,
-        LogOptions::new("casemate.example/throughput"),
-        Box::new(signer),
-    )
-    .expect("a log");
+    let open = Log::open(&log, LogOptions::new("casemate.example/throughput"), Box::new(signer)).expect("a log");
     let start = Instant::now();
     let mut latencies: Vec<Duration> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
@@ -71,37 +56,22 @@ fn main() {
                 })
             })
             .collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().expect("a worker"))
-            .collect()
+        workers.into_iter().flat_map(|worker| worker.join().expect("a worker")).collect()
     });
     let elapsed = start.elapsed();
     print("append, from call to durable", &mut latencies);
     let count = threads * each;
-    println!(
-        "{count} records, {threads} threads: {:.0} durable appends/s",
-        count as f64 / elapsed.as_secs_f64()
-    );
+    println!("{count} records, {threads} threads: {:.0} durable appends/s", count as f64 / elapsed.as_secs_f64());
 
     let key = open.verifier_key();
     drop(open);
     let start = Instant::now();
     let verified = verify_dir(&log, &key, |_| {}).expect("a sound log");
-    println!(
-        "verified {} records in {:.2?}",
-        verified.size,
-        start.elapsed()
-    );
+    println!("verified {} records in {:.2?}", verified.size, start.elapsed());
 }
 
 fn print(what: &str, samples: &mut [Duration]) {
     samples.sort();
-    let at = |percent: usize| {
-        samples
-            .get(samples.len() * percent / 100)
-            .copied()
-            .unwrap_or_default()
-    };
+    let at = |percent: usize| samples.get(samples.len() * percent / 100).copied().unwrap_or_default();
     println!("{what}: p50 {:.2?}, p99 {:.2?}", at(50), at(99));
 }

@@ -17,16 +17,8 @@ pub(crate) struct Checkpointer {
 }
 
 impl Checkpointer {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        signer: Box<dyn CheckpointSigner>,
-        commands: SyncSender<Command>,
-    ) -> Self {
-        Self {
-            shared,
-            signer,
-            commands,
-        }
+    pub(crate) fn new(shared: Arc<Shared>, signer: Box<dyn CheckpointSigner>, commands: SyncSender<Command>) -> Self {
+        Self { shared, signer, commands }
     }
 
     pub(crate) fn run(self) {
@@ -58,18 +50,11 @@ impl Checkpointer {
             }
             let rest = self.shared.every.saturating_sub(last.elapsed());
             state = if state.unsigned() == 0 {
-                self.shared
-                    .work
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner)
+                self.shared.work.wait(state).unwrap_or_else(PoisonError::into_inner)
             } else if rest.is_zero() {
                 return false;
             } else {
-                self.shared
-                    .work
-                    .wait_timeout(state, rest)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
+                self.shared.work.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0
             };
         }
     }
@@ -81,11 +66,7 @@ impl Checkpointer {
             if state.unsigned() == 0 {
                 return Ok(state.signed.clone());
             }
-            (
-                state.signed.clone(),
-                state.tail_first,
-                state.tail.iter().cloned().collect::<Vec<_>>(),
-            )
+            (state.signed.clone(), state.tail_first, state.tail.iter().cloned().collect::<Vec<_>>())
         };
         let old_size = old.tree.size;
         // What is signed next must extend what was signed last: start from an edge that still gives the signed root, and from a
@@ -108,29 +89,17 @@ impl Checkpointer {
         add_partial_tiles(&mut files, &edge, old_size);
         for (number, bundle) in (tail_first / WIDTH..).zip(records.chunks(WIDTH as usize)) {
             let mut bytes = Vec::new();
-            bundle
-                .iter()
-                .for_each(|record| tree::push_entry(&mut bytes, record));
+            bundle.iter().for_each(|record| tree::push_entry(&mut bytes, record));
             files.push((tree::bundle_path(number, bundle.len() as u64), bytes));
         }
 
         self.shared.state().signing_since = Some(Instant::now());
-        let signed = self
-            .shared
-            .key
-            .sign(size, edge.root(), self.signer.as_ref());
+        let signed = self.shared.key.sign(size, edge.root(), self.signer.as_ref());
         self.shared.state().signing_since = None;
-        let head = Head {
-            tree: signed?,
-            edge,
-        };
+        let head = Head { tree: signed?, edge };
         // Tiles before the checkpoint that needs them, the checkpoint before the write-ahead file is shortened.
         store::write_files(&self.shared.dir, &files)?;
-        store::replace(
-            &self.shared.dir,
-            store::CHECKPOINT,
-            head.tree.text.as_bytes(),
-        )?;
+        store::replace(&self.shared.dir, store::CHECKPOINT, head.tree.text.as_bytes())?;
         store::sync_dir(&self.shared.dir)?;
         store::remove_partials(&self.shared.dir, old_size, size);
         Ok(Arc::new(head))
@@ -164,21 +133,9 @@ impl Checkpointer {
 /// The partial tiles of the new edge that differ from those of the tree of `old_size` records.
 fn add_partial_tiles(files: &mut Vec<(String, Vec<u8>)>, edge: &Edge, old_size: u64) {
     for level in tree::levels(edge.size()) {
-        let (tile, width) = (
-            partial_number(edge.size(), level),
-            partial_width(edge.size(), level),
-        );
-        if width > 0
-            && (tile, width)
-                != (
-                    partial_number(old_size, level),
-                    partial_width(old_size, level),
-                )
-        {
-            files.push((
-                tree::tile_path(level, tile, width),
-                edge.partial(level).to_vec(),
-            ));
+        let (tile, width) = (partial_number(edge.size(), level), partial_width(edge.size(), level));
+        if width > 0 && (tile, width) != (partial_number(old_size, level), partial_width(old_size, level)) {
+            files.push((tree::tile_path(level, tile, width), edge.partial(level).to_vec()));
         }
     }
 }

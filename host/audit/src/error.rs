@@ -7,9 +7,7 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum AuditError {
     /// Checkpoints do not keep up: too much is durable and not yet signed.
-    #[error(
-        "{records} records wait for a signed checkpoint: refusing more until the checkpoint catches up"
-    )]
+    #[error("{records} records wait for a signed checkpoint: refusing more until the checkpoint catches up")]
     Behind {
         /// Durable records without a signature.
         records: u64,
@@ -26,9 +24,7 @@ pub enum AuditError {
         wal: u64,
     },
     /// The checkpoint on disk is not the one this process wrote last.
-    #[error(
-        "the checkpoint file was changed by somebody else: refusing to sign; verify the log before reopening it"
-    )]
+    #[error("the checkpoint file was changed by somebody else: refusing to sign; verify the log before reopening it")]
     CheckpointChanged,
     /// The log is closed.
     #[error("the audit log is closed")]
@@ -50,14 +46,10 @@ pub enum AuditError {
         source: Arc<io::Error>,
     },
     /// There are records, and no checkpoint that covers them.
-    #[error(
-        "the checkpoint file is missing although the log holds records: restore the log directory from a backup"
-    )]
+    #[error("the checkpoint file is missing although the log holds records: restore the log directory from a backup")]
     MissingCheckpoint,
     /// There is a checkpoint, and no write-ahead file.
-    #[error(
-        "the write-ahead file is missing: records that were not yet signed may be lost; restore it from a backup"
-    )]
+    #[error("the write-ahead file is missing: records that were not yet signed may be lost; restore it from a backup")]
     MissingWal,
     /// There is no record of this index.
     #[error("there is no record {index}: the log holds {size}")]
@@ -92,14 +84,10 @@ pub enum AuditError {
         length: usize,
     },
     /// The checkpoint could not be signed.
-    #[error(
-        "cannot sign the audit checkpoint: check the token; the log refuses records until signing works again"
-    )]
+    #[error("cannot sign the audit checkpoint: check the token; the log refuses records until signing works again")]
     Signer(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// Signing takes so long that the token must be considered gone.
-    #[error(
-        "signing the audit checkpoint hangs: check the token; the log refuses records until signing works again"
-    )]
+    #[error("signing the audit checkpoint hangs: check the token; the log refuses records until signing works again")]
     SignerStalled,
     /// The write-ahead file ends before the checkpoint does.
     #[error(
@@ -140,9 +128,7 @@ pub enum VerifyError {
         index: u64,
     },
     /// A tile is not the one that was written.
-    #[error(
-        "tile {tile} of level {level} was changed; the first record it concerns is {first_index}"
-    )]
+    #[error("tile {tile} of level {level} was changed; the first record it concerns is {first_index}")]
     BadTile {
         /// Level: 0 holds leaf hashes.
         level: u8,
@@ -180,17 +166,13 @@ pub enum VerifyError {
         detail: &'static str,
     },
     /// Bytes after the last entry of a bundle.
-    #[error(
-        "the entry bundle that begins at record {first_index} carries bytes that belong to no record"
-    )]
+    #[error("the entry bundle that begins at record {first_index} carries bytes that belong to no record")]
     MalformedEntries {
         /// First record of the bundle.
         first_index: u64,
     },
     /// Not a verifier key.
-    #[error(
-        "the verifier key is malformed: expected `<origin>+<8 hexadecimal digits>+<base64>` of an Ed25519 key"
-    )]
+    #[error("the verifier key is malformed: expected `<origin>+<8 hexadecimal digits>+<base64>` of an Ed25519 key")]
     MalformedKey,
     /// Not a `tlog-proof` with the record in its extra line.
     #[error("the receipt is malformed: {detail}")]
@@ -211,9 +193,7 @@ pub enum VerifyError {
         index: u64,
     },
     /// A tile is gone or too short.
-    #[error(
-        "tile {tile} of level {level} is missing or too short; the first record it concerns is {first_index}"
-    )]
+    #[error("tile {tile} of level {level} is missing or too short; the first record it concerns is {first_index}")]
     MissingTile {
         /// Level: 0 holds leaf hashes.
         level: u8,
@@ -251,21 +231,13 @@ pub enum VerifyError {
 
 impl AuditError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io {
-            action,
-            path: path.to_owned(),
-            source: Arc::new(source),
-        }
+        move |source| Self::Io { action, path: path.to_owned(), source: Arc::new(source) }
     }
 }
 
 impl VerifyError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io {
-            action,
-            path: path.to_owned(),
-            source: Arc::new(source),
-        }
+        move |source| Self::Io { action, path: path.to_owned(), source: Arc::new(source) }
     }
 }
 
@@ -273,15 +245,7 @@ impl From<VerifyError> for AuditError {
     /// Failures of the operating system stay what they are; everything else is damage.
     fn from(error: VerifyError) -> Self {
         match error {
-            VerifyError::Io {
-                action,
-                path,
-                source,
-            } => Self::Io {
-                action,
-                path,
-                source,
-            },
+            VerifyError::Io { action, path, source } => Self::Io { action, path, source },
             other => Self::Damaged(other),
         }
     }

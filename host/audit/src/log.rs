@@ -36,11 +36,7 @@ pub struct LogOptions {
 impl LogOptions {
     /// Groups of up to 1024 records, a checkpoint per second.
     pub fn new(origin: impl Into<String>) -> Self {
-        Self {
-            origin: origin.into(),
-            max_batch: 1024,
-            checkpoint_every: Duration::from_secs(1),
-        }
+        Self { origin: origin.into(), max_batch: 1024, checkpoint_every: Duration::from_secs(1) }
     }
 }
 
@@ -59,11 +55,7 @@ impl Log {
     ///
     /// Checks the signature on the checkpoint, that the right edge of the tree gives the signed root, that the last bundle and the
     /// last tiles agree, and that the write-ahead file continues the checkpoint. [`crate::verify_dir`] checks the rest.
-    pub fn open(
-        dir: &Path,
-        options: LogOptions,
-        signer: Box<dyn CheckpointSigner>,
-    ) -> Result<Self, AuditError> {
+    pub fn open(dir: &Path, options: LogOptions, signer: Box<dyn CheckpointSigner>) -> Result<Self, AuditError> {
         let key = LogKey::new(&options.origin, &signer.public_key())?;
         fs::create_dir_all(dir).map_err(AuditError::io("create", dir))?;
         let lock = lock(dir)?;
@@ -103,36 +95,20 @@ impl Log {
         });
         let max_batch = options.max_batch.max(1);
         let (commands, receiver) = sync_channel(max_batch.saturating_mul(16));
-        let writer = start(
-            &shared, signer, &commands, receiver, max_batch, file, &encoder,
-        )?;
+        let writer = start(&shared, signer, &commands, receiver, max_batch, file, &encoder)?;
         let writer_id = writer.thread().id();
-        Ok(Self {
-            shared,
-            commands,
-            writer: Some(writer),
-            writer_id,
-        })
+        Ok(Self { shared, commands, writer: Some(writer), writer_id })
     }
 
     /// Queues a record and returns at once. `done` is told the record's index once it is durable, or why it was refused.
     ///
     /// `done` runs on the log's own thread and holds up everyone else: it must be quick and must not call blocking methods of the log
     /// ([`AuditError::OwnThread`]). When the record is refused before it is queued, `done` runs on the caller's thread.
-    pub fn submit(
-        &self,
-        record: Vec<u8>,
-        done: impl FnOnce(Result<u64, AuditError>) + Send + 'static,
-    ) {
+    pub fn submit(&self, record: Vec<u8>, done: impl FnOnce(Result<u64, AuditError>) + Send + 'static) {
         if record.len() > MAX_RECORD {
-            return done(Err(AuditError::RecordTooLarge {
-                length: record.len(),
-            }));
+            return done(Err(AuditError::RecordTooLarge { length: record.len() }));
         }
-        let pending = Pending {
-            record,
-            done: Box::new(done),
-        };
+        let pending = Pending { record, done: Box::new(done) };
         match self.commands.try_send(Command::Append(pending)) {
             Ok(()) => {}
             Err(TrySendError::Full(command)) => command.refuse(AuditError::Overloaded),
@@ -144,18 +120,14 @@ impl Log {
     pub fn append(&self, record: Vec<u8>) -> Result<u64, AuditError> {
         self.refuse_own_thread()?;
         if record.len() > MAX_RECORD {
-            return Err(AuditError::RecordTooLarge {
-                length: record.len(),
-            });
+            return Err(AuditError::RecordTooLarge { length: record.len() });
         }
         let (answer, answered) = channel();
         let done = Box::new(move |result| {
             // The receiver waits below and cannot be gone.
             let _ = answer.send(result);
         });
-        self.commands
-            .send(Command::Append(Pending { record, done }))
-            .map_err(|_| AuditError::Closed)?;
+        self.commands.send(Command::Append(Pending { record, done })).map_err(|_| AuditError::Closed)?;
         answered.recv().map_err(|_| AuditError::Closed)?
     }
 
@@ -163,9 +135,7 @@ impl Log {
     pub fn checkpoint(&self) -> Result<String, AuditError> {
         self.refuse_own_thread()?;
         let (reached, barrier) = channel();
-        self.commands
-            .send(Command::Barrier(reached))
-            .map_err(|_| AuditError::Closed)?;
+        self.commands.send(Command::Barrier(reached)).map_err(|_| AuditError::Closed)?;
         barrier.recv().map_err(|_| AuditError::Closed)?;
         let target = self.size();
         Ok(self.signed_up_to(target)?.tree.text.clone())
@@ -187,10 +157,7 @@ impl Log {
     pub fn read(&self, index: u64) -> Result<Vec<u8>, AuditError> {
         let state = self.shared.state();
         if index >= state.size() {
-            return Err(AuditError::NoSuchRecord {
-                index,
-                size: state.size(),
-            });
+            return Err(AuditError::NoSuchRecord { index, size: state.size() });
         }
         if let Some(position) = index.checked_sub(state.tail_first)
             && let Some(record) = state.tail.get(position as usize)
@@ -200,10 +167,7 @@ impl Log {
         drop(state);
         let bundle = store::read_bundle(&self.shared.dir, index / WIDTH, WIDTH)?;
         let entry = bundle.entries().nth((index % WIDTH) as usize);
-        Ok(entry
-            .ok_or(VerifyError::MissingEntries { index })
-            .flatten()?
-            .to_vec())
+        Ok(entry.ok_or(VerifyError::MissingEntries { index }).flatten()?.to_vec())
     }
 
     /// The log's verifier key, `origin+id+base64` (C2SP `signed-note`): what an auditor needs to have from a trusted place.
@@ -228,20 +192,12 @@ impl Log {
             if state.answered >= request || state.closed {
                 return Err(state.fault.clone().unwrap_or(AuditError::Closed));
             }
-            state = self
-                .shared
-                .done
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     fn refuse_own_thread(&self) -> Result<(), AuditError> {
-        if std::thread::current().id() == self.writer_id {
-            Err(AuditError::OwnThread)
-        } else {
-            Ok(())
-        }
+        if std::thread::current().id() == self.writer_id { Err(AuditError::OwnThread) } else { Ok(()) }
     }
 }
 
@@ -320,15 +276,11 @@ impl State {
             return Some(fault.clone());
         }
         // A token that does not answer is as gone as one that refuses.
-        if self
-            .signing_since
-            .is_some_and(|since| since.elapsed() > every.saturating_mul(10))
-        {
+        if self.signing_since.is_some_and(|since| since.elapsed() > every.saturating_mul(10)) {
             return Some(AuditError::SignerStalled);
         }
         let records = self.unsigned();
-        (records >= MAX_UNSIGNED || self.tail_bytes >= MAX_UNSIGNED_BYTES)
-            .then_some(AuditError::Behind { records })
+        (records >= MAX_UNSIGNED || self.tail_bytes >= MAX_UNSIGNED_BYTES).then_some(AuditError::Behind { records })
     }
 }
 
@@ -376,16 +328,9 @@ fn recover(dir: &Path, vkey: &str) -> Result<(Head, Vec<Vec<u8>>), AuditError> {
         };
         let child = partial_number(size, level) * WIDTH + position;
         let tile = store::read_tile(dir, level - 1, child, WIDTH)?;
-        if hash_at(edge.partial(level), position as usize)
-            != Some(tlog_tiles::Tile::subtree_hash(&tile))
-        {
+        if hash_at(edge.partial(level), position as usize) != Some(tlog_tiles::Tile::subtree_hash(&tile)) {
             let first_index = crate::tree::first_index(level - 1, child, 0);
-            return Err(VerifyError::BadTile {
-                level: level - 1,
-                tile: child,
-                first_index,
-            }
-            .into());
+            return Err(VerifyError::BadTile { level: level - 1, tile: child, first_index }.into());
         }
     }
     let mut tail = Vec::new();
@@ -396,25 +341,13 @@ fn recover(dir: &Path, vkey: &str) -> Result<(Head, Vec<Vec<u8>>), AuditError> {
     }
     let wal = snapshot.wal?.ok_or(AuditError::MissingWal)?;
     if wal.first > size {
-        return Err(AuditError::CheckpointBehind {
-            checkpoint: size,
-            wal: wal.first,
-        });
+        return Err(AuditError::CheckpointBehind { checkpoint: size, wal: wal.first });
     }
     if wal.end() < size {
-        return Err(AuditError::WalBehind {
-            checkpoint: size,
-            wal: wal.end(),
-        });
+        return Err(AuditError::WalBehind { checkpoint: size, wal: wal.end() });
     }
     tail.extend(wal.after(size)?);
-    Ok((
-        Head {
-            tree: snapshot.head,
-            edge,
-        },
-        tail,
-    ))
+    Ok((Head { tree: snapshot.head, edge }, tail))
 }
 
 fn start(
@@ -427,20 +360,10 @@ fn start(
     encoder: &wal::Encoder,
 ) -> Result<JoinHandle<()>, AuditError> {
     let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(body)
-            .map_err(AuditError::io("start", Path::new(name)))
+        std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(AuditError::io("start", Path::new(name)))
     };
     let checkpointer = Checkpointer::new(shared.clone(), signer, commands.clone());
     let checkpoints = spawn("audit-checkpoint", Box::new(move || checkpointer.run()))?;
-    let writer = Writer::new(
-        shared.clone(),
-        receiver,
-        max_batch,
-        file,
-        encoder,
-        checkpoints,
-    );
+    let writer = Writer::new(shared.clone(), receiver, max_batch, file, encoder, checkpoints);
     spawn("audit-writer", Box::new(move || writer.run()))
 }

@@ -42,28 +42,14 @@ impl LogKey {
     /// The key of the log `origin`. The origin is also the name of the key (C2SP `tlog-checkpoint`, signatures).
     pub(crate) fn new(origin: &str, public_key: &[u8; 32]) -> Result<Self, AuditError> {
         if !signed_note::is_key_name_valid(origin) || origin.chars().any(char::is_control) {
-            return Err(AuditError::Origin {
-                origin: origin
-                    .chars()
-                    .filter(|c| !c.is_control())
-                    .take(80)
-                    .collect(),
-            });
+            return Err(AuditError::Origin { origin: origin.chars().filter(|c| !c.is_control()).take(80).collect() });
         }
         let mut algorithm_and_key = [ED25519; 33];
         algorithm_and_key[1..].copy_from_slice(public_key);
         let id = signed_note::key_id(origin, &algorithm_and_key);
-        let vkey = format!(
-            "{origin}+{id:08x}+{}",
-            BASE64_STANDARD.encode(algorithm_and_key)
-        );
-        let verifier =
-            StandardVerifier::new(&vkey).map_err(|error| AuditError::Signer(Arc::new(error)))?;
-        Ok(Self {
-            vkey,
-            verifier,
-            algorithm_and_key,
-        })
+        let vkey = format!("{origin}+{id:08x}+{}", BASE64_STANDARD.encode(algorithm_and_key));
+        let verifier = StandardVerifier::new(&vkey).map_err(|error| AuditError::Signer(Arc::new(error)))?;
+        Ok(Self { vkey, verifier, algorithm_and_key })
     }
 
     /// The verifier key in the encoding of C2SP `signed-note`.
@@ -72,20 +58,11 @@ impl LogKey {
     }
 
     /// Signs a tree head. A signature that does not verify under our own key is an error of the signer.
-    pub(crate) fn sign(
-        &self,
-        size: u64,
-        root: Hash,
-        signer: &dyn CheckpointSigner,
-    ) -> Result<TreeHead, AuditError> {
+    pub(crate) fn sign(&self, size: u64, root: Hash, signer: &dyn CheckpointSigner) -> Result<TreeHead, AuditError> {
         let origin = self.verifier.name();
         let malformed = |detail| AuditError::Damaged(VerifyError::MalformedCheckpoint { detail });
-        let body = Checkpoint::new(origin, size, root, "")
-            .map_err(|_| malformed("origin"))?
-            .to_bytes();
-        let signature = signer
-            .sign(&body)
-            .map_err(|error| AuditError::Signer(error.into()))?;
+        let body = Checkpoint::new(origin, size, root, "").map_err(|_| malformed("origin"))?.to_bytes();
+        let signature = signer.sign(&body).map_err(|error| AuditError::Signer(error.into()))?;
         if !self.verifier.verify(&body, &signature) {
             let error = SignError::from("the token returned a signature that does not verify");
             return Err(AuditError::Signer(error.into()));
@@ -109,14 +86,11 @@ pub(crate) fn open(text: &[u8], vkey: &str) -> Result<TreeHead, VerifyError> {
     if found != expected {
         return Err(VerifyError::WrongOrigin { found, expected });
     }
-    note.verify(&VerifierList::new(vec![Box::new(verifier)]))
-        .map_err(|error| match error {
-            NoteError::InvalidSignature { .. } => VerifyError::BadSignature,
-            NoteError::UnverifiedNote => VerifyError::UnknownSigner,
-            _ => VerifyError::MalformedCheckpoint {
-                detail: "not a signed note",
-            },
-        })?;
+    note.verify(&VerifierList::new(vec![Box::new(verifier)])).map_err(|error| match error {
+        NoteError::InvalidSignature { .. } => VerifyError::BadSignature,
+        NoteError::UnverifiedNote => VerifyError::UnknownSigner,
+        _ => VerifyError::MalformedCheckpoint { detail: "not a signed note" },
+    })?;
     Ok(head)
 }
 
@@ -140,9 +114,7 @@ fn split(text: &[u8]) -> Result<(Note, TreeHead, String), VerifyError> {
     if size == 0 && root != EMPTY_HASH {
         return Err(malformed("the root of the empty tree is wrong"));
     }
-    let text = str::from_utf8(text)
-        .map_err(|_| malformed("not UTF-8"))?
-        .to_owned();
+    let text = str::from_utf8(text).map_err(|_| malformed("not UTF-8"))?.to_owned();
     let origin = checkpoint.origin().to_owned();
     Ok((note, TreeHead { text, size, root }, origin))
 }

@@ -38,10 +38,7 @@ pub struct VerifiedReceipt {
 impl Receipt {
     /// The receipt as one file (`.tlog-proof`): the proof, with the record in base64 in its extra line.
     pub fn to_text(&self) -> String {
-        let extra = format!(
-            "{FIRST_LINE}\nextra {}\n",
-            BASE64_STANDARD.encode(&self.record)
-        );
+        let extra = format!("{FIRST_LINE}\nextra {}\n", BASE64_STANDARD.encode(&self.record));
         self.proof.replacen(&format!("{FIRST_LINE}\n"), &extra, 1)
     }
 
@@ -49,25 +46,13 @@ impl Receipt {
     pub fn from_text(text: &str) -> Result<Self, VerifyError> {
         let parsed = Parsed::parse(text)?;
         let proof = format!("{FIRST_LINE}\n{}", parsed.after_extra);
-        Ok(Self {
-            record: parsed.record,
-            proof,
-        })
+        Ok(Self { record: parsed.record, proof })
     }
 
     /// Proves record `index` of a signed tree; refuses when what is on disk does not lead to the signed root.
-    pub(crate) fn prove(
-        dir: &Path,
-        head: &Head,
-        index: u64,
-        record: Vec<u8>,
-    ) -> Result<Self, VerifyError> {
+    pub(crate) fn prove(dir: &Path, head: &Head, index: u64, record: Vec<u8>) -> Result<Self, VerifyError> {
         let (size, root) = (head.tree.size, head.tree.root);
-        let hashes = HeadHashes {
-            dir,
-            head,
-            failure: RefCell::new(None),
-        };
+        let hashes = HeadHashes { dir, head, failure: RefCell::new(None) };
         let proof = prove_record(size, index, &hashes);
         if let Some(error) = hashes.failure.take() {
             return Err(error);
@@ -83,30 +68,17 @@ impl Receipt {
             });
         }
         let hashes: String = proof.iter().map(|hash| format!("{hash}\n")).collect();
-        Ok(Self {
-            record,
-            proof: format!("{FIRST_LINE}\nindex {index}\n{hashes}\n{}", head.tree.text),
-        })
+        Ok(Self { record, proof: format!("{FIRST_LINE}\nindex {index}\n{hashes}\n{}", head.tree.text) })
     }
 }
 
 /// Checks a receipt file against a verifier key: the signature, and that the record in it is at its index in the signed tree.
 pub fn verify_receipt(text: &str, vkey: &str) -> Result<VerifiedReceipt, VerifyError> {
-    let Parsed {
-        record,
-        index,
-        hashes,
-        checkpoint,
-        ..
-    } = Parsed::parse(text)?;
+    let Parsed { record, index, hashes, checkpoint, .. } = Parsed::parse(text)?;
     let head = note::open(checkpoint.as_bytes(), vkey)?;
     check_record(&hashes, head.size, head.root, index, leaf_hash(&record))
         .map_err(|_| VerifyError::BadProof { index })?;
-    Ok(VerifiedReceipt {
-        index,
-        size: head.size,
-        record,
-    })
+    Ok(VerifiedReceipt { index, size: head.size, record })
 }
 
 struct Parsed<'a> {
@@ -127,18 +99,12 @@ impl<'a> Parsed<'a> {
         let rest = text
             .strip_prefix(FIRST_LINE)
             .and_then(|rest| rest.strip_prefix('\n'))
-            .ok_or(malformed(
-                "expected `c2sp.org/tlog-proof@v1` in the first line",
-            ))?;
+            .ok_or(malformed("expected `c2sp.org/tlog-proof@v1` in the first line"))?;
         let (extra, after_extra) = rest
             .strip_prefix("extra ")
             .and_then(|rest| rest.split_once('\n'))
-            .ok_or(malformed(
-                "expected `extra` and the record in base64 in the second line",
-            ))?;
-        let record = BASE64_STANDARD
-            .decode(extra)
-            .map_err(|_| malformed("the record is not base64"))?;
+            .ok_or(malformed("expected `extra` and the record in base64 in the second line"))?;
+        let record = BASE64_STANDARD.decode(extra).map_err(|_| malformed("the record is not base64"))?;
         if record.len() > MAX_RECORD {
             return Err(malformed("the record is larger than any record"));
         }
@@ -146,35 +112,23 @@ impl<'a> Parsed<'a> {
             .strip_prefix("index ")
             .and_then(|rest| rest.split_once('\n'))
             .ok_or(malformed("expected `index` and a number in the third line"))?;
-        let index: u64 = number
-            .parse()
-            .map_err(|_| malformed("the index is not a number"))?;
+        let index: u64 = number.parse().map_err(|_| malformed("the index is not a number"))?;
         if index.to_string() != number {
             return Err(malformed("the index is not in canonical form"));
         }
         // The hashes end at the first empty line, which comes at once when the tree has one leaf.
         let (hashes, checkpoint) = match rest.strip_prefix('\n') {
             Some(checkpoint) => ("", checkpoint),
-            None => rest
-                .split_once("\n\n")
-                .ok_or(malformed("expected an empty line before the checkpoint"))?,
+            None => rest.split_once("\n\n").ok_or(malformed("expected an empty line before the checkpoint"))?,
         };
         let hashes = hashes
             .lines()
-            .map(|line| {
-                Hash::parse_hash(line).map_err(|_| malformed("a line of the proof is not a hash"))
-            })
+            .map(|line| Hash::parse_hash(line).map_err(|_| malformed("a line of the proof is not a hash")))
             .collect::<Result<Vec<_>, _>>()?;
         if hashes.len() > 64 {
             return Err(malformed("the proof is longer than any proof"));
         }
-        Ok(Self {
-            record,
-            index,
-            hashes,
-            checkpoint,
-            after_extra,
-        })
+        Ok(Self { record, index, hashes, checkpoint, after_extra })
     }
 }
 
@@ -200,12 +154,10 @@ impl HashReader for HeadHashes<'_> {
         let read = |index: &u64| {
             // The narrowest tile that holds the hash; a wider one begins with the same bytes.
             let tile = Tile::from_index(HEIGHT, *index);
-            let bytes = self
-                .tile(tile.level(), tile.level_index())
-                .map_err(|error| {
-                    *self.failure.borrow_mut() = Some(error);
-                    tlog_tiles::Error::InvalidTile
-                })?;
+            let bytes = self.tile(tile.level(), tile.level_index()).map_err(|error| {
+                *self.failure.borrow_mut() = Some(error);
+                tlog_tiles::Error::InvalidTile
+            })?;
             tile.hash_at_index(&bytes, *index)
         };
         indexes.iter().map(read).collect()

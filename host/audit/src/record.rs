@@ -1,8 +1,7 @@
 //! What is recorded: one line of JSON per event, always the same bytes for the same event.
 
 use casemate_types::{
-    CollectionName, CompartmentName, DecisionId, Digest, Generation, LogLevel, Phase, PluginName,
-    Reason,
+    CollectionName, CompartmentName, DecisionId, Digest, Generation, LogLevel, Phase, PluginName, Reason,
 };
 use serde::{Deserialize, Serialize};
 
@@ -143,40 +142,27 @@ impl Record {
     /// The bytes that are logged: one line of JSON without the line feed.
     pub fn to_bytes(&self) -> Vec<u8> {
         // Cannot fail: strings, integers, lists and options only, no map with keys that are not text.
-        #[expect(
-            clippy::expect_used,
-            reason = "serialising these types into memory has no failing path"
-        )]
+        #[expect(clippy::expect_used, reason = "serialising these types into memory has no failing path")]
         serde_json::to_vec(self).expect("a record is plain data")
     }
 
     /// Reads what [`Record::to_bytes`] wrote, and nothing else: other spellings of the same JSON, unknown fields and other
     /// versions are [`AuditError::Record`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, AuditError> {
-        let record: Self = serde_json::from_slice(bytes).map_err(|error| AuditError::Record {
-            detail: error.to_string(),
-        })?;
+        let record: Self =
+            serde_json::from_slice(bytes).map_err(|error| AuditError::Record { detail: error.to_string() })?;
         if record.v != VERSION {
-            return Err(AuditError::Record {
-                detail: format!("version {} is not known here", record.v),
-            });
+            return Err(AuditError::Record { detail: format!("version {} is not known here", record.v) });
         }
         if record.to_bytes() != bytes {
-            return Err(AuditError::Record {
-                detail: "not in canonical form".to_owned(),
-            });
+            return Err(AuditError::Record { detail: "not in canonical form".to_owned() });
         }
         Ok(record)
     }
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests"
-)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -208,13 +194,8 @@ mod tests {
 
     #[test]
     fn one_line_in_a_fixed_order() {
-        let record = Record {
-            event: Event::Site {
-                action: "started".into(),
-                detail: "two\nlines".into(),
-            },
-            ..decision()
-        };
+        let record =
+            Record { event: Event::Site { action: "started".into(), detail: "two\nlines".into() }, ..decision() };
         assert_eq!(
             String::from_utf8(record.to_bytes()).unwrap(),
             r#"{"v":1,"time_ms":1700000000000,"site":"north","rehearsal":false,"event":"site","action":"started","detail":"two\nlines"}"#
@@ -227,12 +208,7 @@ mod tests {
         let id = DecisionId::from_random([1; 16]);
         let events = [
             decision().event,
-            Event::Answer {
-                id,
-                user: user(),
-                citations: 3,
-                output: Digest::of(b"o"),
-            },
+            Event::Answer { id, user: user(), citations: 3, output: Digest::of(b"o") },
             Event::KeyOperation {
                 operation: "wrap".into(),
                 class: "kek".into(),
@@ -256,22 +232,11 @@ mod tests {
                 compartments: vec!["red".parse().unwrap()],
                 reason: None,
             },
-            Event::Ingest {
-                collection: "red".parse().unwrap(),
-                documents: 1,
-                deleted: 0,
-                generation_of_store: 9,
-            },
-            Event::Site {
-                action: "stopped".into(),
-                detail: String::new(),
-            },
+            Event::Ingest { collection: "red".parse().unwrap(), documents: 1, deleted: 0, generation_of_store: 9 },
+            Event::Site { action: "stopped".into(), detail: String::new() },
         ];
         for event in events {
-            let record = Record {
-                event,
-                ..decision()
-            };
+            let record = Record { event, ..decision() };
             let bytes = record.to_bytes();
             assert!(!bytes.contains(&b'\n'));
             assert_eq!(Record::from_bytes(&bytes).unwrap(), record);
@@ -285,20 +250,11 @@ mod tests {
             text.replace("\"v\":1", "\"v\":2"),
             text.replace("\"v\":1", "\"v\": 1"),
             text.replace("\"rehearsal\":false", "\"rehearsal\":false,\"extra\":1"),
-            text.replace(
-                "\"rehearsal\":false",
-                "\"rehearsal\":false,\"rehearsal\":true",
-            ),
+            text.replace("\"rehearsal\":false", "\"rehearsal\":false,\"rehearsal\":true"),
             format!("{text}\n"),
             String::new(),
         ] {
-            assert!(
-                matches!(
-                    Record::from_bytes(hostile.as_bytes()),
-                    Err(AuditError::Record { .. })
-                ),
-                "{hostile}"
-            );
+            assert!(matches!(Record::from_bytes(hostile.as_bytes()), Err(AuditError::Record { .. })), "{hostile}");
         }
     }
 }

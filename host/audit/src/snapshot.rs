@@ -45,12 +45,7 @@ impl Snapshot {
             };
             let wal = wal::read(dir);
             if store::read_checkpoint(dir)?.as_deref() == Some(text.as_slice()) {
-                return Ok(Self {
-                    head,
-                    partials,
-                    bundle,
-                    wal,
-                });
+                return Ok(Self { head, partials, bundle, wal });
             }
         }
         Err(VerifyError::TooBusy)
@@ -58,19 +53,9 @@ impl Snapshot {
 
     /// The edge the stored partial tiles describe, if it gives the signed root.
     pub(crate) fn edge(&self) -> Result<Edge, VerifyError> {
-        let partials = self
-            .partials
-            .iter()
-            .cloned()
-            .collect::<Result<Vec<_>, _>>()?;
+        let partials = self.partials.iter().cloned().collect::<Result<Vec<_>, _>>()?;
         let edge = Edge::from_partials(self.head.size, partials);
-        if edge.root() == self.head.root {
-            Ok(edge)
-        } else {
-            Err(VerifyError::RootMismatch {
-                size: self.head.size,
-            })
-        }
+        if edge.root() == self.head.root { Ok(edge) } else { Err(VerifyError::RootMismatch { size: self.head.size }) }
     }
 
     /// Compares a bundle with the level 0 tile above it, and hands over the leaf hashes.
@@ -90,11 +75,7 @@ impl Snapshot {
             let hash = leaf_hash(entry?);
             if hash_at(tile, position) != Some(hash) {
                 return Err(if self.entries_are_signed(dir, number, bundle) {
-                    VerifyError::BadTile {
-                        level: 0,
-                        tile: number,
-                        first_index: index,
-                    }
+                    VerifyError::BadTile { level: 0, tile: number, first_index: index }
                 } else {
                     VerifyError::BadEntry { index }
                 });
@@ -106,13 +87,8 @@ impl Snapshot {
 
     fn entries_are_signed(&self, dir: &Path, number: u64, bundle: &Bundle) -> bool {
         let size = self.head.size;
-        let leaves = bundle
-            .entries()
-            .map(|entry| entry.map(|entry| leaf_hash(entry).0));
-        let Ok(leaves) = leaves
-            .collect::<Result<Vec<_>, _>>()
-            .map(|leaves| leaves.concat())
-        else {
+        let leaves = bundle.entries().map(|entry| entry.map(|entry| leaf_hash(entry).0));
+        let Ok(leaves) = leaves.collect::<Result<Vec<_>, _>>().map(|leaves| leaves.concat()) else {
             return false;
         };
         if number == partial_number(size, 0) {
@@ -125,9 +101,7 @@ impl Snapshot {
         let (parent, position) = (number / WIDTH, (number % WIDTH) as usize);
         let stored = match self.partials.get(1) {
             Some(Ok(partial)) if parent == partial_number(size, 1) => hash_at(partial, position),
-            _ => store::read_tile(dir, 1, parent, WIDTH)
-                .ok()
-                .and_then(|tile| hash_at(&tile, position)),
+            _ => store::read_tile(dir, 1, parent, WIDTH).ok().and_then(|tile| hash_at(&tile, position)),
         };
         stored == Some(Tile::subtree_hash(&leaves))
     }

@@ -24,12 +24,7 @@ pub(crate) fn read_checkpoint(dir: &Path) -> Result<Option<Vec<u8>>, VerifyError
 /// The `width` hashes of a tile.
 ///
 /// A partial tile may have been replaced by the full one, whose first hashes are the same (C2SP `tlog-tiles`, partial tiles).
-pub(crate) fn read_tile(
-    dir: &Path,
-    level: u8,
-    tile: u64,
-    width: u64,
-) -> Result<Vec<u8>, VerifyError> {
+pub(crate) fn read_tile(dir: &Path, level: u8, tile: u64, width: u64) -> Result<Vec<u8>, VerifyError> {
     let wanted = width as usize * HASH_SIZE;
     let limit = WIDTH as usize * HASH_SIZE + 1;
     let mut found = read(&dir.join(tree::tile_path(level, tile, width)), limit)?;
@@ -38,25 +33,13 @@ pub(crate) fn read_tile(
         found = read(&dir.join(tree::tile_path(level, tile, WIDTH)), limit)?;
         longest = limit - 1;
     }
-    let mut bytes = found.ok_or(VerifyError::MissingTile {
-        level,
-        tile,
-        first_index: first_index(level, tile, 0),
-    })?;
+    let mut bytes = found.ok_or(VerifyError::MissingTile { level, tile, first_index: first_index(level, tile, 0) })?;
     if bytes.len() < wanted {
         let whole = (bytes.len() / HASH_SIZE) as u64;
-        return Err(VerifyError::MissingTile {
-            level,
-            tile,
-            first_index: first_index(level, tile, whole),
-        });
+        return Err(VerifyError::MissingTile { level, tile, first_index: first_index(level, tile, whole) });
     }
     if bytes.len() > longest {
-        return Err(VerifyError::BadTile {
-            level,
-            tile,
-            first_index: first_index(level, tile, 0),
-        });
+        return Err(VerifyError::BadTile { level, tile, first_index: first_index(level, tile, 0) });
     }
     bytes.truncate(wanted);
     Ok(bytes)
@@ -71,15 +54,8 @@ pub(crate) fn read_bundle(dir: &Path, tile: u64, width: u64) -> Result<Bundle, V
         found = read(&dir.join(tree::bundle_path(tile, WIDTH)), limit)?;
         longer = true;
     }
-    let bytes = found.ok_or(VerifyError::MissingEntries {
-        index: tile * WIDTH,
-    })?;
-    Ok(Bundle {
-        bytes,
-        first: tile * WIDTH,
-        width,
-        longer,
-    })
+    let bytes = found.ok_or(VerifyError::MissingEntries { index: tile * WIDTH })?;
+    Ok(Bundle { bytes, first: tile * WIDTH, width, longer })
 }
 
 /// An entry bundle as read, its framing not yet checked.
@@ -100,15 +76,11 @@ impl Bundle {
             if failed || position == self.width {
                 return None;
             }
-            let entry = tree::take_entry(&mut rest).ok_or(VerifyError::MissingEntries {
-                index: self.first + position,
-            });
+            let entry = tree::take_entry(&mut rest).ok_or(VerifyError::MissingEntries { index: self.first + position });
             position += 1;
             let surplus = position == self.width && !rest.is_empty() && !self.longer;
             let entry = if surplus && entry.is_ok() {
-                Err(VerifyError::MalformedEntries {
-                    first_index: self.first,
-                })
+                Err(VerifyError::MalformedEntries { first_index: self.first })
             } else {
                 entry
             };
@@ -128,12 +100,7 @@ pub(crate) fn write_files(dir: &Path, files: &[(String, Vec<u8>)]) -> Result<(),
         if directories.insert(parent.to_owned()) {
             fs::create_dir_all(parent).map_err(AuditError::io("create", parent))?;
             // Those above may be new as well, from here or from a run that ended before it could synchronise them.
-            directories.extend(
-                parent
-                    .ancestors()
-                    .take_while(|above| above.starts_with(dir))
-                    .map(Path::to_owned),
-            );
+            directories.extend(parent.ancestors().take_while(|above| above.starts_with(dir)).map(Path::to_owned));
         }
     }
     let share = files.len().div_ceil(PARALLEL).max(1);
@@ -142,23 +109,19 @@ pub(crate) fn write_files(dir: &Path, files: &[(String, Vec<u8>)]) -> Result<(),
             .chunks(share)
             .map(|chunk| {
                 scope.spawn(move || {
-                    chunk.iter().try_for_each(|(name, bytes)| {
-                        write_synced(&temporary(&dir.join(name)), bytes).map(drop)
-                    })
+                    chunk
+                        .iter()
+                        .try_for_each(|(name, bytes)| write_synced(&temporary(&dir.join(name)), bytes).map(drop))
                 })
             })
             .collect();
-        workers
-            .into_iter()
-            .try_for_each(|worker| worker.join().unwrap_or(Err(AuditError::Closed)))
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or(Err(AuditError::Closed)))
     })?;
     for (name, _) in files {
         let path = dir.join(name);
         fs::rename(temporary(&path), &path).map_err(AuditError::io("replace", &path))?;
     }
-    directories
-        .iter()
-        .try_for_each(|directory| sync_dir(directory))
+    directories.iter().try_for_each(|directory| sync_dir(directory))
 }
 
 /// Replaces one file and hands over the open new one, positioned at its end.
@@ -171,25 +134,14 @@ pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<File, Audi
 
 /// Makes renames and new names in a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), AuditError> {
-    File::open(dir)
-        .and_then(|file| file.sync_all())
-        .map_err(AuditError::io("synchronise", dir))
+    File::open(dir).and_then(|file| file.sync_all()).map_err(AuditError::io("synchronise", dir))
 }
 
 /// Deletes the partial tiles and bundles of a tree of `old` records that a tree of `new` records has replaced.
 pub(crate) fn remove_partials(dir: &Path, old: u64, new: u64) {
     for level in tree::levels(old) {
-        let (width, tile) = (
-            tree::partial_width(old, level),
-            tree::partial_number(old, level),
-        );
-        if width == 0
-            || (tile, width)
-                == (
-                    tree::partial_number(new, level),
-                    tree::partial_width(new, level),
-                )
-        {
+        let (width, tile) = (tree::partial_width(old, level), tree::partial_number(old, level));
+        if width == 0 || (tile, width) == (tree::partial_number(new, level), tree::partial_width(new, level)) {
             continue;
         }
         let mut gone = vec![dir.join(tree::tile_path(level, tile, width))];
@@ -216,18 +168,14 @@ fn read(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, VerifyError> {
         Err(error) => return Err(VerifyError::io("open", path)(error)),
     };
     let mut bytes = Vec::new();
-    file.take(limit as u64)
-        .read_to_end(&mut bytes)
-        .map_err(VerifyError::io("read", path))?;
+    file.take(limit as u64).read_to_end(&mut bytes).map_err(VerifyError::io("read", path))?;
     Ok(Some(bytes))
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<File, AuditError> {
     let mut file = File::create(path).map_err(AuditError::io("create", path))?;
-    file.write_all(bytes)
-        .map_err(AuditError::io("write", path))?;
-    file.sync_all()
-        .map_err(AuditError::io("synchronise", path))?;
+    file.write_all(bytes).map_err(AuditError::io("write", path))?;
+    file.sync_all().map_err(AuditError::io("synchronise", path))?;
     Ok(file)
 }
 

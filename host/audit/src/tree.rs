@@ -69,9 +69,7 @@ impl Edge {
 
     /// The partial tile of `level`; empty when there is none.
     pub(crate) fn partial(&self, level: u8) -> &[u8] {
-        self.levels
-            .get(usize::from(level))
-            .map_or(&[], Vec::as_slice)
+        self.levels.get(usize::from(level)).map_or(&[], Vec::as_slice)
     }
 
     /// Appends one leaf hash and hands over every tile this fills, lowest first. Amortised constant time.
@@ -88,12 +86,7 @@ impl Edge {
             }
             let bytes = std::mem::take(&mut self.levels[at]);
             carry = Tile::subtree_hash(&bytes);
-            filled(FullTile {
-                level,
-                tile: partial_number(self.size, level),
-                bytes,
-                hash: carry,
-            });
+            filled(FullTile { level, tile: partial_number(self.size, level), bytes, hash: carry });
         }
         self.size += 1;
     }
@@ -147,12 +140,7 @@ fn path(level: u8, tile: u64, width: u64, entries: bool) -> String {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests"
-)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -207,9 +195,7 @@ mod tests {
                 }
             }
         }
-        let leaves: Vec<Hash> = (0..70_000_u32)
-            .map(|n| leaf_hash(&n.to_be_bytes()))
-            .collect();
+        let leaves: Vec<Hash> = (0..70_000_u32).map(|n| leaf_hash(&n.to_be_bytes())).collect();
         let mut edge = Edge::default();
         let mut tiles = Vec::new();
         for (at, leaf) in leaves.iter().enumerate() {
@@ -221,15 +207,10 @@ mod tests {
         // The example of C2SP tlog-tiles, partial tiles: a tree of 70,000.
         assert_eq!(tiles.iter().filter(|(level, _)| *level == 0).count(), 273);
         assert_eq!(tiles.iter().filter(|(level, _)| *level == 1).count(), 1);
-        let widths: Vec<u64> = levels(70_000)
-            .map(|level| partial_width(70_000, level))
-            .collect();
+        let widths: Vec<u64> = levels(70_000).map(|level| partial_width(70_000, level)).collect();
         assert_eq!(widths, [112, 17, 1]);
         for level in levels(70_000) {
-            assert_eq!(
-                edge.partial(level).len() as u64,
-                partial_width(70_000, level) * 32
-            );
+            assert_eq!(edge.partial(level).len() as u64, partial_width(70_000, level) * 32);
         }
     }
 

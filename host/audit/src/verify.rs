@@ -23,26 +23,16 @@ pub struct Verified {
 ///
 /// `vkey` is the verifier key ([`crate::Log::verifier_key`]). `progress` is told the number of records checked so far, after each
 /// bundle of 256. Reads only, and works on a log that is in use. The error names the first bad index.
-pub fn verify_dir(
-    dir: &Path,
-    vkey: &str,
-    mut progress: impl FnMut(u64),
-) -> Result<Verified, VerifyError> {
+pub fn verify_dir(dir: &Path, vkey: &str, mut progress: impl FnMut(u64)) -> Result<Verified, VerifyError> {
     let snapshot = Snapshot::take(dir, Some(vkey))?;
     let size = snapshot.head.size;
-    let mut upper = UpperTiles {
-        dir,
-        snapshot: &snapshot,
-        cached: HashMap::new(),
-    };
+    let mut upper = UpperTiles { dir, snapshot: &snapshot, cached: HashMap::new() };
     let mut edge = Edge::default();
     for number in 0..size / WIDTH {
         let bundle = store::read_bundle(dir, number, WIDTH)?;
         let tile = store::read_tile(dir, 0, number, WIDTH)?;
         let mut filled = Vec::new();
-        snapshot.compare_leaves(dir, number, &bundle, &tile, |leaf| {
-            edge.push(leaf, |full| filled.push(full))
-        })?;
+        snapshot.compare_leaves(dir, number, &bundle, &tile, |leaf| edge.push(leaf, |full| filled.push(full)))?;
         for full in filled {
             upper.compare(full.level + 1, full.tile, full.hash)?;
         }
@@ -53,11 +43,7 @@ pub fn verify_dir(
         let tile = match snapshot.partials.first() {
             Some(tile) => tile.as_ref().map_err(Clone::clone)?,
             None => {
-                return Err(VerifyError::MissingTile {
-                    level: 0,
-                    tile: 0,
-                    first_index: 0,
-                });
+                return Err(VerifyError::MissingTile { level: 0, tile: 0, first_index: 0 });
             }
         };
         let number = partial_number(size, 0);
@@ -68,17 +54,11 @@ pub fn verify_dir(
         return Err(VerifyError::RootMismatch { size });
     }
     let tail = snapshot.wal?.ok_or(VerifyError::MissingWal)?.after(size)?;
-    Ok(Verified {
-        size,
-        root: snapshot.head.root.0,
-        unsigned_tail: tail.count() as u64,
-    })
+    Ok(Verified { size, root: snapshot.head.root.0, unsigned_tail: tail.count() as u64 })
 }
 
 /// All records in order: the signed ones, then the durable tail. For showing: nothing is verified here.
-pub fn entries(
-    dir: &Path,
-) -> Result<impl Iterator<Item = Result<Vec<u8>, AuditError>> + use<>, AuditError> {
+pub fn entries(dir: &Path) -> Result<impl Iterator<Item = Result<Vec<u8>, AuditError>> + use<>, AuditError> {
     let snapshot = Snapshot::take(dir, None)?;
     let size = snapshot.head.size;
     let tail = snapshot.wal?.ok_or(AuditError::MissingWal)?.after(size)?;
@@ -100,12 +80,7 @@ struct UpperTiles<'a> {
 
 impl UpperTiles<'_> {
     /// Compares the hash of full tile `child` of the level below with what `level` stores for it.
-    fn compare(
-        &mut self,
-        level: u8,
-        child: u64,
-        hash: tlog_tiles::Hash,
-    ) -> Result<(), VerifyError> {
+    fn compare(&mut self, level: u8, child: u64, hash: tlog_tiles::Hash) -> Result<(), VerifyError> {
         let (tile, position) = (child / WIDTH, child % WIDTH);
         let stored = match self.cached.get(&level) {
             Some((cached, bytes)) if *cached == tile => hash_at(bytes, position as usize),
@@ -119,27 +94,14 @@ impl UpperTiles<'_> {
         if stored == Some(hash) {
             return Ok(());
         }
-        Err(VerifyError::BadTile {
-            level,
-            tile,
-            first_index: first_index(level, tile, position),
-        })
+        Err(VerifyError::BadTile { level, tile, first_index: first_index(level, tile, position) })
     }
 
     fn read(&self, level: u8, tile: u64) -> Result<Vec<u8>, VerifyError> {
         let size = self.snapshot.head.size;
         if tile == partial_number(size, level) && partial_width(size, level) > 0 {
-            let missing = VerifyError::MissingTile {
-                level,
-                tile,
-                first_index: first_index(level, tile, 0),
-            };
-            return self
-                .snapshot
-                .partials
-                .get(usize::from(level))
-                .cloned()
-                .unwrap_or(Err(missing));
+            let missing = VerifyError::MissingTile { level, tile, first_index: first_index(level, tile, 0) };
+            return self.snapshot.partials.get(usize::from(level)).cloned().unwrap_or(Err(missing));
         }
         store::read_tile(self.dir, level, tile, WIDTH)
     }

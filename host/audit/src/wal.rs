@@ -42,11 +42,7 @@ impl Scan {
 
     /// The records from `size` on, or the reason why this file does not continue a checkpoint of `size` records.
     pub(crate) fn after(self, size: u64) -> Result<impl Iterator<Item = Vec<u8>>, VerifyError> {
-        let gap = VerifyError::Gap {
-            checkpoint: size,
-            first: self.first,
-            end: self.end(),
-        };
+        let gap = VerifyError::Gap { checkpoint: size, first: self.first, end: self.end() };
         if size < self.first || self.end() < size {
             return Err(gap);
         }
@@ -74,10 +70,7 @@ impl Encoder {
 
     /// More records behind the one with this check.
     pub(crate) fn resume(check: [u8; 32]) -> Self {
-        Self {
-            check,
-            bytes: Vec::new(),
-        }
+        Self { check, bytes: Vec::new() }
     }
 
     /// The check of the last record.
@@ -98,9 +91,7 @@ impl Encoder {
 
 /// Reads a write-ahead file. A torn end is dropped; damage before it is [`VerifyError::BadTail`] with its index.
 pub(crate) fn scan(bytes: &[u8]) -> Result<Scan, VerifyError> {
-    let (header, mut rest) = bytes
-        .split_at_checked(HEADER)
-        .ok_or(VerifyError::MalformedWal)?;
+    let (header, mut rest) = bytes.split_at_checked(HEADER).ok_or(VerifyError::MalformedWal)?;
     let (signed, check) = header.split_at(HEADER - 32);
     let first = signed
         .strip_prefix(MAGIC)
@@ -116,11 +107,7 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<Scan, VerifyError> {
     while !rest.is_empty() {
         let index = first + records.len() as u64;
         match next(rest, &check) {
-            Next::Record {
-                record,
-                next_check,
-                after,
-            } => {
+            Next::Record { record, next_check, after } => {
                 records.push(record.to_vec());
                 (check, rest) = (next_check, after);
             }
@@ -136,10 +123,7 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Scan>, VerifyError> {
     let path = dir.join(NAME);
     let mut bytes = Vec::new();
     match File::open(&path) {
-        Ok(file) => file
-            .take(MAX_FILE)
-            .read_to_end(&mut bytes)
-            .map_err(VerifyError::io("read", &path))?,
+        Ok(file) => file.take(MAX_FILE).read_to_end(&mut bytes).map_err(VerifyError::io("read", &path))?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(VerifyError::io("open", &path)(error)),
     };
@@ -147,11 +131,7 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Scan>, VerifyError> {
 }
 
 enum Next<'a> {
-    Record {
-        record: &'a [u8],
-        next_check: [u8; 32],
-        after: &'a [u8],
-    },
+    Record { record: &'a [u8], next_check: [u8; 32], after: &'a [u8] },
     Torn,
     Damaged,
 }
@@ -164,11 +144,7 @@ fn next<'a>(bytes: &'a [u8], check: &[u8; 32]) -> Next<'a> {
     };
     let length = u16::from_be_bytes([header[0], header[1]]);
     if u16::from_be_bytes([header[2], header[3]]) != !length {
-        return if only_zeros(&bytes[3..]) {
-            Next::Torn
-        } else {
-            Next::Damaged
-        };
+        return if only_zeros(&bytes[3..]) { Next::Torn } else { Next::Damaged };
     }
     let Some((record, after)) = rest.split_at_checked(usize::from(length)) else {
         return Next::Torn;
@@ -179,11 +155,7 @@ fn next<'a>(bytes: &'a [u8], check: &[u8; 32]) -> Next<'a> {
         let unwritten = record.last().or(header.last()) == Some(&0) && only_zeros(after);
         return if unwritten { Next::Torn } else { Next::Damaged };
     }
-    Next::Record {
-        record,
-        next_check,
-        after,
-    }
+    Next::Record { record, next_check, after }
 }
 
 fn chain(check: &[u8; 32], length: u16, record: &[u8]) -> [u8; 32] {
@@ -191,12 +163,7 @@ fn chain(check: &[u8; 32], length: u16, record: &[u8]) -> [u8; 32] {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests"
-)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -225,19 +192,11 @@ mod tests {
         let ends = [HEADER, HEADER + 41, HEADER + 41 + 42, bytes.len()];
         for end in HEADER..=bytes.len() {
             let whole = ends.iter().filter(|at| **at <= end).count() - 1;
-            assert_eq!(
-                scan(&bytes[..end]).unwrap().records,
-                records[..whole],
-                "{end}"
-            );
+            assert_eq!(scan(&bytes[..end]).unwrap().records, records[..whole], "{end}");
             // The same cut with the rest allocated and never written.
             let mut zeros = bytes[..end].to_vec();
             zeros.resize(bytes.len() + 100, 0);
-            assert_eq!(
-                scan(&zeros).unwrap().records,
-                records[..whole],
-                "zeros from {end}"
-            );
+            assert_eq!(scan(&zeros).unwrap().records, records[..whole], "zeros from {end}");
         }
     }
 
@@ -269,11 +228,7 @@ mod tests {
         let bytes = file(0, &[b"aaaa", b"bbbb"]);
         let (header, records) = bytes.split_at(HEADER);
         let (a, b) = records.split_at(RECORD_HEADER + 4);
-        for hostile in [
-            [header, b, a].concat(),
-            [header, a, a, b].concat(),
-            [header, b].concat(),
-        ] {
+        for hostile in [[header, b, a].concat(), [header, a, a, b].concat(), [header, b].concat()] {
             assert!(matches!(scan(&hostile), Err(VerifyError::BadTail { .. })));
         }
     }
@@ -283,17 +238,7 @@ mod tests {
         let scan = |first| scan(&file(first, &[b"a", b"b"])).unwrap();
         assert_eq!(scan(5).after(6).unwrap().collect::<Vec<_>>(), [b"b"]);
         assert_eq!(scan(5).after(7).unwrap().count(), 0);
-        assert!(matches!(
-            scan(5).after(4).err(),
-            Some(VerifyError::Gap {
-                checkpoint: 4,
-                first: 5,
-                end: 7
-            })
-        ));
-        assert!(matches!(
-            scan(5).after(8).err(),
-            Some(VerifyError::Gap { .. })
-        ));
+        assert!(matches!(scan(5).after(4).err(), Some(VerifyError::Gap { checkpoint: 4, first: 5, end: 7 })));
+        assert!(matches!(scan(5).after(8).err(), Some(VerifyError::Gap { .. })));
     }
 }

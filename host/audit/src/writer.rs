@@ -59,16 +59,7 @@ impl Writer {
         checkpoints: JoinHandle<()>,
     ) -> Self {
         let (length, check) = (written.bytes.len() as u64, written.check());
-        Self {
-            shared,
-            commands,
-            max_batch,
-            file,
-            length,
-            check,
-            dead: None,
-            checkpoints,
-        }
+        Self { shared, commands, max_batch, file, length, check, dead: None, checkpoints }
     }
 
     pub(crate) fn run(mut self) {
@@ -107,20 +98,15 @@ impl Writer {
         if group.is_empty() {
             return;
         }
-        let refusal = self
-            .dead
-            .clone()
-            .or_else(|| self.shared.state().refusal(self.shared.every));
+        let refusal = self.dead.clone().or_else(|| self.shared.state().refusal(self.shared.every));
         let written = match refusal {
             Some(error) => Err(error),
             None => self.write(&group),
         };
         match written {
             Ok(()) => {
-                let (records, answers): (Vec<_>, Vec<_>) = group
-                    .into_iter()
-                    .map(|pending| (Arc::new(pending.record), pending.done))
-                    .unzip();
+                let (records, answers): (Vec<_>, Vec<_>) =
+                    group.into_iter().map(|pending| (Arc::new(pending.record), pending.done)).unzip();
                 let mut state = self.shared.state();
                 let first = state.size();
                 state.tail_bytes += records.iter().map(|record| record.len()).sum::<usize>();
@@ -131,25 +117,18 @@ impl Writer {
                     answer(done, Ok(index));
                 }
             }
-            Err(error) => group
-                .into_iter()
-                .for_each(|pending| answer(pending.done, Err(error.clone()))),
+            Err(error) => group.into_iter().for_each(|pending| answer(pending.done, Err(error.clone()))),
         }
     }
 
     fn write(&mut self, group: &[Pending]) -> Result<(), AuditError> {
         let mut encoder = wal::Encoder::resume(self.check);
-        group
-            .iter()
-            .for_each(|pending| encoder.push(&pending.record));
+        group.iter().for_each(|pending| encoder.push(&pending.record));
         let path = self.shared.dir.join(wal::NAME);
         if let Err(error) = self.file.write_all(&encoder.bytes) {
             let error = AuditError::io("write", &path)(error);
             // A full disk is no reason to give up for good: take back what was written, refuse this group, try the next.
-            let restored = self
-                .file
-                .set_len(self.length)
-                .and_then(|()| self.file.seek(SeekFrom::Start(self.length)));
+            let restored = self.file.set_len(self.length).and_then(|()| self.file.seek(SeekFrom::Start(self.length)));
             if restored.is_err() {
                 self.dead = Some(error.clone());
             }
@@ -203,12 +182,7 @@ impl Writer {
         while !self.checkpoints.is_finished() {
             let state = self.shared.state();
             if !state.closed {
-                drop(
-                    self.shared
-                        .done
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner),
-                );
+                drop(self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner));
             } else {
                 break;
             }

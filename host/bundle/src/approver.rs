@@ -25,71 +25,37 @@ pub struct ApproverKey {
 impl ApproverKey {
     /// A fresh key for the person `name` (a name as in `casemate_types::UserName`).
     pub fn generate(name: &str) -> Result<Self, BundleError> {
-        let pair = Ed25519KeyPair::generate().map_err(|_| BundleError::Crypto {
-            action: "make an Ed25519 key",
-        })?;
+        let pair = Ed25519KeyPair::generate().map_err(|_| BundleError::Crypto { action: "make an Ed25519 key" })?;
         Self::new(name, pair)
     }
 
     /// Writes the key to a new file that only its owner can read (mode 600). Never overwrites.
     pub fn save(&self, path: &Path) -> Result<(), BundleError> {
-        let der = self.pair.to_pkcs8().map_err(|_| BundleError::Crypto {
-            action: "encode an Ed25519 key",
-        })?;
+        let der = self.pair.to_pkcs8().map_err(|_| BundleError::Crypto { action: "encode an Ed25519 key" })?;
         let pkcs8 = Zeroizing::new(STANDARD.encode(&der));
-        let file = KeyFile {
-            name: &self.public.name,
-            pkcs8: &pkcs8,
-        };
+        let file = KeyFile { name: &self.public.name, pkcs8: &pkcs8 };
         let text = serde_json::to_vec(&file).map(Zeroizing::new);
-        let text = text.map_err(|_| BundleError::Crypto {
-            action: "encode an Ed25519 key",
-        })?;
-        let io = |source| BundleError::Io {
-            action: "write the new key file",
-            path: path.to_owned(),
-            source,
-        };
-        let mut out = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(io)?;
-        out.write_all(&text)
-            .and_then(|()| out.sync_all())
-            .map_err(io)
+        let text = text.map_err(|_| BundleError::Crypto { action: "encode an Ed25519 key" })?;
+        let io = |source| BundleError::Io { action: "write the new key file", path: path.to_owned(), source };
+        let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+        out.write_all(&text).and_then(|()| out.sync_all()).map_err(io)
     }
 
     /// Reads a key that [`ApproverKey::save`] wrote. Refuses a file that others can read.
     pub fn load(path: &Path) -> Result<Self, BundleError> {
-        let io = |source| BundleError::Io {
-            action: "read the key file",
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| BundleError::Io { action: "read the key file", path: path.to_owned(), source };
         let file = std::fs::File::open(path).map_err(io)?;
         let mode = file.metadata().map_err(io)?.mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(BundleError::KeyFileExposed {
-                path: path.to_owned(),
-                mode,
-            });
+            return Err(BundleError::KeyFileExposed { path: path.to_owned(), mode });
         }
         // Filled in place: a buffer that grows would leave copies of the key behind.
         let mut text = Zeroizing::new(Vec::with_capacity(MAX_KEY_FILE));
-        file.take(MAX_KEY_FILE as u64)
-            .read_to_end(&mut text)
-            .map_err(io)?;
+        file.take(MAX_KEY_FILE as u64).read_to_end(&mut text).map_err(io)?;
         let bad = |why| BundleError::BadKeyFile { why };
-        let parsed: KeyFile<'_> =
-            serde_json::from_slice(&text).map_err(|_| bad("it is not the expected JSON"))?;
-        let der = STANDARD
-            .decode(parsed.pkcs8)
-            .map(Zeroizing::new)
-            .map_err(|_| bad("`pkcs8` is not base64"))?;
-        let pair =
-            Ed25519KeyPair::from_pkcs8(&der).map_err(|_| bad("`pkcs8` is not an Ed25519 key"))?;
+        let parsed: KeyFile<'_> = serde_json::from_slice(&text).map_err(|_| bad("it is not the expected JSON"))?;
+        let der = STANDARD.decode(parsed.pkcs8).map(Zeroizing::new).map_err(|_| bad("`pkcs8` is not base64"))?;
+        let pair = Ed25519KeyPair::from_pkcs8(&der).map_err(|_| bad("`pkcs8` is not an Ed25519 key"))?;
         Self::new(parsed.name, pair)
     }
 
@@ -105,10 +71,7 @@ impl ApproverKey {
     fn new(name: &str, pair: Ed25519KeyPair) -> Result<Self, BundleError> {
         let mut key = [0; 32];
         key.copy_from_slice(pair.public_key().as_ref());
-        Ok(Self {
-            public: ApproverPublic::new(name, key)?,
-            pair,
-        })
+        Ok(Self { public: ApproverPublic::new(name, key)?, pair })
     }
 }
 
@@ -131,10 +94,7 @@ pub struct ApproverPublic {
 impl ApproverPublic {
     pub(crate) fn new(name: &str, key: [u8; 32]) -> Result<Self, BundleError> {
         let name: UserName = name.parse().map_err(BundleError::ApproverName)?;
-        Ok(Self {
-            name: name.into(),
-            key,
-        })
+        Ok(Self { name: name.into(), key })
     }
 
     /// The TUF key id: SHA-256, in hexadecimal, of the canonical key object (TUF 1.0.34 section 4.2).
@@ -155,9 +115,7 @@ impl ApproverPublic {
         // Lower case only: one spelling per signature.
         !signature.bytes().any(|b| b.is_ascii_uppercase())
             && hex::decode_to_slice(signature, &mut raw).is_ok()
-            && UnparsedPublicKey::new(&ED25519, self.key)
-                .verify(message, &raw)
-                .is_ok()
+            && UnparsedPublicKey::new(&ED25519, self.key).verify(message, &raw).is_ok()
     }
 }
 

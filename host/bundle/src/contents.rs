@@ -28,18 +28,12 @@ impl Opened {
     pub(crate) fn open(bytes: &[u8], trust: &TrustRoot) -> Result<Self, BundleError> {
         let entries = ustar::read(bytes)?;
         let known = [COMPONENT, MANIFEST, SETTINGS, SNAPSHOT, TARGETS, TIMESTAMP];
-        if let Some(entry) = entries
-            .keys()
-            .find(|name| !known.contains(&name.as_str()) && !name.starts_with(EVIDENCE))
+        if let Some(entry) = entries.keys().find(|name| !known.contains(&name.as_str()) && !name.starts_with(EVIDENCE))
         {
-            return Err(BundleError::UnexpectedEntry {
-                entry: entry.clone(),
-            });
+            return Err(BundleError::UnexpectedEntry { entry: entry.clone() });
         }
         if let Some(entry) = known.into_iter().find(|name| !entries.contains_key(*name)) {
-            return Err(BundleError::MissingEntry {
-                entry: entry.to_owned(),
-            });
+            return Err(BundleError::MissingEntry { entry: entry.to_owned() });
         }
         let mut envelopes = BTreeMap::new();
         let mut signers = BTreeMap::new();
@@ -48,69 +42,38 @@ impl Opened {
             signers.insert(file, envelope.signers(file, trust.by_key_id())?);
             envelopes.insert(file, envelope);
         }
-        Ok(Self {
-            entries,
-            envelopes,
-            signers,
-        })
+        Ok(Self { entries, envelopes, signers })
     }
 
     /// Those who signed all three files.
     pub(crate) fn complete_signers(&self) -> BTreeSet<String> {
         let everyone = self.signers.values().flatten();
-        everyone
-            .filter(|name| self.signers.values().all(|file| file.contains(*name)))
-            .cloned()
-            .collect()
+        everyone.filter(|name| self.signers.values().all(|file| file.contains(*name))).cloned().collect()
     }
 
     /// Checks that the metadata is for exactly these files, and that the files are what a plugin is made of.
     pub(crate) fn bind(self) -> Result<Contents, BundleError> {
-        let metadata =
-            Metadata::<Targets>::from_slice(entry(&self.entries, TARGETS)?).map_err(|source| {
-                BundleError::Tuf {
-                    file: TARGETS.to_owned(),
-                    source,
-                }
-            })?;
-        let (targets, version, expires) = (
-            &metadata.signed().targets,
-            metadata.signed().version,
-            metadata.signed().expires,
-        );
-        if let Some(entry) = targets
-            .keys()
-            .find(|name| !self.entries.contains_key(*name))
-        {
-            return Err(BundleError::MissingEntry {
-                entry: entry.clone(),
-            });
+        let metadata = Metadata::<Targets>::from_slice(entry(&self.entries, TARGETS)?)
+            .map_err(|source| BundleError::Tuf { file: TARGETS.to_owned(), source })?;
+        let (targets, version, expires) =
+            (&metadata.signed().targets, metadata.signed().version, metadata.signed().expires);
+        if let Some(entry) = targets.keys().find(|name| !self.entries.contains_key(*name)) {
+            return Err(BundleError::MissingEntry { entry: entry.clone() });
         }
-        let files: BTreeMap<String, Vec<u8>> = self
-            .entries
-            .into_iter()
-            .filter(|(name, _)| !self.envelopes.contains_key(name.as_str()))
-            .collect();
+        let files: BTreeMap<String, Vec<u8>> =
+            self.entries.into_iter().filter(|(name, _)| !self.envelopes.contains_key(name.as_str())).collect();
         for (name, body) in &files {
             let entry = name.clone();
             let Some(target) = targets.get(name) else {
                 return Err(BundleError::UnlistedEntry { entry });
             };
-            if target.length != body.len() as u64
-                || target.hashes.get("sha256") != Some(&Digest::of(body).hex())
-            {
+            if target.length != body.len() as u64 || target.hashes.get("sha256") != Some(&Digest::of(body).hex()) {
                 return Err(BundleError::AlteredEntry { entry });
             }
         }
         for (file, expected) in signed_parts(version, expires, &files)? {
-            if self
-                .envelopes
-                .get(file)
-                .is_none_or(|envelope| envelope.signed != expected)
-            {
-                return Err(BundleError::MixAndMatch {
-                    file: file.to_owned(),
-                });
+            if self.envelopes.get(file).is_none_or(|envelope| envelope.signed != expected) {
+                return Err(BundleError::MixAndMatch { file: file.to_owned() });
             }
         }
         if version == 0 {
@@ -118,24 +81,13 @@ impl Opened {
         }
         check_component(entry(&files, COMPONENT)?)?;
         let manifest = entry(&files, MANIFEST)?;
-        let manifest =
-            std::str::from_utf8(manifest).map_err(|_| malformed(MANIFEST, "it is not UTF-8"))?;
+        let manifest = std::str::from_utf8(manifest).map_err(|_| malformed(MANIFEST, "it is not UTF-8"))?;
         let manifest = Manifest::parse(manifest)?;
         let settings = parse_strict(SETTINGS, entry(&files, SETTINGS)?, MAX_SETTINGS)?;
         if !settings.is_object() {
-            return Err(malformed(
-                SETTINGS,
-                "it must be one JSON object, `{}` if there is nothing to set",
-            ));
+            return Err(malformed(SETTINGS, "it must be one JSON object, `{}` if there is nothing to set"));
         }
-        Ok(Contents {
-            files,
-            envelopes: self.envelopes,
-            manifest,
-            settings,
-            version,
-            expires,
-        })
+        Ok(Contents { files, envelopes: self.envelopes, manifest, settings, version, expires })
     }
 }
 
@@ -168,14 +120,9 @@ pub(crate) fn pack(
     ustar::write(&files)
 }
 
-pub(crate) fn entry<'a>(
-    entries: &'a BTreeMap<String, Vec<u8>>,
-    name: &str,
-) -> Result<&'a [u8], BundleError> {
+pub(crate) fn entry<'a>(entries: &'a BTreeMap<String, Vec<u8>>, name: &str) -> Result<&'a [u8], BundleError> {
     let entry = entries.get(name).map(Vec::as_slice);
-    entry.ok_or_else(|| BundleError::MissingEntry {
-        entry: name.to_owned(),
-    })
+    entry.ok_or_else(|| BundleError::MissingEntry { entry: name.to_owned() })
 }
 
 /// The preamble of a component binary: magic, version 13, layer 1 (component-model `Binary.md`, "Component Definitions").
@@ -183,9 +130,7 @@ fn check_component(bytes: &[u8]) -> Result<(), BundleError> {
     let reason = match bytes.first_chunk::<8>() {
         Some(b"\0asm\x0d\0\x01\0") => return Ok(()),
         // What `wasmtime compile` makes: native code, which would escape every limit.
-        Some([0x7f, b'E', b'L', b'F', ..]) => {
-            "native code (an ELF image, as an ahead-of-time compiler makes)"
-        }
+        Some([0x7f, b'E', b'L', b'F', ..]) => "native code (an ELF image, as an ahead-of-time compiler makes)",
         Some(b"\0asm\x01\0\0\0") => "a core module; make a component of it first",
         Some([0, b'a', b's', b'm', ..]) => "WebAssembly of another version or layer",
         Some(_) => "not WebAssembly at all",

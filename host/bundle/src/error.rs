@@ -45,9 +45,7 @@ pub enum BundleError {
         name: String,
     },
     /// A signature by a known approver does not verify.
-    #[error(
-        "the signature of `{approver}` on `{file}` is wrong: the metadata was altered after signing"
-    )]
+    #[error("the signature of `{approver}` on `{file}` is wrong: the metadata was altered after signing")]
     BadSignature {
         /// The metadata file.
         file: String,
@@ -69,9 +67,7 @@ pub enum BundleError {
         action: &'static str,
     },
     /// The trust root lists the same public key twice.
-    #[error(
-        "the trust root lists the same key for `{first}` and `{second}`: two people must hold two keys"
-    )]
+    #[error("the trust root lists the same key for `{first}` and `{second}`: two people must hold two keys")]
     DuplicateApproverKey {
         /// The first holder.
         first: String,
@@ -117,9 +113,7 @@ pub enum BundleError {
         expires: Timestamp,
     },
     /// A GNU extension header (long names, sparse files and the like).
-    #[error(
-        "the header at byte {offset} is a GNU extension (`{kind}`): only plain USTAR files are allowed"
-    )]
+    #[error("the header at byte {offset} is a GNU extension (`{kind}`): only plain USTAR files are allowed")]
     GnuHeader {
         /// Where the header starts.
         offset: usize,
@@ -206,9 +200,7 @@ pub enum BundleError {
         entry: String,
     },
     /// Metadata files that were not made together.
-    #[error(
-        "`{file}` does not belong to this bundle: it was made for other content, another version or another date"
-    )]
+    #[error("`{file}` does not belong to this bundle: it was made for other content, another version or another date")]
     MixAndMatch {
         /// The metadata file that differs.
         file: String,

@@ -13,21 +13,13 @@ use crate::BundleError;
 /// One spelling per value, so no two parsers can disagree and no byte outside the signatures' cover can change unseen.
 pub(crate) fn parse_canonical(file: &str, bytes: &[u8], max: usize) -> Result<Value, BundleError> {
     let value = parse_strict(file, bytes, max)?;
-    if canonical(file, &value)? == bytes {
-        Ok(value)
-    } else {
-        Err(malformed(file, "it is not in canonical form"))
-    }
+    if canonical(file, &value)? == bytes { Ok(value) } else { Err(malformed(file, "it is not in canonical form")) }
 }
 
 /// Parses `bytes` and refuses duplicate keys, of which different parsers take different ones.
 pub(crate) fn parse_strict(file: &str, bytes: &[u8], max: usize) -> Result<Value, BundleError> {
     if bytes.len() > max {
-        return Err(BundleError::EntryTooLarge {
-            entry: file.to_owned(),
-            size: bytes.len() as u64,
-            max: max as u64,
-        });
+        return Err(BundleError::EntryTooLarge { entry: file.to_owned(), size: bytes.len() as u64, max: max as u64 });
     }
     match serde_json::from_slice::<Strict>(bytes) {
         Ok(Strict(value)) => Ok(value),
@@ -41,10 +33,7 @@ pub(crate) fn canonical(file: &str, value: &Value) -> Result<Vec<u8>, BundleErro
 }
 
 pub(crate) fn malformed(file: &str, why: impl Into<String>) -> BundleError {
-    BundleError::MalformedJson {
-        file: file.to_owned(),
-        why: why.into(),
-    }
+    BundleError::MalformedJson { file: file.to_owned(), why: why.into() }
 }
 
 /// A JSON value whose objects have no key twice.
@@ -78,9 +67,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| E::custom("a number is out of range"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number is out of range"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -118,41 +105,18 @@ mod tests {
 
     #[test]
     fn duplicate_keys_are_refused_at_any_depth() {
-        for text in [
-            r#"{"a":1,"a":2}"#,
-            r#"{"x":[{"b":{},"b":1}]}"#,
-            r#"{"a":1,"\u0061":2}"#,
-        ] {
-            assert!(
-                matches!(
-                    parse_strict("f", text.as_bytes(), 99),
-                    Err(BundleError::MalformedJson { .. })
-                ),
-                "{text}"
-            );
+        for text in [r#"{"a":1,"a":2}"#, r#"{"x":[{"b":{},"b":1}]}"#, r#"{"a":1,"\u0061":2}"#] {
+            assert!(matches!(parse_strict("f", text.as_bytes(), 99), Err(BundleError::MalformedJson { .. })), "{text}");
         }
-        assert_eq!(
-            parse_strict("f", br#"{"a":[1,-2,0.5,null,true,"x"]}"#, 99).unwrap()["a"][2],
-            0.5
-        );
+        assert_eq!(parse_strict("f", br#"{"a":[1,-2,0.5,null,true,"x"]}"#, 99).unwrap()["a"][2], 0.5);
     }
 
     #[test]
     fn other_spellings_of_the_same_value_are_refused() {
-        for text in [
-            r#"{"a": 1}"#,
-            r#"{"b":1,"a":2}"#,
-            r#"{"\u0061":1}"#,
-            "{}\n",
-            r#"{"a":1.0}"#,
-            r#"{"a":-0}"#,
-        ] {
+        for text in [r#"{"a": 1}"#, r#"{"b":1,"a":2}"#, r#"{"\u0061":1}"#, "{}\n", r#"{"a":1.0}"#, r#"{"a":-0}"#] {
             assert!(parse_canonical("f", text.as_bytes(), 99).is_err(), "{text}");
         }
         assert!(parse_canonical("f", br#"{"a":1}"#, 99).is_ok());
-        assert!(matches!(
-            parse_canonical("f", br#"{"a":1}"#, 6),
-            Err(BundleError::EntryTooLarge { .. })
-        ));
+        assert!(matches!(parse_canonical("f", br#"{"a":1}"#, 6), Err(BundleError::EntryTooLarge { .. })));
     }
 }

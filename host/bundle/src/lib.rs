@@ -32,8 +32,6 @@ pub mod ustar;
 
 pub use approver::{ApproverKey, ApproverPublic};
 pub use error::BundleError;
-pub use lifecycle::{
-    BuildInput, Inspection, VerifiedBundle, build, build_with_evidence, inspect, sign, verify,
-};
+pub use lifecycle::{BuildInput, Inspection, VerifiedBundle, build, build_with_evidence, inspect, sign, verify};
 pub use manifest::{Capability, Limits, Manifest, World};
 pub use root::{THRESHOLD, TrustRoot};

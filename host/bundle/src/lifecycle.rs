@@ -39,9 +39,7 @@ pub fn build_with_evidence(
     evidence: &BTreeMap<String, Vec<u8>>,
 ) -> Result<Vec<u8>, BundleError> {
     if let Some(name) = evidence.keys().find(|name| !name.starts_with(EVIDENCE)) {
-        return Err(BundleError::UnexpectedEntry {
-            entry: name.clone(),
-        });
+        return Err(BundleError::UnexpectedEntry { entry: name.clone() });
     }
     let mut files = evidence.clone();
     files.insert(COMPONENT.to_owned(), input.component.to_vec());
@@ -62,10 +60,7 @@ pub fn build_with_evidence(
 pub fn sign(bundle: &[u8], key: &ApproverKey, trust: &TrustRoot) -> Result<Vec<u8>, BundleError> {
     let key_id = key.public().key_id()?;
     if trust.by_key_id().get(&key_id) != Some(key.public()) {
-        return Err(BundleError::NotAnApprover {
-            name: key.public().name.clone(),
-            key_id,
-        });
+        return Err(BundleError::NotAnApprover { name: key.public().name.clone(), key_id });
     }
     let mut contents = Opened::open(bundle, trust)?.bind()?;
     for envelope in contents.envelopes.values_mut() {
@@ -103,11 +98,7 @@ pub struct Inspection {
 pub fn inspect(bundle: &[u8], trust: &TrustRoot) -> Result<Inspection, BundleError> {
     let opened = Opened::open(bundle, trust)?;
     let signers = opened.complete_signers();
-    let entries = opened
-        .entries
-        .iter()
-        .map(|(name, body)| (name.clone(), body.len() as u64))
-        .collect();
+    let entries = opened.entries.iter().map(|(name, body)| (name.clone(), body.len() as u64)).collect();
     let contents = opened.bind()?;
     Ok(Inspection {
         component_digest: Digest::of(entry(&contents.files, COMPONENT)?),
@@ -178,32 +169,20 @@ impl VerifiedBundle {
 
     /// The files below `evidence/`.
     pub fn evidence(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let files = self
-            .contents
-            .files
-            .iter()
-            .map(|(name, body)| (name.as_str(), body.as_slice()));
+        let files = self.contents.files.iter().map(|(name, body)| (name.as_str(), body.as_slice()));
         files.filter(|(name, _)| name.starts_with(EVIDENCE))
     }
 
     /// A file whose presence `Opened::open` has checked.
     fn file(&self, name: &str) -> &[u8] {
-        self.contents
-            .files
-            .get(name)
-            .map(Vec::as_slice)
-            .unwrap_or_default()
+        self.contents.files.get(name).map(Vec::as_slice).unwrap_or_default()
     }
 }
 
 impl fmt::Debug for VerifiedBundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = &self.contents.manifest.name;
-        write!(
-            f,
-            "VerifiedBundle({name} version {}, {})",
-            self.contents.version, self.bundle_digest
-        )
+        write!(f, "VerifiedBundle({name} version {}, {})", self.contents.version, self.bundle_digest)
     }
 }
 
@@ -211,11 +190,7 @@ impl fmt::Debug for VerifiedBundle {
 ///
 /// Our own rules run first, because they name the defect; then the TUF client workflow (TUF 1.0.34 section 5) from the
 /// pinned root, by a client that passes the whole conformance suite. Both must agree.
-pub fn verify(
-    bundle: &[u8],
-    trust: &TrustRoot,
-    now: Timestamp,
-) -> Result<VerifiedBundle, BundleError> {
+pub fn verify(bundle: &[u8], trust: &TrustRoot, now: Timestamp) -> Result<VerifiedBundle, BundleError> {
     let opened = Opened::open(bundle, trust)?;
     let signers = opened.complete_signers();
     require_threshold(&opened.signers, signers.len())?;
@@ -230,48 +205,29 @@ pub fn verify(
 }
 
 /// The same two people must have signed all three files: a bundle is approved as a whole.
-fn require_threshold(
-    signers: &BTreeMap<&'static str, BTreeSet<String>>,
-    complete: usize,
-) -> Result<(), BundleError> {
+fn require_threshold(signers: &BTreeMap<&'static str, BTreeSet<String>>, complete: usize) -> Result<(), BundleError> {
     let counts = signers.iter().map(|(file, names)| (*file, names.len()));
     for (file, found) in counts.chain([("tuf/*.json", complete)]) {
         if found < THRESHOLD {
-            return Err(BundleError::NotEnoughSignatures {
-                file: file.to_owned(),
-                found,
-                needed: THRESHOLD,
-            });
+            return Err(BundleError::NotEnoughSignatures { file: file.to_owned(), found, needed: THRESHOLD });
         }
     }
     Ok(())
 }
 
-fn run_tuf(
-    entries: &BTreeMap<String, Vec<u8>>,
-    trust: &TrustRoot,
-    now: Timestamp,
-) -> Result<(), BundleError> {
+fn run_tuf(entries: &BTreeMap<String, Vec<u8>>, trust: &TrustRoot, now: Timestamp) -> Result<(), BundleError> {
     let named = |file: &'static str| {
         move |error| match error {
-            sigstore_tuf::Error::Expired { role, expires } => {
-                BundleError::Expired { role, expires }
-            }
-            source => BundleError::Tuf {
-                file: file.to_owned(),
-                source,
-            },
+            sigstore_tuf::Error::Expired { role, expires } => BundleError::Expired { role, expires },
+            source => BundleError::Tuf { file: file.to_owned(), source },
         }
     };
     // 5.2 and 5.3.10: the pinned root, in date. 5.4, 5.5, 5.6: the three files in turn. 5.7 is `Opened::bind`.
     let mut set = TrustedMetadataSet::from_root(trust.as_bytes()).map_err(named("root.json"))?;
     set.check_root_expired(now).map_err(named("root.json"))?;
-    set.update_timestamp(entry(entries, TIMESTAMP)?, now)
-        .map_err(named(TIMESTAMP))?;
-    set.update_snapshot(entry(entries, SNAPSHOT)?, now)
-        .map_err(named(SNAPSHOT))?;
-    set.update_targets(entry(entries, TARGETS)?, now)
-        .map_err(named(TARGETS))?;
+    set.update_timestamp(entry(entries, TIMESTAMP)?, now).map_err(named(TIMESTAMP))?;
+    set.update_snapshot(entry(entries, SNAPSHOT)?, now).map_err(named(SNAPSHOT))?;
+    set.update_targets(entry(entries, TARGETS)?, now).map_err(named(TARGETS))?;
     Ok(())
 }
 

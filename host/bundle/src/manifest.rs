@@ -55,28 +55,14 @@ impl Manifest {
     pub fn parse(toml: &str) -> Result<Self, BundleError> {
         if toml.len() > MAX_MANIFEST {
             let (size, max) = (toml.len() as u64, MAX_MANIFEST as u64);
-            return Err(BundleError::EntryTooLarge {
-                entry: "manifest.toml".to_owned(),
-                size,
-                max,
-            });
+            return Err(BundleError::EntryTooLarge { entry: "manifest.toml".to_owned(), size, max });
         }
-        let raw: RawManifest =
-            toml::from_str(toml).map_err(|error| BundleError::Manifest(Box::new(error)))?;
+        let raw: RawManifest = toml::from_str(toml).map_err(|error| BundleError::Manifest(Box::new(error)))?;
         if !is_version(&raw.version) {
-            return Err(rule(
-                "version",
-                "must be MAJOR.MINOR.PATCH, optionally with -PRERELEASE",
-            ));
+            return Err(rule("version", "must be MAJOR.MINOR.PATCH, optionally with -PRERELEASE"));
         }
-        if raw.summary.is_empty()
-            || raw.summary.chars().count() > 200
-            || raw.summary.chars().any(is_deceptive)
-        {
-            return Err(rule(
-                "summary",
-                "must be 1 to 200 characters on one line, without control characters",
-            ));
+        if raw.summary.is_empty() || raw.summary.chars().count() > 200 || raw.summary.chars().any(is_deceptive) {
+            return Err(rule("summary", "must be 1 to 200 characters on one line, without control characters"));
         }
         for capability in &raw.capabilities {
             if !raw.world.offers(*capability) {
@@ -85,38 +71,19 @@ impl Manifest {
             }
         }
         if let Some(extra) = raw.ask_policy.difference(&raw.capabilities).next() {
-            return Err(rule(
-                "ask-policy",
-                format!("names `{extra}`, which is not among the capabilities"),
-            ));
+            return Err(rule("ask-policy", format!("names `{extra}`, which is not among the capabilities")));
         }
         if raw.world == World::Policy && !raw.ask_policy.is_empty() {
-            return Err(rule(
-                "ask-policy",
-                "must be empty for a policy: policies are not asked about policies",
-            ));
+            return Err(rule("ask-policy", "must be empty for a policy: policies are not asked about policies"));
         }
         let keys: BTreeSet<String> = raw.keys.iter().cloned().collect();
-        if keys.len() != raw.keys.len() || keys.iter().any(|key| key.parse::<PluginName>().is_err())
-        {
-            return Err(rule(
-                "keys",
-                "must be distinct names: a lower-case letter, then `a-z 0-9 -`, at most 63",
-            ));
+        if keys.len() != raw.keys.len() || keys.iter().any(|key| key.parse::<PluginName>().is_err()) {
+            return Err(rule("keys", "must be distinct names: a lower-case letter, then `a-z 0-9 -`, at most 63"));
         }
         let phases = match (raw.world, raw.phases) {
-            (World::Policy, None) => [
-                Phase::Request,
-                Phase::Retrieval,
-                Phase::Action,
-                Phase::Response,
-            ]
-            .into(),
+            (World::Policy, None) => [Phase::Request, Phase::Retrieval, Phase::Action, Phase::Response].into(),
             (World::Policy, Some(phases)) if phases.is_empty() => {
-                return Err(rule(
-                    "phases",
-                    "must not be empty: the policy would never be asked",
-                ));
+                return Err(rule("phases", "must not be empty: the policy would never be asked"));
             }
             (World::Policy, Some(phases)) => phases,
             (_, None) => BTreeSet::new(),
@@ -286,13 +253,7 @@ impl RawLimits {
     fn check(&self, world: World) -> Result<Limits, BundleError> {
         let time_ms = if world == World::Policy { 50 } else { 5_000 };
         Ok(Limits {
-            memory_bytes: limit(
-                "memory-bytes",
-                self.memory_bytes,
-                4 << 20,
-                64 << 10,
-                256 << 20,
-            )?,
+            memory_bytes: limit("memory-bytes", self.memory_bytes, 4 << 20, 64 << 10, 256 << 20)?,
             table_elements: limit("table-elements", self.table_elements, 1024, 0, 100_000)? as u32,
             time_ms: limit("time-ms", self.time_ms, time_ms, 1, 60_000)?,
             output_bytes: limit("output-bytes", self.output_bytes, 64 << 10, 1, 4 << 20)?,
@@ -302,45 +263,21 @@ impl RawLimits {
     }
 }
 
-fn limit(
-    limit: &'static str,
-    asked: Option<u64>,
-    default: u64,
-    min: u64,
-    max: u64,
-) -> Result<u64, BundleError> {
+fn limit(limit: &'static str, asked: Option<u64>, default: u64, min: u64, max: u64) -> Result<u64, BundleError> {
     let value = asked.unwrap_or(default);
-    if (min..=max).contains(&value) {
-        Ok(value)
-    } else {
-        Err(BundleError::LimitOutOfRange {
-            limit,
-            value,
-            min,
-            max,
-        })
-    }
+    if (min..=max).contains(&value) { Ok(value) } else { Err(BundleError::LimitOutOfRange { limit, value, min, max }) }
 }
 
 fn rule(key: &'static str, rule: impl Into<String>) -> BundleError {
-    BundleError::ManifestRule {
-        key,
-        rule: rule.into(),
-    }
+    BundleError::ManifestRule { key, rule: rule.into() }
 }
 
 fn is_version(text: &str) -> bool {
-    let (core, pre) = text
-        .split_once('-')
-        .map_or((text, None), |(core, pre)| (core, Some(pre)));
+    let (core, pre) = text.split_once('-').map_or((text, None), |(core, pre)| (core, Some(pre)));
     let number = |part: &str| {
-        !part.is_empty()
-            && part.bytes().all(|b| b.is_ascii_digit())
-            && (part == "0" || !part.starts_with('0'))
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) && (part == "0" || !part.starts_with('0'))
     };
-    let word = |part: &str| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    };
+    let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     text.len() <= 64
         && core.split('.').count() == 3
         && core.split('.').all(number)
@@ -369,44 +306,28 @@ mod tests {
     #[test]
     fn defaults_grant_nothing_and_are_as_documented() {
         let manifest = parse("world='policy'\ncapabilities=[]").unwrap();
-        assert!(
-            manifest.capabilities.is_empty()
-                && manifest.ask_policy.is_empty()
-                && manifest.keys.is_empty()
-        );
+        assert!(manifest.capabilities.is_empty() && manifest.ask_policy.is_empty() && manifest.keys.is_empty());
         assert_eq!(manifest.phases.len(), 4);
         let limits = manifest.limits;
-        assert_eq!(
-            (limits.memory_bytes, limits.table_elements, limits.time_ms),
-            (4 << 20, 1024, 50)
-        );
-        assert_eq!(
-            (limits.output_bytes, limits.host_calls, limits.host_bytes),
-            (64 << 10, 64, 1 << 20)
-        );
-        let agent =
-            parse("world='agent-handler'\ncapabilities=['records']\nask-policy=['records']")
-                .unwrap();
+        assert_eq!((limits.memory_bytes, limits.table_elements, limits.time_ms), (4 << 20, 1024, 50));
+        assert_eq!((limits.output_bytes, limits.host_calls, limits.host_bytes), (64 << 10, 64, 1 << 20));
+        let agent = parse("world='agent-handler'\ncapabilities=['records']\nask-policy=['records']").unwrap();
         assert!(agent.phases.is_empty() && agent.limits.time_ms == 5_000);
     }
 
     #[test]
     fn unknown_key_is_named() {
-        for rest in [
-            "world='policy'\ncapabilities=[]\nnetwork=true",
-            "world='policy'\ncapabilities=[]\n[limits]\nfuel=1",
-        ] {
-            let Err(BundleError::Manifest(error)) = parse(rest) else {
-                panic_here(rest)
-            };
+        for rest in
+            ["world='policy'\ncapabilities=[]\nnetwork=true", "world='policy'\ncapabilities=[]\n[limits]\nfuel=1"]
+        {
+            let Err(BundleError::Manifest(error)) = parse(rest) else { panic_here(rest) };
             assert!(error.to_string().contains("unknown field"), "{error}");
         }
     }
 
     #[test]
     fn unknown_capability_is_named() {
-        let Err(BundleError::Manifest(error)) = parse("world='policy'\ncapabilities=['socket']")
-        else {
+        let Err(BundleError::Manifest(error)) = parse("world='policy'\ncapabilities=['socket']") else {
             panic_here("socket")
         };
         assert!(error.to_string().contains("socket"), "{error}");
@@ -414,10 +335,7 @@ mod tests {
 
     #[test]
     fn missing_capabilities_is_an_error_and_not_everything() {
-        assert!(matches!(
-            parse("world='policy'"),
-            Err(BundleError::Manifest(_))
-        ));
+        assert!(matches!(parse("world='policy'"), Err(BundleError::Manifest(_))));
     }
 
     #[test]
@@ -447,69 +365,38 @@ mod tests {
     #[test]
     fn ask_policy_outside_the_capabilities_is_named() {
         let error = parse("world='agent-handler'\ncapabilities=['log']\nask-policy=['records']");
-        assert!(matches!(
-            error,
-            Err(BundleError::ManifestRule {
-                key: "ask-policy",
-                ..
-            })
-        ));
+        assert!(matches!(error, Err(BundleError::ManifestRule { key: "ask-policy", .. })));
     }
 
     #[test]
     fn policy_that_asks_policies_is_refused() {
         let error = parse("world='policy'\ncapabilities=['log']\nask-policy=['log']");
-        assert!(matches!(
-            error,
-            Err(BundleError::ManifestRule {
-                key: "ask-policy",
-                ..
-            })
-        ));
+        assert!(matches!(error, Err(BundleError::ManifestRule { key: "ask-policy", .. })));
     }
 
     #[test]
     fn capability_outside_the_world_is_refused() {
-        for (world, capability) in [
-            ("policy", "vectors"),
-            ("policy", "records"),
-            ("retrieval-strategy", "hsm"),
-        ] {
+        for (world, capability) in [("policy", "vectors"), ("policy", "records"), ("retrieval-strategy", "hsm")] {
             let error = parse(&format!("world='{world}'\ncapabilities=['{capability}']"));
-            assert!(
-                matches!(error, Err(BundleError::CapabilityOutsideWorld { .. })),
-                "{world} {capability}"
-            );
+            assert!(matches!(error, Err(BundleError::CapabilityOutsideWorld { .. })), "{world} {capability}");
         }
     }
 
     #[test]
     fn phases_must_make_sense() {
-        for rest in [
-            "world='policy'\ncapabilities=[]\nphases=[]",
-            "world='agent-handler'\ncapabilities=[]\nphases=['request']",
-        ] {
-            assert!(
-                matches!(
-                    parse(rest),
-                    Err(BundleError::ManifestRule { key: "phases", .. })
-                ),
-                "{rest}"
-            );
+        for rest in
+            ["world='policy'\ncapabilities=[]\nphases=[]", "world='agent-handler'\ncapabilities=[]\nphases=['request']"]
+        {
+            assert!(matches!(parse(rest), Err(BundleError::ManifestRule { key: "phases", .. })), "{rest}");
         }
     }
 
     #[test]
     fn terminal_escapes_in_the_summary_are_refused() {
         for summary in [r"\u001b[2K", r"\u202e", r"a\nb", ""] {
-            let text = format!(
-                "name='p'\nversion='1.0.0'\nworld='policy'\ncapabilities=[]\nsummary=\"{summary}\""
-            );
+            let text = format!("name='p'\nversion='1.0.0'\nworld='policy'\ncapabilities=[]\nsummary=\"{summary}\"");
             assert!(
-                matches!(
-                    Manifest::parse(&text),
-                    Err(BundleError::ManifestRule { key: "summary", .. })
-                ),
+                matches!(Manifest::parse(&text), Err(BundleError::ManifestRule { key: "summary", .. })),
                 "{summary}"
             );
         }
@@ -517,30 +404,15 @@ mod tests {
 
     #[test]
     fn versions_are_semver_shaped() {
-        assert!(
-            ["0.0.1", "1.2.3-rc.1", "10.0.0"]
-                .into_iter()
-                .all(is_version)
-        );
-        assert!(
-            ![
-                "1", "1.2", "1.2.3.4", "01.0.0", "1.0.0-", "1.0.x", "", "v1.0.0"
-            ]
-            .into_iter()
-            .any(is_version)
-        );
+        assert!(["0.0.1", "1.2.3-rc.1", "10.0.0"].into_iter().all(is_version));
+        assert!(!["1", "1.2", "1.2.3.4", "01.0.0", "1.0.0-", "1.0.x", "", "v1.0.0"].into_iter().any(is_version));
     }
 
     #[test]
     fn duplicate_or_hostile_key_names_are_refused() {
         for keys in ["['a','a']", "['../a']", "['']"] {
-            let error = parse(&format!(
-                "world='policy'\ncapabilities=['fpe']\nkeys={keys}"
-            ));
-            assert!(
-                matches!(error, Err(BundleError::ManifestRule { key: "keys", .. })),
-                "{keys}"
-            );
+            let error = parse(&format!("world='policy'\ncapabilities=['fpe']\nkeys={keys}"));
+            assert!(matches!(error, Err(BundleError::ManifestRule { key: "keys", .. })), "{keys}");
         }
     }
 
@@ -549,14 +421,8 @@ mod tests {
         assert_eq!(Capability::ALL.len(), 12);
         assert!(Capability::ALL.is_sorted());
         for capability in Capability::ALL {
-            assert_eq!(
-                capability.interface(),
-                format!("casemate:plugin/{capability}@0.1.0")
-            );
-            assert_eq!(
-                serde_json::to_value(capability).unwrap(),
-                capability.as_str()
-            );
+            assert_eq!(capability.interface(), format!("casemate:plugin/{capability}@0.1.0"));
+            assert_eq!(serde_json::to_value(capability).unwrap(), capability.as_str());
         }
     }
 

@@ -52,19 +52,9 @@ pub(crate) fn signed_parts(
         })
         .collect();
     let targets = part("targets", ("targets", Value::Object(list)));
-    let snapshot = part(
-        "snapshot",
-        ("meta", pin(TARGETS, "targets.json", &targets)?),
-    );
-    let timestamp = part(
-        "timestamp",
-        ("meta", pin(SNAPSHOT, "snapshot.json", &snapshot)?),
-    );
-    Ok([
-        (SNAPSHOT, snapshot),
-        (TARGETS, targets),
-        (TIMESTAMP, timestamp),
-    ])
+    let snapshot = part("snapshot", ("meta", pin(TARGETS, "targets.json", &targets)?));
+    let timestamp = part("timestamp", ("meta", pin(SNAPSHOT, "snapshot.json", &snapshot)?));
+    Ok([(SNAPSHOT, snapshot), (TARGETS, targets), (TIMESTAMP, timestamp)])
 }
 
 /// TUF dates have no fraction of a second (TUF 1.0.34 section 4.2.1).
@@ -84,21 +74,12 @@ pub(crate) struct Envelope {
 impl Envelope {
     /// An envelope that nobody has signed yet.
     pub(crate) fn unsigned(file: &str, signed: Value) -> Result<Self, BundleError> {
-        Ok(Self {
-            canonical: canonical(file, &signed)?,
-            signed,
-            signatures: Vec::new(),
-        })
+        Ok(Self { canonical: canonical(file, &signed)?, signed, signatures: Vec::new() })
     }
 
     /// Parses the canonical form, and nothing else. Checks no signature.
     pub(crate) fn parse(file: &str, bytes: &[u8]) -> Result<Self, BundleError> {
-        let shape = || {
-            malformed(
-                file,
-                "it is not `{\"signatures\":[{\"keyid\",\"sig\"}...],\"signed\":{}}`",
-            )
-        };
+        let shape = || malformed(file, "it is not `{\"signatures\":[{\"keyid\",\"sig\"}...],\"signed\":{}}`");
         let Value::Object(mut members) = parse_canonical(file, bytes, MAX_METADATA)? else {
             return Err(shape());
         };
@@ -116,20 +97,14 @@ impl Envelope {
                 return Err(shape());
             };
             match (item.remove("keyid"), item.remove("sig"), item.is_empty()) {
-                (Some(Value::String(key_id)), Some(Value::String(sig)), true) => {
-                    signatures.push((key_id, sig))
-                }
+                (Some(Value::String(key_id)), Some(Value::String(sig)), true) => signatures.push((key_id, sig)),
                 _ => return Err(shape()),
             }
         }
         if !signatures.is_sorted_by(|a, b| a.0 <= b.0) {
             return Err(malformed(file, "its signatures are not sorted by key id"));
         }
-        Ok(Self {
-            canonical: canonical(file, &signed)?,
-            signed,
-            signatures,
-        })
+        Ok(Self { canonical: canonical(file, &signed)?, signed, signatures })
     }
 
     /// Adds the signature of `key`, or replaces the one it made before.
@@ -158,16 +133,10 @@ impl Envelope {
             };
             let (file, name) = (file.to_owned(), approver.name.clone());
             if !approver.verifies(&self.canonical, sig) {
-                return Err(BundleError::BadSignature {
-                    file,
-                    approver: name,
-                });
+                return Err(BundleError::BadSignature { file, approver: name });
             }
             if !signers.insert(name.clone()) {
-                return Err(BundleError::DuplicateSignature {
-                    file,
-                    approver: name,
-                });
+                return Err(BundleError::DuplicateSignature { file, approver: name });
             }
         }
         Ok(signers)
@@ -175,15 +144,9 @@ impl Envelope {
 
     /// The file.
     pub(crate) fn to_bytes(&self, file: &str) -> Result<Vec<u8>, BundleError> {
-        let signatures: Vec<Value> = self
-            .signatures
-            .iter()
-            .map(|(key_id, sig)| json!({"keyid": key_id, "sig": sig}))
-            .collect();
-        canonical(
-            file,
-            &json!({"signatures": signatures, "signed": self.signed}),
-        )
+        let signatures: Vec<Value> =
+            self.signatures.iter().map(|(key_id, sig)| json!({"keyid": key_id, "sig": sig})).collect();
+        canonical(file, &json!({"signatures": signatures, "signed": self.signed}))
     }
 }
 

@@ -56,8 +56,7 @@ impl TrustRoot {
             hex::decode_to_slice(&key.keyval.public, &mut public)
                 .map_err(|_| unusable(format!("key {key_id:?} is not 64 hexadecimal digits")))?;
             let name = key.extra.get(NAME_FIELD).and_then(Value::as_str);
-            let name =
-                name.ok_or_else(|| unusable(format!("key {key_id:?} has no `{NAME_FIELD}`")))?;
+            let name = name.ok_or_else(|| unusable(format!("key {key_id:?} has no `{NAME_FIELD}`")))?;
             let approver = ApproverPublic::new(name, public)?;
             insert_distinct(&mut approvers, approver.key_id()?, approver)?;
             declared.insert(key_id);
@@ -66,42 +65,26 @@ impl TrustRoot {
             return Err(unusable("a key id is not the SHA-256 of its key"));
         }
         if approvers.len() < THRESHOLD {
-            return Err(unusable(format!(
-                "it names {} approvers; at least {THRESHOLD} are needed",
-                approvers.len()
-            )));
+            return Err(unusable(format!("it names {} approvers; at least {THRESHOLD} are needed", approvers.len())));
         }
         // Covers thresholds, key lists, spelling of dates and keys, delegations of trust and fields unknown to us.
-        if envelope.signed != signed_part(root.version, root.expires, &approvers)?
-            || root.version == 0
-        {
+        if envelope.signed != signed_part(root.version, root.expires, &approvers)? || root.version == 0 {
             return Err(unusable(
                 "it holds more or other than names, keys and four roles of threshold 2 for all of them",
             ));
         }
         let found = envelope.signers(FILE, &approvers)?.len();
         if found < THRESHOLD {
-            return Err(BundleError::NotEnoughSignatures {
-                file: FILE.to_owned(),
-                found,
-                needed: THRESHOLD,
-            });
+            return Err(BundleError::NotEnoughSignatures { file: FILE.to_owned(), found, needed: THRESHOLD });
         }
         // TUF 1.0.34 section 5.3.4, by the TUF client itself.
         TrustedMetadataSet::from_root(bytes).map_err(tuf)?;
-        Ok(Self {
-            bytes: bytes.to_vec(),
-            approvers,
-            version: root.version,
-            expires: root.expires,
-        })
+        Ok(Self { bytes: bytes.to_vec(), approvers, version: root.version, expires: root.expires })
     }
 
     /// The names of the approvers and their key ids, sorted by key id.
     pub fn approvers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.approvers
-            .iter()
-            .map(|(key_id, approver)| (approver.name.as_str(), key_id.as_str()))
+        self.approvers.iter().map(|(key_id, approver)| (approver.name.as_str(), key_id.as_str()))
     }
 
     /// The file as parsed.
@@ -131,13 +114,7 @@ impl TrustRoot {
 
 impl fmt::Debug for TrustRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "TrustRoot(version {}, {} approvers, {})",
-            self.version,
-            self.approvers.len(),
-            self.digest()
-        )
+        write!(f, "TrustRoot(version {}, {} approvers, {})", self.version, self.approvers.len(), self.digest())
     }
 }
 
@@ -148,10 +125,7 @@ fn insert_distinct(
 ) -> Result<(), BundleError> {
     for old in approvers.values() {
         if old.key == new.key {
-            return Err(BundleError::DuplicateApproverKey {
-                first: old.name.clone(),
-                second: new.name,
-            });
+            return Err(BundleError::DuplicateApproverKey { first: old.name.clone(), second: new.name });
         }
         if old.name == new.name {
             return Err(BundleError::DuplicateApproverName { name: new.name });
@@ -191,10 +165,7 @@ fn unusable(why: impl Into<String>) -> BundleError {
 }
 
 fn tuf(source: sigstore_tuf::Error) -> BundleError {
-    BundleError::Tuf {
-        file: FILE.to_owned(),
-        source,
-    }
+    BundleError::Tuf { file: FILE.to_owned(), source }
 }
 
 const FILE: &str = "root.json";

@@ -57,21 +57,14 @@ pub fn read(bytes: &[u8]) -> Result<BTreeMap<String, Vec<u8>>, BundleError> {
         if entries.contains_key(&name) {
             return Err(BundleError::DuplicateEntry { entry: name });
         }
-        if entries
-            .last_key_value()
-            .is_some_and(|(last, _)| *last > name)
-        {
+        if entries.last_key_value().is_some_and(|(last, _)| *last > name) {
             return Err(BundleError::UnsortedEntry { entry: name });
         }
         if entries.len() == MAX_ENTRIES {
             return Err(BundleError::TooLarge);
         }
         let body = slice(bytes, offset + BLOCK, size)?;
-        let padding = slice(
-            bytes,
-            offset + BLOCK + size,
-            size.next_multiple_of(BLOCK) - size,
-        )?;
+        let padding = slice(bytes, offset + BLOCK + size, size.next_multiple_of(BLOCK) - size)?;
         if padding.iter().any(|b| *b != 0) {
             return Err(BundleError::NonZeroPadding { entry: name });
         }
@@ -103,33 +96,20 @@ fn parse_header(head: &[u8], offset: usize) -> Result<(String, usize), BundleErr
         b'1' | b'2' => return Err(BundleError::LinkEntry { offset }),
         b'x' | b'g' | b'X' => return Err(BundleError::PaxHeader { offset }),
         b'A'..=b'Z' => {
-            return Err(BundleError::GnuHeader {
-                offset,
-                kind: char::from(kind).to_string(),
-            });
+            return Err(BundleError::GnuHeader { offset, kind: char::from(kind).to_string() });
         }
         _ => {
-            return Err(BundleError::UnsupportedEntryType {
-                offset,
-                kind: kind.escape_ascii().to_string(),
-            });
+            return Err(BundleError::UnsupportedEntryType { offset, kind: kind.escape_ascii().to_string() });
         }
     }
     if field(257, 8) == b"ustar  \0" {
-        return Err(BundleError::GnuHeader {
-            offset,
-            kind: "magic".to_owned(),
-        });
+        return Err(BundleError::GnuHeader { offset, kind: "magic".to_owned() });
     }
     let raw = field(0, NAME);
-    let name =
-        String::from_utf8_lossy(raw.split(|b| *b == 0).next().unwrap_or_default()).into_owned();
+    let name = String::from_utf8_lossy(raw.split(|b| *b == 0).next().unwrap_or_default()).into_owned();
     check_name(&name)?;
     let digits = field(124, 12);
-    let Some((b"\0", octal)) = digits
-        .split_last()
-        .map(|(last, octal)| (std::slice::from_ref(last), octal))
-    else {
+    let Some((b"\0", octal)) = digits.split_last().map(|(last, octal)| (std::slice::from_ref(last), octal)) else {
         return Err(BundleError::WrongSize { offset });
     };
     // Eleven octal digits are at most 2^33: no overflow.
@@ -142,10 +122,7 @@ fn parse_header(head: &[u8], offset: usize) -> Result<(String, usize), BundleErr
     }
     let size = check_size(&name, size)?;
     if head != header(&name, size) {
-        return Err(BundleError::MalformedHeader {
-            offset,
-            entry: name,
-        });
+        return Err(BundleError::MalformedHeader { offset, entry: name });
     }
     Ok((name, size))
 }
@@ -168,17 +145,7 @@ fn header(name: &str, size: usize) -> [u8; BLOCK] {
 }
 
 fn checksum(head: &[u8]) -> [u8; 8] {
-    let sum: u32 = head
-        .iter()
-        .enumerate()
-        .map(|(i, b)| {
-            if (148..156).contains(&i) {
-                32
-            } else {
-                u32::from(*b)
-            }
-        })
-        .sum();
+    let sum: u32 = head.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
     let mut out = *b"000000\0 ";
     for (at, shift) in (0..6).rev().zip((0..).step_by(3)) {
         out[at] = b'0' + (sum >> shift & 7) as u8;
@@ -187,37 +154,26 @@ fn checksum(head: &[u8]) -> [u8; 8] {
 }
 
 fn check_name(name: &str) -> Result<(), BundleError> {
-    let allowed = |b: u8| {
-        b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-' | b'/')
-    };
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-' | b'/');
     // A part that starts with `-` would be an option to a tool that extracts it.
-    let parts_ok = name
-        .split('/')
-        .all(|part| !part.is_empty() && part != "." && !part.starts_with('-'));
+    let parts_ok = name.split('/').all(|part| !part.is_empty() && part != "." && !part.starts_with('-'));
     if name.len() <= NAME && name.bytes().all(allowed) && parts_ok && !name.contains("..") {
         Ok(())
     } else {
-        Err(BundleError::BadName {
-            name: name.chars().take(120).collect(),
-        })
+        Err(BundleError::BadName { name: name.chars().take(120).collect() })
     }
 }
 
 fn check_size(name: &str, size: u64) -> Result<usize, BundleError> {
-    usize::try_from(size)
-        .ok()
-        .filter(|size| *size <= MAX_ENTRY)
-        .ok_or_else(|| BundleError::EntryTooLarge {
-            entry: name.to_owned(),
-            size,
-            max: MAX_ENTRY as u64,
-        })
+    usize::try_from(size).ok().filter(|size| *size <= MAX_ENTRY).ok_or_else(|| BundleError::EntryTooLarge {
+        entry: name.to_owned(),
+        size,
+        max: MAX_ENTRY as u64,
+    })
 }
 
 fn slice(bytes: &[u8], from: usize, len: usize) -> Result<&[u8], BundleError> {
-    bytes.get(from..from + len).ok_or(BundleError::Truncated {
-        offset: bytes.len(),
-    })
+    bytes.get(from..from + len).ok_or(BundleError::Truncated { offset: bytes.len() })
 }
 
 const BLOCK: usize = 512;

@@ -37,10 +37,7 @@ impl ActiveSet {
     ///
     /// Errors: [`ChangeError::Rollback`], [`ChangeError::SameVersion`].
     pub fn with(&self, bundle: &VerifiedBundle) -> Result<Self, ChangeError> {
-        self.with_entry(
-            &bundle.manifest().name,
-            ActiveEntry::new(bundle.version(), bundle.bundle_digest()),
-        )
+        self.with_entry(&bundle.manifest().name, ActiveEntry::new(bundle.version(), bundle.bundle_digest()))
     }
 
     /// The set after the plugin `name` is taken out. Its floor stays.
@@ -48,10 +45,7 @@ impl ActiveSet {
     /// Errors: [`ChangeError::NotActive`].
     pub fn without(&self, name: &PluginName) -> Result<Self, ChangeError> {
         let mut next = self.clone();
-        let entry = next
-            .entries
-            .remove(name)
-            .ok_or_else(|| ChangeError::NotActive { name: name.clone() })?;
+        let entry = next.entries.remove(name).ok_or_else(|| ChangeError::NotActive { name: name.clone() })?;
         next.retired.insert(name.clone(), entry);
         next.step()
     }
@@ -60,25 +54,14 @@ impl ActiveSet {
     pub(crate) fn check(&self) -> Result<(), String> {
         for (name, entry) in self.entries.iter().chain(&self.retired) {
             if *entry != ActiveEntry::new(entry.version, entry.bundle_digest) {
-                return Err(format!(
-                    "`{name}` is kept under a name that is not its digest"
-                ));
+                return Err(format!("`{name}` is kept under a name that is not its digest"));
             }
             if self.floors.get(name) != Some(&entry.version) {
-                return Err(format!(
-                    "`{name}` is at version {}, which is not its floor",
-                    entry.version
-                ));
+                return Err(format!("`{name}` is at version {}, which is not its floor", entry.version));
             }
         }
-        match self
-            .floors
-            .keys()
-            .find(|name| self.entries.contains_key(*name) == self.retired.contains_key(*name))
-        {
-            Some(name) => Err(format!(
-                "`{name}` has a floor but is not either active or retired"
-            )),
+        match self.floors.keys().find(|name| self.entries.contains_key(*name) == self.retired.contains_key(*name)) {
+            Some(name) => Err(format!("`{name}` has a floor but is not either active or retired")),
             None => Ok(()),
         }
     }
@@ -89,17 +72,10 @@ impl ActiveSet {
         }
         if let Some(&floor) = self.floors.get(name) {
             if entry.version < floor {
-                return Err(ChangeError::Rollback {
-                    name: name.clone(),
-                    floor,
-                    offered: entry.version,
-                });
+                return Err(ChangeError::Rollback { name: name.clone(), floor, offered: entry.version });
             }
             if entry.version == floor && self.retired.get(name) != Some(&entry) {
-                return Err(ChangeError::SameVersion {
-                    name: name.clone(),
-                    version: floor,
-                });
+                return Err(ChangeError::SameVersion { name: name.clone(), version: floor });
             }
         }
         let mut next = self.clone();
@@ -110,21 +86,14 @@ impl ActiveSet {
     }
 
     fn step(mut self) -> Result<Self, ChangeError> {
-        self.generation = self
-            .generation
-            .next()
-            .ok_or(ChangeError::GenerationsExhausted)?;
+        self.generation = self.generation.next().ok_or(ChangeError::GenerationsExhausted)?;
         Ok(self)
     }
 }
 
 impl ActiveEntry {
     fn new(version: u64, bundle_digest: Digest) -> Self {
-        Self {
-            version,
-            bundle_digest,
-            file: format!("bundles/{}.casemate", bundle_digest.hex()),
-        }
+        Self { version, bundle_digest, file: format!("bundles/{}.casemate", bundle_digest.hex()) }
     }
 }
 
@@ -143,9 +112,7 @@ mod tests {
 
     #[test]
     fn every_change_is_one_generation_and_a_repeat_is_none() {
-        let one = ActiveSet::default()
-            .with_entry(&name(), entry(1, "a"))
-            .unwrap();
+        let one = ActiveSet::default().with_entry(&name(), entry(1, "a")).unwrap();
         assert_eq!(one.generation, Generation(1));
         assert_eq!(one.with_entry(&name(), entry(1, "a")).unwrap(), one);
         let two = one.with_entry(&name(), entry(7, "b")).unwrap();
@@ -155,37 +122,18 @@ mod tests {
 
     #[test]
     fn rollback_is_named_even_after_deactivation() {
-        let set = ActiveSet::default()
-            .with_entry(&name(), entry(3, "a"))
-            .unwrap();
+        let set = ActiveSet::default().with_entry(&name(), entry(3, "a")).unwrap();
         for set in [set.clone(), set.without(&name()).unwrap()] {
             let error = set.with_entry(&name(), entry(2, "old"));
-            assert!(
-                matches!(
-                    error,
-                    Err(ChangeError::Rollback {
-                        floor: 3,
-                        offered: 2,
-                        ..
-                    })
-                ),
-                "{error:?}"
-            );
+            assert!(matches!(error, Err(ChangeError::Rollback { floor: 3, offered: 2, .. })), "{error:?}");
             let error = set.with_entry(&name(), entry(3, "twin"));
-            assert!(
-                matches!(error, Err(ChangeError::SameVersion { version: 3, .. })),
-                "{error:?}"
-            );
+            assert!(matches!(error, Err(ChangeError::SameVersion { version: 3, .. })), "{error:?}");
         }
     }
 
     #[test]
     fn a_deactivated_bundle_may_come_back_itself() {
-        let set = ActiveSet::default()
-            .with_entry(&name(), entry(3, "a"))
-            .unwrap()
-            .without(&name())
-            .unwrap();
+        let set = ActiveSet::default().with_entry(&name(), entry(3, "a")).unwrap().without(&name()).unwrap();
         set.check().unwrap();
         let back = set.with_entry(&name(), entry(3, "a")).unwrap();
         assert_eq!((back.generation, back.retired.len()), (Generation(3), 0));
@@ -194,29 +142,18 @@ mod tests {
 
     #[test]
     fn taking_out_what_is_not_there_is_named() {
-        assert!(matches!(
-            ActiveSet::default().without(&name()),
-            Err(ChangeError::NotActive { .. })
-        ));
+        assert!(matches!(ActiveSet::default().without(&name()), Err(ChangeError::NotActive { .. })));
     }
 
     #[test]
     fn the_generation_never_wraps() {
-        let set = ActiveSet {
-            generation: Generation(u64::MAX),
-            ..ActiveSet::default()
-        };
-        assert!(matches!(
-            set.with_entry(&name(), entry(1, "a")),
-            Err(ChangeError::GenerationsExhausted)
-        ));
+        let set = ActiveSet { generation: Generation(u64::MAX), ..ActiveSet::default() };
+        assert!(matches!(set.with_entry(&name(), entry(1, "a")), Err(ChangeError::GenerationsExhausted)));
     }
 
     #[test]
     fn lowered_or_lost_floors_are_seen() {
-        let good = ActiveSet::default()
-            .with_entry(&name(), entry(3, "a"))
-            .unwrap();
+        let good = ActiveSet::default().with_entry(&name(), entry(3, "a")).unwrap();
         let mut lowered = good.clone();
         lowered.floors.insert(name(), 1);
         let mut lost = good.clone();

@@ -8,9 +8,7 @@ use casemate_types::{Digest, PluginName};
 #[non_exhaustive]
 pub enum ChangeError {
     /// A stored bundle is not the one that was activated.
-    #[error(
-        "the stored bundle of `{name}` was altered (`{file}`); put the original back or activate a new bundle"
-    )]
+    #[error("the stored bundle of `{name}` was altered (`{file}`); put the original back or activate a new bundle")]
     BundleAltered {
         /// The plugin.
         name: PluginName,
@@ -18,9 +16,7 @@ pub enum ChangeError {
         file: String,
     },
     /// A stored bundle is gone.
-    #[error(
-        "the stored bundle of `{name}` is missing (`{file}`); put it back or activate a new bundle"
-    )]
+    #[error("the stored bundle of `{name}` is missing (`{file}`); put it back or activate a new bundle")]
     BundleMissing {
         /// The plugin.
         name: PluginName,
@@ -63,9 +59,7 @@ pub enum ChangeError {
         name: PluginName,
     },
     /// The raw bytes are not the ones that were verified.
-    #[error(
-        "the bytes offered are not the bundle that was verified ({verified}, but {offered} was offered)"
-    )]
+    #[error("the bytes offered are not the bundle that was verified ({verified}, but {offered} was offered)")]
     NotTheVerifiedBytes {
         /// What was verified.
         verified: Digest,

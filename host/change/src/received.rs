@@ -17,20 +17,11 @@ pub struct ReceivedBundle {
 impl ReceivedBundle {
     /// Reads a file from media; at most 64 MiB.
     pub fn read(path: &Path) -> Result<Self, ChangeError> {
-        let io = |source| ChangeError::Io {
-            action: "read the bundle",
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| ChangeError::Io { action: "read the bundle", path: path.to_owned(), source };
         let file = File::open(path).map_err(io)?;
         match read_capped(file).map_err(io)? {
-            Some(bytes) => Ok(Self {
-                digest: Digest::of(&bytes),
-                bytes,
-            }),
-            None => Err(ChangeError::TooLarge {
-                path: path.to_owned(),
-            }),
+            Some(bytes) => Ok(Self { digest: Digest::of(&bytes), bytes }),
+            None => Err(ChangeError::TooLarge { path: path.to_owned() }),
         }
     }
 
@@ -58,7 +49,6 @@ impl ReceivedBundle {
 /// The whole file, or `None` when it is larger than a bundle can be.
 pub(crate) fn read_capped(file: File) -> std::io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    file.take(ustar::MAX_TOTAL as u64 + 1)
-        .read_to_end(&mut bytes)?;
+    file.take(ustar::MAX_TOTAL as u64 + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() <= ustar::MAX_TOTAL).then_some(bytes))
 }

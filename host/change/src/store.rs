@@ -37,14 +37,9 @@ impl SiteStore {
         // The state comes before the folder, so a folder without state means that the state was taken away.
         let bundles = dir.join(BUNDLES);
         if bundles.exists() {
-            return Err(ChangeError::StateMissing {
-                path: dir.join(STATE),
-            });
+            return Err(ChangeError::StateMissing { path: dir.join(STATE) });
         }
-        let store = Self {
-            active: ActiveSet::default(),
-            dir,
-        };
+        let store = Self { active: ActiveSet::default(), dir };
         store.write_state(&store.active)?;
         Ok(store)
     }
@@ -65,11 +60,7 @@ impl SiteStore {
     ///
     /// Errors: [`ChangeError::Rollback`], [`ChangeError::SameVersion`], [`ChangeError::NotTheVerifiedBytes`],
     /// [`ChangeError::Locked`].
-    pub fn activate(
-        &mut self,
-        bundle: &VerifiedBundle,
-        raw: &[u8],
-    ) -> Result<Generation, ChangeError> {
+    pub fn activate(&mut self, bundle: &VerifiedBundle, raw: &[u8]) -> Result<Generation, ChangeError> {
         let (verified, offered) = (bundle.bundle_digest(), Digest::of(raw));
         if verified != offered {
             return Err(ChangeError::NotTheVerifiedBytes { verified, offered });
@@ -97,45 +88,25 @@ impl SiteStore {
     ///
     /// Errors: the first bundle that is missing, altered or no longer verifies, by name. All or nothing: a site does not run
     /// with some of its policies.
-    pub fn load_all(
-        &self,
-        trust: &TrustRoot,
-        now: Timestamp,
-    ) -> Result<Vec<VerifiedBundle>, ChangeError> {
+    pub fn load_all(&self, trust: &TrustRoot, now: Timestamp) -> Result<Vec<VerifiedBundle>, ChangeError> {
         let mut bundles = Vec::new();
         for (name, entry) in &self.active.entries {
-            let altered = || ChangeError::BundleAltered {
-                name: name.clone(),
-                file: entry.file.clone(),
-            };
+            let altered = || ChangeError::BundleAltered { name: name.clone(), file: entry.file.clone() };
             let path = self.dir.join(&entry.file);
             let file = File::open(&path).map_err(|source| match source.kind() {
-                ErrorKind::NotFound => ChangeError::BundleMissing {
-                    name: name.clone(),
-                    file: entry.file.clone(),
-                },
+                ErrorKind::NotFound => ChangeError::BundleMissing { name: name.clone(), file: entry.file.clone() },
                 _ => io("open the bundle", &path, source),
             })?;
-            let raw = read_capped(file)
-                .map_err(|source| io("read the bundle", &path, source))?
-                .ok_or_else(altered)?;
+            let raw = read_capped(file).map_err(|source| io("read the bundle", &path, source))?.ok_or_else(altered)?;
             if Digest::of(&raw) != entry.bundle_digest {
                 return Err(altered());
             }
-            let bundle = verify(&raw, trust, now).map_err(|source| ChangeError::BundleRefused {
-                name: name.clone(),
-                source,
-            })?;
+            let bundle =
+                verify(&raw, trust, now).map_err(|source| ChangeError::BundleRefused { name: name.clone(), source })?;
             // The state file is not signed: it cannot make one bundle pass for another, or for another version.
             if bundle.manifest().name != *name || bundle.version() != entry.version {
-                let why = format!(
-                    "it says `{name}` version {}, the bundle says otherwise",
-                    entry.version
-                );
-                return Err(ChangeError::StateDamaged {
-                    path: self.dir.join(STATE),
-                    why,
-                });
+                let why = format!("it says `{name}` version {}, the bundle says otherwise", entry.version);
+                return Err(ChangeError::StateDamaged { path: self.dir.join(STATE), why });
             }
             bundles.push(bundle);
         }
@@ -143,19 +114,11 @@ impl SiteStore {
     }
 
     fn current(&self) -> Result<ActiveSet, ChangeError> {
-        let missing = || ChangeError::StateMissing {
-            path: self.dir.join(STATE),
-        };
+        let missing = || ChangeError::StateMissing { path: self.dir.join(STATE) };
         let current = read_state(&self.dir)?.ok_or_else(missing)?;
         if current.generation < self.active.generation {
-            let why = format!(
-                "its generation {} is below {}",
-                current.generation, self.active.generation
-            );
-            return Err(ChangeError::StateDamaged {
-                path: self.dir.join(STATE),
-                why,
-            });
+            let why = format!("its generation {} is below {}", current.generation, self.active.generation);
+            return Err(ChangeError::StateDamaged { path: self.dir.join(STATE), why });
         }
         Ok(current)
     }
@@ -170,20 +133,15 @@ impl SiteStore {
 
     fn write_state(&self, state: &ActiveSet) -> Result<(), ChangeError> {
         let path = self.dir.join(STATE);
-        let text = serde_json::to_vec_pretty(state).map_err(|error| ChangeError::StateDamaged {
-            path: path.clone(),
-            why: error.to_string(),
-        })?;
+        let text = serde_json::to_vec_pretty(state)
+            .map_err(|error| ChangeError::StateDamaged { path: path.clone(), why: error.to_string() })?;
         replace(&path, &text)
     }
 }
 
 fn read_state(dir: &Path) -> Result<Option<ActiveSet>, ChangeError> {
     let path = dir.join(STATE);
-    let damaged = |why: String| ChangeError::StateDamaged {
-        path: path.clone(),
-        why,
-    };
+    let damaged = |why: String| ChangeError::StateDamaged { path: path.clone(), why };
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(source) if source.kind() == ErrorKind::NotFound => return Ok(None),
@@ -191,8 +149,7 @@ fn read_state(dir: &Path) -> Result<Option<ActiveSet>, ChangeError> {
     };
     let text = read_capped(file).map_err(|source| io("read", &path, source))?;
     let text = text.ok_or_else(|| damaged("it is too large".to_owned()))?;
-    let state: ActiveSet =
-        serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+    let state: ActiveSet = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
     state.check().map_err(damaged)?;
     Ok(Some(state))
 }
@@ -200,16 +157,10 @@ fn read_state(dir: &Path) -> Result<Option<ActiveSet>, ChangeError> {
 /// Held until dropped; the operating system lets go of it when the process dies.
 fn lock(dir: &Path) -> Result<File, ChangeError> {
     let path = dir.join("lock");
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .map_err(|source| io("open", &path, source))?;
+    let file = File::options().create(true).append(true).open(&path).map_err(|source| io("open", &path, source))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ChangeError::Locked {
-            path: dir.to_owned(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(ChangeError::Locked { path: dir.to_owned() }),
         Err(TryLockError::Error(source)) => Err(io("lock", &path, source)),
     }
 }
@@ -219,25 +170,17 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), ChangeError> {
     let failed = |source| io("write", path, source);
     let beside = path.with_extension("new");
     let mut file = File::create(&beside).map_err(failed)?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
     fs::rename(&beside, path).map_err(failed)?;
     path.parent().map_or(Ok(()), sync_dir)
 }
 
 fn sync_dir(dir: &Path) -> Result<(), ChangeError> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|source| io("sync", dir, source))
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| io("sync", dir, source))
 }
 
 fn io(action: &'static str, path: &Path, source: std::io::Error) -> ChangeError {
-    ChangeError::Io {
-        action,
-        path: path.to_owned(),
-        source,
-    }
+    ChangeError::Io { action, path: path.to_owned(), source }
 }
 
 const STATE: &str = "active.json";

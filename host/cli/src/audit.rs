@@ -36,7 +36,9 @@ fn show(site: &Path, last: Option<usize>, json: bool) -> Result<ExitCode, Failur
 
 /// One record on one line: its kind, then every field that says something.
 fn summary(record: &Record) -> String {
-    let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(&record.event) else { return "unreadable".to_owned() };
+    let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(&record.event) else {
+        return "unreadable".to_owned();
+    };
     let kind = fields.get("event").and_then(|v| v.as_str()).unwrap_or("event").to_owned();
     let text: Vec<String> = fields
         .iter()
@@ -46,7 +48,8 @@ fn summary(record: &Record) -> String {
             other => format!("{name}={other}"),
         })
         .collect();
-    let time = jiff::Timestamp::from_millisecond(record.time_ms as i64).map_or_else(|_| String::new(), |t| t.to_string());
+    let time =
+        jiff::Timestamp::from_millisecond(record.time_ms as i64).map_or_else(|_| String::new(), |t| t.to_string());
     let rehearsal = if record.rehearsal { " (rehearsal)" } else { "" };
     format!("{time} {kind}{rehearsal} {}", text.join(" "))
 }
@@ -95,7 +98,8 @@ fn verifier_key(site: &Path, key: Option<String>) -> Result<String, Failure> {
         return Ok(key);
     }
     let path = site.join("log.vkey");
-    let text = fs::read_to_string(&path)
-        .map_err(|error| Failure::caused_by(format!("cannot read {}", path.display()), &error).hint("give the key with --key"))?;
+    let text = fs::read_to_string(&path).map_err(|error| {
+        Failure::caused_by(format!("cannot read {}", path.display()), &error).hint("give the key with --key")
+    })?;
     Ok(text.trim().to_owned())
 }

@@ -28,8 +28,9 @@ pub fn set(site: &Path, config: &SiteConfig) -> Result<(), Failure> {
 
 /// The site's folder as the module must see it.
 pub fn absolute(site: &Path) -> Result<String, Failure> {
-    let path = fs::canonicalize(site)
-        .map_err(|error| Failure::caused_by(format!("cannot find the site `{}`", site.display()), &error).hint("casemate init"))?;
+    let path = fs::canonicalize(site).map_err(|error| {
+        Failure::caused_by(format!("cannot find the site `{}`", site.display()), &error).hint("casemate init")
+    })?;
     path.to_str().map(str::to_owned).ok_or_else(|| Failure::new("the site's path is not UTF-8"))
 }
 
@@ -67,6 +68,7 @@ pub fn lock_down() -> Result<(), Failure> {
 
 /// As [`lock_down`], with a profile.
 pub fn lock_down_with(profile: casemate_sandbox::Profile) -> Result<(), Failure> {
-    casemate_sandbox::lock_down(profile)
-        .map_err(|error| Failure::caused_by("cannot close the network for this process", &error).hint("Linux with seccomp is needed"))
+    casemate_sandbox::lock_down(profile).map_err(|error| {
+        Failure::caused_by("cannot close the network for this process", &error).hint("Linux with seccomp is needed")
+    })
 }

@@ -77,7 +77,9 @@ impl From<GateError> for Failure {
     fn from(error: GateError) -> Self {
         let causes = causes(&error).into_iter().filter(|cause| !error.to_string().contains(cause.as_str())).collect();
         let (code, hint) = match &error {
-            GateError::Unauthenticated => (code::UNAUTHENTICATED, Some("use a user of site.toml whose token is in the site's folder")),
+            GateError::Unauthenticated => {
+                (code::UNAUTHENTICATED, Some("use a user of site.toml whose token is in the site's folder"))
+            }
             GateError::Bundle(_) | GateError::Change(_) | GateError::Store(_) => (code::VERIFICATION, None),
             GateError::Audit(_) => (code::VERIFICATION, Some("`casemate audit verify` names the first bad record")),
             GateError::NoSite { .. } => (code::FAILED, Some("casemate init")),

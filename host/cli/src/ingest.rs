@@ -79,7 +79,8 @@ fn read_all(options: &IngestOptions, compartment: Option<&CompartmentName>) -> R
                 json_lines(&file, &text, &mut documents)?;
             } else {
                 let compartment = compartment.ok_or_else(|| {
-                    Failure::new(format!("{} needs a compartment", file.display())).hint("--compartment NAME --label LEVEL")
+                    Failure::new(format!("{} needs a compartment", file.display()))
+                        .hint("--compartment NAME --label LEVEL")
                 })?;
                 let label: Level = options.label.parse().map_err(|error: String| Failure::new(error).with_code(2))?;
                 passages(&file, &text, compartment, label, &mut documents);

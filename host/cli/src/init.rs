@@ -85,7 +85,8 @@ fn utf8(path: &Path) -> Result<String, Failure> {
 
 /// The embedded token lies beside this program.
 fn embedded_module() -> Result<PathBuf, Failure> {
-    let program = std::env::current_exe().map_err(|error| Failure::caused_by("cannot find this program's folder", &error))?;
+    let program =
+        std::env::current_exe().map_err(|error| Failure::caused_by("cannot find this program's folder", &error))?;
     let module = program.with_file_name(EMBEDDED);
     if module.exists() {
         return Ok(module);

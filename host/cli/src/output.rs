@@ -13,7 +13,9 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
 /// Prints a line; a closed pipe is not a failure.
 pub fn line(text: &str) -> Result<(), Failure> {
     match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::caused_by("cannot write the answer", &error)),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::caused_by("cannot write the answer", &error))
+        }
         _ => Ok(()),
     }
 }

@@ -59,7 +59,8 @@ fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
                 ))?;
             }
             if *masked > 0 {
-                output::line(&format!("  {masked} identifiers are masked"))?;
+                let noun = if *masked == 1 { "identifier is" } else { "identifiers are" };
+                output::line(&format!("  {masked} {noun} masked"))?;
             }
         }
         Outcome::Denied { reason, message, policy, phase } => {

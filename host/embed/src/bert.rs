@@ -32,17 +32,12 @@ impl Bert {
         let embeddings = vb.pp("embeddings");
         let types = embeddings.get((2, DIMENSION), "token_type_embeddings.weight")?;
         Ok(Self {
-            words: Embedding::new(
-                embeddings.get((VOCABULARY, DIMENSION), "word_embeddings.weight")?,
-                DIMENSION,
-            ),
+            words: Embedding::new(embeddings.get((VOCABULARY, DIMENSION), "word_embeddings.weight")?, DIMENSION),
             positions: embeddings
                 .get((POSITIONS, DIMENSION), "position_embeddings.weight")?
                 .broadcast_add(&types.narrow(0, 0, 1)?)?,
             norm: layer_norm(embeddings.pp("LayerNorm"))?,
-            layers: (0..LAYERS)
-                .map(|i| Layer::load(vb.pp("encoder.layer").pp(i)))
-                .collect::<Result<_>>()?,
+            layers: (0..LAYERS).map(|i| Layer::load(vb.pp("encoder.layer").pp(i))).collect::<Result<_>>()?,
         })
     }
 
@@ -54,31 +49,18 @@ impl Bert {
         let b = lengths.len();
         let l = ids.len() / b.max(1);
         let ids = Tensor::from_vec(ids, (b, l), &Device::Cpu)?;
-        let mask: Vec<f32> = lengths
-            .iter()
-            .flat_map(|&n| (0..l).map(move |i| if i < n { 1.0 } else { 0.0 }))
-            .collect();
+        let mask: Vec<f32> = lengths.iter().flat_map(|&n| (0..l).map(move |i| if i < n { 1.0 } else { 0.0 })).collect();
         let mask = Tensor::from_vec(mask, (b, l), &Device::Cpu)?;
         // 0 for a token, a large negative number for padding, added to the scores before the softmax.
-        let bias = lengths
-            .iter()
-            .any(|&n| n < l)
-            .then(|| mask.affine(1e9, -1e9)?.reshape((b, 1, 1, l)))
-            .transpose()?;
+        let bias = lengths.iter().any(|&n| n < l).then(|| mask.affine(1e9, -1e9)?.reshape((b, 1, 1, l))).transpose()?;
 
-        let x = self
-            .words
-            .forward(&ids)?
-            .broadcast_add(&self.positions.narrow(0, 0, l)?)?;
+        let x = self.words.forward(&ids)?.broadcast_add(&self.positions.narrow(0, 0, l)?)?;
         let mut x = self.norm.forward(&x)?;
         for layer in &self.layers {
             x = layer.forward(&x, bias.as_ref())?;
         }
         // (b, 1, l) x (b, l, 384): the sum over the text's tokens.
-        let sums = mask
-            .reshape((b, 1, l))?
-            .matmul(&x)?
-            .reshape((b, DIMENSION))?;
+        let sums = mask.reshape((b, 1, l))?.matmul(&x)?.reshape((b, DIMENSION))?;
         let counts = mask.sum_keepdim(D::Minus1)?;
         sums.broadcast_div(&counts)?.to_vec2()
     }
@@ -101,22 +83,12 @@ impl Layer {
         let scale = (HEAD as f64).powf(-0.5);
         let part = |name: &str, scale: f64| -> Result<(Tensor, Tensor)> {
             let part = linear(DIMENSION, DIMENSION, own.pp(name))?;
-            let bias = part
-                .bias()
-                .cloned()
-                .map_or_else(|| Tensor::zeros(DIMENSION, DType::F32, &Device::Cpu), Ok)?;
+            let bias = part.bias().cloned().map_or_else(|| Tensor::zeros(DIMENSION, DType::F32, &Device::Cpu), Ok)?;
             Ok(((part.weight() * scale)?, (bias * scale)?))
         };
-        let (q, k, v) = (
-            part("query", scale)?,
-            part("key", 1.0)?,
-            part("value", 1.0)?,
-        );
+        let (q, k, v) = (part("query", scale)?, part("key", 1.0)?, part("value", 1.0)?);
         Ok(Self {
-            qkv: Linear::new(
-                Tensor::cat(&[q.0, k.0, v.0], 0)?,
-                Some(Tensor::cat(&[q.1, k.1, v.1], 0)?),
-            ),
+            qkv: Linear::new(Tensor::cat(&[q.0, k.0, v.0], 0)?, Some(Tensor::cat(&[q.1, k.1, v.1], 0)?)),
             attention: linear(DIMENSION, DIMENSION, vb.pp("attention.output.dense"))?,
             attention_norm: layer_norm(vb.pp("attention.output.LayerNorm"))?,
             intermediate: linear(DIMENSION, INTERMEDIATE, vb.pp("intermediate.dense"))?,
@@ -128,12 +100,7 @@ impl Layer {
     fn forward(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let (b, l, _) = x.dims3()?;
         // (3, b, heads, l, head)
-        let qkv = self
-            .qkv
-            .forward(x)?
-            .reshape((b, l, 3, HEADS, HEAD))?
-            .permute((2, 0, 3, 1, 4))?
-            .contiguous()?;
+        let qkv = self.qkv.forward(x)?.reshape((b, l, 3, HEADS, HEAD))?.permute((2, 0, 3, 1, 4))?.contiguous()?;
         let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
         let scores = q.matmul(&k.t()?)?;
         let scores = match bias {
@@ -142,26 +109,16 @@ impl Layer {
         };
         let context = softmax_last_dim(&scores)?.matmul(&v)?;
         let context = context.transpose(1, 2)?.reshape((b, l, DIMENSION))?;
-        let x = self
-            .attention_norm
-            .forward(&(self.attention.forward(&context)? + x)?)?;
+        let x = self.attention_norm.forward(&(self.attention.forward(&context)? + x)?)?;
         let wide = self.intermediate.forward(&x)?.gelu_erf()?;
-        self.output_norm
-            .forward(&(self.output.forward(&wide)? + &x)?)
+        self.output_norm.forward(&(self.output.forward(&wide)? + &x)?)
     }
 }
 
 fn layer_norm(vb: VarBuilder) -> Result<LayerNorm> {
-    Ok(LayerNorm::new(
-        vb.get(DIMENSION, "weight")?,
-        vb.get(DIMENSION, "bias")?,
-        LAYER_NORM_EPS,
-    ))
+    Ok(LayerNorm::new(vb.get(DIMENSION, "weight")?, vb.get(DIMENSION, "bias")?, LAYER_NORM_EPS))
 }
 
 fn linear(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Linear> {
-    Ok(Linear::new(
-        vb.get((outputs, inputs), "weight")?,
-        Some(vb.get(outputs, "bias")?),
-    ))
+    Ok(Linear::new(vb.get((outputs, inputs), "weight")?, Some(vb.get(outputs, "bias")?)))
 }

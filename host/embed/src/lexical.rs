@@ -35,10 +35,7 @@ pub struct Lexical {
 impl Lexical {
     /// Counts in how many of `texts` each feature occurs. Without texts every feature weighs the same.
     pub fn fit<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut lexical = Self {
-            texts: 0,
-            document_frequency: vec![0; BUCKETS],
-        };
+        let mut lexical = Self { texts: 0, document_frequency: vec![0; BUCKETS] };
         for text in texts {
             lexical.texts = lexical.texts.saturating_add(1);
             let mut seen = HashSet::new();
@@ -98,26 +95,17 @@ impl Lexical {
         if document_frequency.iter().any(|&count| count > texts) {
             return refuse("a feature occurs in more texts than there are");
         }
-        Ok(Self {
-            texts,
-            document_frequency,
-        })
+        Ok(Self { texts, document_frequency })
     }
 
     fn vector(&self, text: &str) -> Vec<f32> {
         // Ordered, so that the floating-point sums are the same in every process.
         let mut features: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
-        each_feature(text, |hash, weight| {
-            features.entry(hash).or_insert((weight, 0.0)).1 += 1.0
-        });
+        each_feature(text, |hash, weight| features.entry(hash).or_insert((weight, 0.0)).1 += 1.0);
 
         let mut sums = [0.0; DIMENSION];
         for (hash, (weight, count)) in features {
-            let frequency = self
-                .document_frequency
-                .get(bucket(hash))
-                .copied()
-                .unwrap_or_default();
+            let frequency = self.document_frequency.get(bucket(hash)).copied().unwrap_or_default();
             let rarity = 1.0 + ((1.0 + f64::from(self.texts)) / (1.0 + f64::from(frequency))).ln();
             let value = weight * (1.0 + f64::ln(count)) * rarity;
             for i in 1..=SIGNS {
@@ -148,9 +136,7 @@ impl Embedder for Lexical {
 
 impl fmt::Debug for Lexical {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lexical")
-            .field("texts", &self.texts)
-            .finish_non_exhaustive()
+        f.debug_struct("Lexical").field("texts", &self.texts).finish_non_exhaustive()
     }
 }
 
@@ -158,20 +144,13 @@ impl fmt::Debug for Lexical {
 fn each_feature(text: &str, mut feature: impl FnMut(u64, f64)) {
     let text = text.to_lowercase();
     let mut previous = None;
-    for word in text
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty())
-    {
+    for word in text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
         feature(hash("w", &[word]), 1.0);
         if let Some(previous) = previous.replace(word) {
             feature(hash("p", &[previous, " ", word]), 0.7);
         }
         let framed = format!("<{word}>");
-        let bounds: Vec<usize> = framed
-            .char_indices()
-            .map(|(at, _)| at)
-            .chain([framed.len()])
-            .collect();
+        let bounds: Vec<usize> = framed.char_indices().map(|(at, _)| at).chain([framed.len()]).collect();
         for width in 3..=5 {
             for window in bounds.windows(width + 1) {
                 if let Some(gram) = framed.get(window[0]..window[width]) {
@@ -188,12 +167,8 @@ fn bucket(hash: u64) -> usize {
 
 /// FNV-1a of 64 bits (draft-eastlake-fnv) over the kind and the parts, then mixed so that every bit can be used.
 fn hash(kind: &str, parts: &[&str]) -> u64 {
-    let bytes = kind
-        .bytes()
-        .chain(parts.iter().flat_map(|part| part.bytes()));
-    mix(bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    }))
+    let bytes = kind.bytes().chain(parts.iter().flat_map(|part| part.bytes()));
+    mix(bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
@@ -234,10 +209,7 @@ mod tests {
             ("when are invoices paid", CORPUS[3], CORPUS[5]),
             ("replacing valves", CORPUS[4], CORPUS[0]),
         ] {
-            assert!(
-                cosine(&lexical, query, near) > cosine(&lexical, query, far) + 0.1,
-                "{query}"
-            );
+            assert!(cosine(&lexical, query, near) > cosine(&lexical, query, far) + 0.1, "{query}");
         }
         assert!(cosine(&lexical, "alpha beta", "gamma delta").abs() < 0.2);
     }
@@ -272,12 +244,7 @@ mod tests {
             "x".repeat(5_000).leak(),
             &long,
         ];
-        for vector in lexical
-            .embed(&odd)
-            .unwrap()
-            .iter()
-            .chain(&Lexical::fit([]).embed(&odd).unwrap())
-        {
+        for vector in lexical.embed(&odd).unwrap().iter().chain(&Lexical::fit([]).embed(&odd).unwrap()) {
             let length: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
             assert!((length - 1.0).abs() < 1e-6 && vector.len() == DIMENSION);
         }
@@ -294,14 +261,8 @@ mod tests {
     fn the_written_form_gives_the_same_vectors() {
         let lexical = fitted();
         let again = Lexical::from_bytes(&lexical.to_bytes()).unwrap();
-        assert_eq!(
-            lexical.embed(&CORPUS).unwrap(),
-            again.embed(&CORPUS).unwrap()
-        );
-        assert_ne!(
-            lexical.embed(&CORPUS).unwrap(),
-            Lexical::fit(["the pump"]).embed(&CORPUS).unwrap()
-        );
+        assert_eq!(lexical.embed(&CORPUS).unwrap(), again.embed(&CORPUS).unwrap());
+        assert_ne!(lexical.embed(&CORPUS).unwrap(), Lexical::fit(["the pump"]).embed(&CORPUS).unwrap());
     }
 
     #[test]
@@ -337,10 +298,7 @@ mod tests {
 
     #[test]
     fn impossible_counts_are_refused() {
-        let impossible = Lexical {
-            texts: 1,
-            document_frequency: vec![2; BUCKETS],
-        };
+        let impossible = Lexical { texts: 1, document_frequency: vec![2; BUCKETS] };
         assert!(reason(&impossible.to_bytes()).contains("more texts than there are"));
     }
 }

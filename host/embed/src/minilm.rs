@@ -51,47 +51,28 @@ impl MiniLm {
         let config = dir.join(CONFIG);
         if config.exists() {
             let bytes = read(&config)?;
-            Config::check(&bytes).map_err(|source| EmbedError::ModelFile {
-                path: config,
-                source,
-            })?;
+            Config::check(&bytes).map_err(|source| EmbedError::ModelFile { path: config, source })?;
         }
 
         let path = dir.join(TOKENIZER);
         let bytes = read(&path)?;
-        let tokenizer =
-            tokenizer(&bytes).map_err(|source| EmbedError::ModelFile { path, source })?;
+        let tokenizer = tokenizer(&bytes).map_err(|source| EmbedError::ModelFile { path, source })?;
 
         let path = dir.join(WEIGHTS);
         let bytes = read(&path)?;
         let digest = Digest::of(&bytes);
-        let bert = Bert::load(bytes).map_err(|source| EmbedError::ModelFile {
-            path,
-            source: source.into(),
-        })?;
+        let bert = Bert::load(bytes).map_err(|source| EmbedError::ModelFile { path, source: source.into() })?;
 
         let lanes = (0..rayon::current_num_threads())
-            .map(|i| {
-                ThreadPoolBuilder::new()
-                    .num_threads(1)
-                    .thread_name(move |_| format!("embed-{i}"))
-                    .build()
-            })
+            .map(|i| ThreadPoolBuilder::new().num_threads(1).thread_name(move |_| format!("embed-{i}")).build())
             .collect::<Result<_, _>>()
             .map_err(|_| EmbedError::Worker)?;
-        Ok(Self {
-            bert,
-            tokenizer,
-            digest,
-            lanes,
-        })
+        Ok(Self { bert, tokenizer, digest, lanes })
     }
 
     /// Whether `dir` holds the files [`load`](Self::load) needs. Says nothing about their content.
     pub fn present(dir: &Path) -> bool {
-        [WEIGHTS, TOKENIZER]
-            .iter()
-            .all(|name| dir.join(name).is_file())
+        [WEIGHTS, TOKENIZER].iter().all(|name| dir.join(name).is_file())
     }
 
     /// The SHA-256 of `model.safetensors` as it was read.
@@ -101,11 +82,7 @@ impl MiniLm {
 
     /// The vectors of `batch`.
     fn embed_batch(&self, batch: &[Tokens]) -> Result<Vec<Indexed>, EmbedError> {
-        let longest = batch
-            .iter()
-            .map(|tokens| tokens.ids.len())
-            .max()
-            .unwrap_or_default();
+        let longest = batch.iter().map(|tokens| tokens.ids.len()).max().unwrap_or_default();
         let lengths: Vec<usize> = batch.iter().map(|tokens| tokens.ids.len()).collect();
         let mut ids = Vec::with_capacity(longest * batch.len());
         for tokens in batch {
@@ -115,10 +92,7 @@ impl MiniLm {
         let means = self
             .bert
             .forward(ids, &lengths)
-            .map_err(|source| EmbedError::Compute {
-                texts: batch.len(),
-                source: source.into(),
-            })?;
+            .map_err(|source| EmbedError::Compute { texts: batch.len(), source: source.into() })?;
         batch
             .iter()
             .zip(means)
@@ -173,10 +147,7 @@ impl Embedder for MiniLm {
         let mut tokens: Vec<Tokens> = encodings
             .iter()
             .enumerate()
-            .map(|(index, encoding)| Tokens {
-                index,
-                ids: encoding.get_ids().to_vec(),
-            })
+            .map(|(index, encoding)| Tokens { index, ids: encoding.get_ids().to_vec() })
             .collect();
         // Neighbours of like length need little padding; the longest first leaves the short ones to even out the lanes.
         tokens.sort_by_key(|tokens| Reverse(tokens.ids.len()));
@@ -193,9 +164,7 @@ impl Embedder for MiniLm {
 
 impl fmt::Debug for MiniLm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MiniLm")
-            .field("model_digest", &self.digest)
-            .finish_non_exhaustive()
+        f.debug_struct("MiniLm").field("model_digest", &self.digest).finish_non_exhaustive()
     }
 }
 
@@ -213,9 +182,7 @@ fn batches(tokens: &[Tokens]) -> Vec<&[Tokens]> {
     let mut rest = tokens;
     let mut batches = Vec::new();
     while let Some(longest) = rest.first() {
-        let texts = (BATCH_TOKENS / longest.ids.len().max(1))
-            .clamp(1, BATCH_TEXTS)
-            .min(rest.len());
+        let texts = (BATCH_TOKENS / longest.ids.len().max(1)).clamp(1, BATCH_TEXTS).min(rest.len());
         let (batch, after) = rest.split_at(texts);
         batches.push(batch);
         rest = after;
@@ -224,33 +191,19 @@ fn batches(tokens: &[Tokens]) -> Vec<&[Tokens]> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, EmbedError> {
-    std::fs::read(path).map_err(|source| EmbedError::ModelMissing {
-        path: PathBuf::from(path),
-        source,
-    })
+    std::fs::read(path).map_err(|source| EmbedError::ModelMissing { path: PathBuf::from(path), source })
 }
 
 fn tokenizer(bytes: &[u8]) -> Result<Tokenizer, Box<dyn std::error::Error + Send + Sync>> {
     let mut tokenizer = Tokenizer::from_bytes(bytes)?;
     if tokenizer.get_vocab_size(true) != bert::VOCABULARY {
-        return Err(format!(
-            "it has {} tokens, not {}",
-            tokenizer.get_vocab_size(true),
-            bert::VOCABULARY
-        )
-        .into());
+        return Err(format!("it has {} tokens, not {}", tokenizer.get_vocab_size(true), bert::VOCABULARY).into());
     }
-    if let Some((name, id)) = SPECIAL
-        .into_iter()
-        .find(|&(name, id)| tokenizer.token_to_id(name) != Some(id))
-    {
+    if let Some((name, id)) = SPECIAL.into_iter().find(|&(name, id)| tokenizer.token_to_id(name) != Some(id)) {
         return Err(format!("its token {name} does not have the number {id}").into());
     }
     // The file asks for 128 tokens and fixed padding, for training; embedding takes 256 and pads per batch.
-    tokenizer.with_truncation(Some(TruncationParams {
-        max_length: MAX_TOKENS,
-        ..Default::default()
-    }))?;
+    tokenizer.with_truncation(Some(TruncationParams { max_length: MAX_TOKENS, ..Default::default() }))?;
     tokenizer.with_padding(None);
     // `[CLS]` and `[SEP]` are there even for an empty text, so no mean is ever taken over nothing.
     if tokenizer.encode("", true)?.get_ids() != [101, 102] {
@@ -283,11 +236,7 @@ impl Config {
             && config.num_attention_heads == bert::HEADS
             && config.num_hidden_layers == bert::LAYERS
             && config.vocab_size == bert::VOCABULARY;
-        if ours {
-            Ok(())
-        } else {
-            Err("it describes another network".into())
-        }
+        if ours { Ok(()) } else { Err("it describes another network".into()) }
     }
 }
 
@@ -297,20 +246,13 @@ mod tests {
 
     #[test]
     fn batches_keep_within_texts_and_tokens_and_lose_nothing() {
-        let tokens: Vec<Tokens> = (0..100)
-            .map(|index| Tokens {
-                index,
-                ids: vec![7; if index < 20 { MAX_TOKENS } else { 5 }],
-            })
-            .collect();
+        let tokens: Vec<Tokens> =
+            (0..100).map(|index| Tokens { index, ids: vec![7; if index < 20 { MAX_TOKENS } else { 5 }] }).collect();
         let batches = batches(&tokens);
         for batch in &batches {
             assert!(batch.len() <= BATCH_TEXTS && batch.len() * batch[0].ids.len() <= BATCH_TOKENS);
         }
-        let order: Vec<usize> = batches
-            .iter()
-            .flat_map(|batch| batch.iter().map(|tokens| tokens.index))
-            .collect();
+        let order: Vec<usize> = batches.iter().flat_map(|batch| batch.iter().map(|tokens| tokens.index)).collect();
         assert_eq!(order, (0..100).collect::<Vec<_>>());
     }
 

@@ -2,16 +2,18 @@
 //!
 //! Numbers and lengths that a guest controls are clamped or refused here, at the border, with the limits of the WIT files.
 
-use wasmtime::component::{Linker, Resource};
 use wasmtime::Result;
+use wasmtime::component::{Linker, Resource};
 
 use casemate_bundle::Capability;
 
-use crate::bindings::{audit, clock, fpe, hsm, inference, kv, log, random, records, retrieval, session, types, vectors};
+use crate::Refusal;
 use crate::bindings::types::{CapabilityError, Claims, Field, LogLevel, Passage, Reference};
+use crate::bindings::{
+    audit, clock, fpe, hsm, inference, kv, log, random, records, retrieval, session, types, vectors,
+};
 use crate::services::{HostAnswer, HostCall};
 use crate::state::{Collection, FpeKey, HostState, HsmKey, Query};
-use crate::Refusal;
 
 type Fallible<T> = Result<std::result::Result<T, CapabilityError>>;
 

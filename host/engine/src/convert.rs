@@ -2,8 +2,8 @@
 
 use casemate_types::{Claims, Decision, Level, LogLevel, Obligation, Phase, Reason, Span};
 
-use crate::bindings::types as wit;
 use crate::Refusal;
+use crate::bindings::types as wit;
 
 impl From<Level> for wit::Level {
     fn from(level: Level) -> Self {

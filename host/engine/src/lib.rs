@@ -22,9 +22,9 @@ mod runtime;
 mod services;
 mod state;
 
-pub use bindings::types as wit;
 pub use bindings::fpe::{Alphabet, Item as FpeItem};
 pub use bindings::hsm::KeyInfo;
+pub use bindings::types as wit;
 pub use cache::CacheKey;
 pub use plugin::{Answer, Evaluated, LoadError, Plugin, Trace};
 pub use refusal::Refusal;

@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 use casemate_bundle::{Manifest, VerifiedBundle, World};
 use casemate_types::{Decision, Digest};
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{
-    Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower,
-};
+use wasmtime::component::{Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower};
 use wasmtime::{Store, component};
 
 use crate::bindings::types as wit;
@@ -185,9 +183,7 @@ impl Plugin {
 
     /// Asks a policy. What comes back is checked against the contract and against `request.text`.
     pub async fn evaluate(&self, request: &wit::Request, invocation: Invocation) -> Evaluated<Decision> {
-        let run = self
-            .run::<_, (wit::Decision,)>((request.clone(), self.settings.clone()), invocation)
-            .await;
+        let run = self.run::<_, (wit::Decision,)>((request.clone(), self.settings.clone()), invocation).await;
         self.finish(run, |(decision,)| {
             self.check_output(convert::decision_size(&decision))?;
             convert::decision(decision, &request.text)
@@ -243,7 +239,11 @@ impl Plugin {
         if size as u64 > limit { Err(Refusal::OutputLimit { size, limit }) } else { Ok(()) }
     }
 
-    fn finish<R, T>(&self, run: (Result<R, Refusal>, Trace), check: impl FnOnce(R) -> Result<T, Refusal>) -> Evaluated<T> {
+    fn finish<R, T>(
+        &self,
+        run: (Result<R, Refusal>, Trace),
+        check: impl FnOnce(R) -> Result<T, Refusal>,
+    ) -> Evaluated<T> {
         let (result, trace) = run;
         let outcome = result.and_then(check);
         if let Err(refusal) = &outcome {
@@ -415,7 +415,8 @@ fn settings(
             None => {}
             Some(value) => settings.push(wit::Setting {
                 name: spec.name.clone(),
-                value: setting_value(spec.kind, value).ok_or_else(|| error(&spec.name, "has another type than declared"))?,
+                value: setting_value(spec.kind, value)
+                    .ok_or_else(|| error(&spec.name, "has another type than declared"))?,
             }),
         }
     }

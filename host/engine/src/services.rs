@@ -137,7 +137,9 @@ impl HostCall {
             Self::HsmMac { message, .. } | Self::HsmSign { message, .. } => message.len(),
             Self::KvSet { key, value } => key.len() + value.len(),
             Self::Log { message, .. } => message.len(),
-            Self::RecordsOpen { references } => references.iter().map(|r| r.collection.len() + r.document.len() + 16).sum(),
+            Self::RecordsOpen { references } => {
+                references.iter().map(|r| r.collection.len() + r.document.len() + 16).sum()
+            }
             Self::Retrieve { question, filter, .. } => question.len() + fields(filter),
             Self::VectorsDocuments { collection } | Self::VectorsOpen { collection } => collection.len(),
             Self::VectorsEmbed { text } => text.len(),
@@ -181,7 +183,9 @@ impl HostAnswer {
                 .iter()
                 .map(|p| p.as_ref().map_or(64, |p| p.text.len() + p.info.title.len() + p.info.source.len() + 128))
                 .sum(),
-            Self::References(Ok(references)) => references.iter().map(|r| r.collection.len() + r.document.len() + 16).sum(),
+            Self::References(Ok(references)) => {
+                references.iter().map(|r| r.collection.len() + r.document.len() + 16).sum()
+            }
             Self::Texts(Ok(texts)) => texts.iter().map(|t| t.len() + 8).sum(),
             Self::Value(Ok(Some(value))) => value.len(),
             _ => 0,

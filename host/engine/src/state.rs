@@ -3,9 +3,9 @@ use std::sync::Arc;
 use casemate_types::PluginName;
 use wasmtime::component::ResourceTable;
 
+use crate::Refusal;
 use crate::limiter::Limiter;
 use crate::services::{Exchange, HostAnswer, HostCall, Invocation};
-use crate::Refusal;
 
 /// The grants and limits of one plugin, shared by all its runs.
 pub(crate) struct Grant {

@@ -43,7 +43,12 @@ impl Gate {
         Ok((bundle, generation))
     }
 
-    async fn record_bundle(&self, action: &str, bundle: &VerifiedBundle, generation: Generation) -> Result<u64, GateError> {
+    async fn record_bundle(
+        &self,
+        action: &str,
+        bundle: &VerifiedBundle,
+        generation: Generation,
+    ) -> Result<u64, GateError> {
         self.journal
             .record(Event::Bundle {
                 action: action.to_owned(),

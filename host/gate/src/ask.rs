@@ -96,7 +96,11 @@ pub const MAX_TEXT: usize = 1 << 20;
 
 impl Gate {
     /// Asks the chain about something, without an agent. The decision is durable when this returns.
-    pub async fn evaluate(self: &Arc<Self>, session: &Arc<Session>, question: Question) -> Result<(DecisionId, Decided), GateError> {
+    pub async fn evaluate(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        question: Question,
+    ) -> Result<(DecisionId, Decided), GateError> {
         if question.text.len() > MAX_TEXT || question.attributes.len() > 64 {
             return Err(GateError::Ingest("a text has at most 1 MiB and 64 attributes".to_owned()));
         }
@@ -190,9 +194,8 @@ impl Run<'_> {
         let active = self.gate.active();
         let (gate, session, id) = (Arc::clone(self.gate), Arc::clone(self.session), self.id);
         let now_ms = self.gate.journal.now_ms();
-        let services = |cap| {
-            RequestServices::new(Arc::clone(&gate), Arc::clone(&active), Arc::clone(&session), id, now_ms, cap)
-        };
+        let services =
+            |cap| RequestServices::new(Arc::clone(&gate), Arc::clone(&active), Arc::clone(&session), id, now_ms, cap);
 
         // Request phase. Its record is durable before anything else happens.
         let request = self.request(Phase::Request, question.to_owned());
@@ -221,11 +224,14 @@ impl Run<'_> {
         let answer = match run.outcome {
             Ok(Ok(answer)) => answer,
             Ok(Err(message)) => return Err(store(format!("agent: {message}"))),
-            Err(refusal) => return self.refused(refusal.reason(), "The agent was stopped by the host.", Phase::Response).await,
+            Err(refusal) => {
+                return self.refused(refusal.reason(), "The agent was stopped by the host.", Phase::Response).await;
+            }
         };
         let input = serde_json::json!({ "question": question, "filter": filter });
         self.gate.journal.keep(self.id, random_salt()?, Phase::Action, input, run.trace.exchanges)?;
-        let Some(citations) = answer.citations.iter().map(|r| services.opened(r).map(|o| (r, o))).collect::<Option<Vec<_>>>()
+        let Some(citations) =
+            answer.citations.iter().map(|r| services.opened(r).map(|o| (r, o))).collect::<Option<Vec<_>>>()
         else {
             return self
                 .refused(Reason::malformed_output(), "The agent cited a passage it had not read.", Phase::Response)
@@ -252,7 +258,13 @@ impl Run<'_> {
             Err(denied) => return Ok(denied),
         };
         if citations.iter().any(|citation| citation.label > applied.cap) {
-            return self.refused(Reason::from_policy("above-cap"), "The answer rests on passages above the cap.", Phase::Response).await;
+            return self
+                .refused(
+                    Reason::from_policy("above-cap"),
+                    "The answer rests on passages above the cap.",
+                    Phase::Response,
+                )
+                .await;
         }
         self.record = self
             .gate
@@ -280,7 +292,12 @@ impl Run<'_> {
     }
 
     /// Carries out what the chain decided: the text goes on, changed as obliged, or the request ends.
-    async fn apply(&mut self, text: String, decided: Decided, phase: Phase) -> Result<Result<Applied, Outcome>, GateError> {
+    async fn apply(
+        &mut self,
+        text: String,
+        decided: Decided,
+        phase: Phase,
+    ) -> Result<Result<Applied, Outcome>, GateError> {
         match decided.decision {
             Decision::Allow => Ok(Ok(Applied { text, cap: Level::Secret, masked: 0 })),
             Decision::Deny { reason, message } => {
@@ -290,7 +307,9 @@ impl Run<'_> {
                 let cap = obligations.iter().filter_map(cap_of).min().unwrap_or(Level::Secret);
                 let masked = obligations.iter().map(spans_of).sum();
                 let gate = Arc::clone(self.gate);
-                let obliged = tokio::task::spawn_blocking(move || gate.oblige(text, &obligations, None)).await.map_err(store)??;
+                let obliged = tokio::task::spawn_blocking(move || gate.oblige(text, &obligations, None))
+                    .await
+                    .map_err(store)??;
                 match obliged {
                     Ok(text) => Ok(Ok(Applied { text, cap, masked })),
                     Err(reason) => {

@@ -45,9 +45,7 @@ impl Chain {
             let run = plugin.evaluate(&request, invocation.clone()).await;
             let (decision, failed) = match run.outcome {
                 Ok(decision) => (decision, false),
-                Err(refusal) => {
-                    (Decision::Deny { reason: refusal.reason(), message: refusal.to_string() }, true)
-                }
+                Err(refusal) => (Decision::Deny { reason: refusal.reason(), message: refusal.to_string() }, true),
             };
             let vote = Vote { policy: plugin.manifest().name.clone(), decision, failed };
             match mode {
@@ -167,7 +165,10 @@ impl Chain {
     }
 
     fn digest_of(&self, name: &PluginName) -> Option<Digest> {
-        self.policies.iter().find(|(plugin, _)| plugin.manifest().name == *name).map(|(plugin, _)| plugin.component_digest())
+        self.policies
+            .iter()
+            .find(|(plugin, _)| plugin.manifest().name == *name)
+            .map(|(plugin, _)| plugin.component_digest())
     }
 }
 

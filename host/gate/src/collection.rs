@@ -117,28 +117,22 @@ impl Gate {
         manifest: &Manifest,
     ) -> Result<Vec<u8>, GateError> {
         let bytes = serde_json::to_vec(manifest).map_err(store)?;
-        compartment
-            .data
-            .seal("a collection manifest", &[b"manifest", name.as_str().as_bytes()], &bytes)
-            .map_err(store)
+        compartment.data.seal("a collection manifest", &[b"manifest", name.as_str().as_bytes()], &bytes).map_err(store)
     }
 
     /// The version this gate last wrote, kept apart from the store.
     fn version_floor(&self, name: &CompartmentName) -> Result<u64, GateError> {
         let key = floor_key(name);
         let Some(sealed) = self.small.get(&key).map_err(store)? else { return Ok(0) };
-        let bytes =
-            self.site_key.open("a collection version", &[key.as_bytes()], &sealed).map_err(store)?;
+        let bytes = self.site_key.open("a collection version", &[key.as_bytes()], &sealed).map_err(store)?;
         let bytes: [u8; 8] = bytes.as_slice().try_into().map_err(store)?;
         Ok(u64::from_be_bytes(bytes))
     }
 
     pub(crate) fn raise_version_floor(&self, name: &CompartmentName, version: u64) -> Result<(), GateError> {
         let key = floor_key(name);
-        let sealed = self
-            .site_key
-            .seal("a collection version", &[key.as_bytes()], &version.to_be_bytes())
-            .map_err(store)?;
+        let sealed =
+            self.site_key.seal("a collection version", &[key.as_bytes()], &version.to_be_bytes()).map_err(store)?;
         self.small.insert(key, sealed).map_err(store)?;
         self.small.flush().map_err(store)?;
         Ok(())
@@ -257,7 +251,9 @@ impl Gate {
             return Err(GateError::Store(format!("`{name}`: the store's index names another document at {position}")));
         }
         if filter.iter().any(|field| passage.metadata.get(&field.name) != Some(&field.value)) {
-            return Err(GateError::Store(format!("`{name}`: the store's index says {document} matches, but it does not")));
+            return Err(GateError::Store(format!(
+                "`{name}`: the store's index says {document} matches, but it does not"
+            )));
         }
         let exact = cosine(vector, &passage.vector());
         if (exact - score).abs() > SCORE_TOLERANCE {
@@ -272,7 +268,9 @@ fn floor_key(name: &CompartmentName) -> String {
 }
 
 fn stale(name: &CompartmentName, found: u64, floor: u64) -> GateError {
-    GateError::Store(format!("`{name}` is at version {found}, but version {floor} was written: an old copy was put back"))
+    GateError::Store(format!(
+        "`{name}` is at version {found}, but version {floor} was written: an old copy was put back"
+    ))
 }
 
 pub(crate) fn store(error: impl std::fmt::Display) -> GateError {

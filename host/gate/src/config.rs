@@ -143,11 +143,7 @@ impl SiteConfig {
 
     /// The compartments a user satisfies.
     pub fn compartments_of(&self, user: &UserConfig) -> BTreeSet<CompartmentName> {
-        self.compartments
-            .iter()
-            .filter(|(_, rule)| rule.admits(user))
-            .map(|(name, _)| name.clone())
-            .collect()
+        self.compartments.iter().filter(|(_, rule)| rule.admits(user)).map(|(name, _)| name.clone()).collect()
     }
 
     /// What the host vouches for about `user` when the session holds `compartments`.
@@ -167,11 +163,7 @@ impl SiteConfig {
 impl CompartmentRule {
     /// Whether a user satisfies every listed kind.
     pub fn admits(&self, user: &UserConfig) -> bool {
-        let kinds = [
-            (&self.roles, &user.roles),
-            (&self.groups, &user.groups),
-            (&self.departments, &user.departments),
-        ];
+        let kinds = [(&self.roles, &user.roles), (&self.groups, &user.groups), (&self.departments, &user.departments)];
         let listed = kinds.iter().any(|(rule, _)| !rule.is_empty());
         let matched = kinds.iter().all(|(rule, held)| rule.is_empty() || !rule.is_disjoint(held));
         listed && matched && user.clearance >= self.clearance

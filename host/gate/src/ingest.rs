@@ -120,15 +120,19 @@ impl Gate {
     }
 
     fn held<'a>(&self, session: &'a Session, name: &CompartmentName) -> Result<&'a Compartment, GateError> {
-        session.compartments.get(name).ok_or_else(|| {
-            GateError::Ingest(format!("{} holds no key of compartment `{name}`", session.claims.user))
-        })
+        session
+            .compartments
+            .get(name)
+            .ok_or_else(|| GateError::Ingest(format!("{} holds no key of compartment `{name}`", session.claims.user)))
     }
 
     fn check_document(&self, session: &Session, document: &Document) -> Result<(), GateError> {
         self.held(session, &document.compartment)?;
         if document.text.trim().is_empty() || document.text.len() > MAX_TEXT {
-            return Err(GateError::Ingest(format!("document `{}`: the text must have 1 to {MAX_TEXT} bytes", document.id)));
+            return Err(GateError::Ingest(format!(
+                "document `{}`: the text must have 1 to {MAX_TEXT} bytes",
+                document.id
+            )));
         }
         Ok(())
     }
@@ -145,7 +149,10 @@ impl Gate {
         let manifest = match self.manifest(name, compartment)? {
             Some(manifest) if manifest.embedder == embedder => manifest,
             Some(other) => {
-                return Err(GateError::Ingest(format!("`{name}` holds vectors of {}, not of {embedder}", other.embedder)));
+                return Err(GateError::Ingest(format!(
+                    "`{name}` holds vectors of {}, not of {embedder}",
+                    other.embedder
+                )));
             }
             None => Manifest {
                 embedder: embedder.to_owned(),
@@ -241,7 +248,11 @@ impl Gate {
         Ok(version)
     }
 
-    fn groups_of(&self, collection: &CollectionName, documents: &BTreeSet<DocumentId>) -> Result<BTreeSet<u32>, GateError> {
+    fn groups_of(
+        &self,
+        collection: &CollectionName,
+        documents: &BTreeSet<DocumentId>,
+    ) -> Result<BTreeSet<u32>, GateError> {
         let mut groups = BTreeSet::new();
         for document in documents {
             if let Some(record) = self.store.passage(collection, document).map_err(store)? {

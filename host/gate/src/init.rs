@@ -15,11 +15,11 @@ use casemate_hsm::{KeyClass, KeyRef, Keyring, Module, Pin};
 use casemate_types::Digest;
 use zeroize::Zeroizing;
 
+use crate::GateError;
 use crate::config::SiteConfig;
 use crate::session::{SECRETS, compartment_aad};
 use crate::site::{SITE_AAD, open_journal};
 use crate::state::{CompartmentState, SiteKey, SiteState, UserState, WrappedKey, write_private};
-use crate::GateError;
 
 /// How long the pinned root is valid.
 const ROOT_DAYS: i64 = 3 * 365;
@@ -51,8 +51,11 @@ pub fn prepare(site: &Path, config_toml: &str) -> Result<(), GateError> {
 
 fn restrict(folder: &Path) -> Result<(), GateError> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
-        .map_err(|source| GateError::Io { action: "restrict", path: folder.to_owned(), source })
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(|source| GateError::Io {
+        action: "restrict",
+        path: folder.to_owned(),
+        source,
+    })
 }
 
 /// Initialises the token and makes every key, secret and credential that `site.toml` asks for.
@@ -82,7 +85,8 @@ pub fn create(
         (SiteKey::Metadata, KeyClass::FpeFf1),
         (SiteKey::Tokens, KeyClass::Token),
     ] {
-        let label = format!("site/{}", serde_json::to_value(name).ok().as_ref().and_then(|v| v.as_str()).unwrap_or("key"));
+        let label =
+            format!("site/{}", serde_json::to_value(name).ok().as_ref().and_then(|v| v.as_str()).unwrap_or("key"));
         keys.insert(name, made.generate(class, &label)?);
     }
     let at_rest = keyring.find(keys.get(&SiteKey::AtRest).ok_or(missing("at-rest key"))?)?;
@@ -110,8 +114,11 @@ pub fn create(
         let journal = open_journal(site, config, &state, &keyring, recordings, key)?;
         (journal.verifier_key(), journal)
     };
-    fs::write(site.join("log.vkey"), format!("{verifier_key}\n"))
-        .map_err(|source| GateError::Io { action: "write", path: site.join("log.vkey"), source })?;
+    fs::write(site.join("log.vkey"), format!("{verifier_key}\n")).map_err(|source| GateError::Io {
+        action: "write",
+        path: site.join("log.vkey"),
+        source,
+    })?;
     journal.record_blocking(Event::Site {
         action: "initialised".to_owned(),
         detail: format!("rehearsal: one person, no custody; token {} {}", token.model, token.serial),

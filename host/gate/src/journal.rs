@@ -61,13 +61,7 @@ pub(crate) struct Commitment {
 }
 
 impl Journal {
-    pub(crate) fn new(
-        log: Log,
-        site: &str,
-        rehearsal: bool,
-        recordings: sled::Tree,
-        key: Arc<DataKey>,
-    ) -> Self {
+    pub(crate) fn new(log: Log, site: &str, rehearsal: bool, recordings: sled::Tree, key: Arc<DataKey>) -> Self {
         Self { log, site: site.to_owned(), rehearsal, recordings, key, last_ms: AtomicU64::new(0) }
     }
 
@@ -111,10 +105,7 @@ impl Journal {
         let key = format!("{id}/{phase}/{}", hex::encode(salt.get(..8).unwrap_or_default()));
         let sealed = self.key.seal("a recording", &[b"recording", key.as_bytes()], &bytes).map_err(|e| fault(&e))?;
         self.recordings.insert(key, sealed).map_err(|e| fault(&e))?;
-        Ok(Commitment {
-            input: Digest::salted(&salt, &input_bytes),
-            recording: Some(Digest::salted(&salt, &bytes)),
-        })
+        Ok(Commitment { input: Digest::salted(&salt, &input_bytes), recording: Some(Digest::salted(&salt, &bytes)) })
     }
 
     /// The recordings of a decision, opened. Each is checked against its seal.
@@ -153,6 +144,13 @@ impl Journal {
     }
 
     fn bytes(&self, event: Event) -> Vec<u8> {
-        Record { v: casemate_audit::record::VERSION, time_ms: self.now_ms(), site: self.site.clone(), rehearsal: self.rehearsal, event }.to_bytes()
+        Record {
+            v: casemate_audit::record::VERSION,
+            time_ms: self.now_ms(),
+            site: self.site.clone(),
+            rehearsal: self.rehearsal,
+            event,
+        }
+        .to_bytes()
     }
 }

@@ -29,8 +29,8 @@ mod session;
 mod site;
 mod state;
 
-pub use casemate_engine::wit;
 pub use ask::{Citation, MAX_QUESTION, MAX_TEXT, Outcome, Question, Reply};
+pub use casemate_engine::wit;
 pub use chain::{Chain, Decided};
 pub use combine::{Combined, Combining, Expression, Vote};
 pub use config::{

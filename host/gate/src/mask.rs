@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use casemate_hsm::{Alphabet, Ff1, Ff1Value, HsmError, Key, KeyRef, Keyring};
 use casemate_engine::{Alphabet as WitAlphabet, FpeItem};
+use casemate_hsm::{Alphabet, Ff1, Ff1Value, HsmError, Key, KeyRef, Keyring};
 use casemate_types::Span;
 
 use crate::GateError;
@@ -108,7 +108,11 @@ impl Masker {
                 Ok(Ff1Value { numerals: alphabet.numerals(&item.text)?, tweak })
             })
             .collect::<Result<Vec<_>, HsmError>>()?;
-        if encrypt { ff1.encrypt(&mut batch)? } else { ff1.decrypt(&mut batch)? };
+        if encrypt {
+            ff1.encrypt(&mut batch)?
+        } else {
+            ff1.decrypt(&mut batch)?
+        };
         Ok(batch.iter().map(|item| alphabet.text(&item.numerals)).collect::<Result<_, _>>()?)
     }
 

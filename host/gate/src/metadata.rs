@@ -11,7 +11,8 @@ use crate::GateError;
 use crate::config::{FieldKind, SiteConfig};
 
 /// The printable ASCII characters: what an FPE field may hold.
-const PRINTABLE: &str = " !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~";
+const PRINTABLE: &str =
+    " !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~";
 
 /// Longest value that goes through FF1; longer ones become tokens.
 const MAX_FPE: usize = 64;
@@ -89,7 +90,8 @@ impl FieldCipher {
     /// 128 bits of HMAC-SHA-256 over compartment, field and value.
     fn token(&self, compartment: &CompartmentName, field: &FieldValue<'_>) -> Result<String, GateError> {
         let message =
-            [b"field\0", compartment.as_str().as_bytes(), b"\0", field.name.as_bytes(), b"\0", field.value.as_bytes()].concat();
+            [b"field\0", compartment.as_str().as_bytes(), b"\0", field.name.as_bytes(), b"\0", field.value.as_bytes()]
+                .concat();
         let mac = self.keyring.mac(&self.tokens, &message)?;
         Ok(format!("t:{}", hex::encode(mac.get(..16).unwrap_or_default())))
     }

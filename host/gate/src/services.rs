@@ -10,10 +10,10 @@ use casemate_engine::{FpeItem, HostAnswer, HostCall, Invocation, Plugin, Service
 use casemate_hsm::HsmError;
 use casemate_types::{Decision, DecisionId, Level, Obligation, Phase, PluginName};
 
+use crate::GateError;
 use crate::collection::{closeness, cosine, parse_document, store};
 use crate::session::Session;
 use crate::site::{Active, Gate};
-use crate::GateError;
 
 /// One request's view of the gate. A handle, shared by every component that runs for it.
 #[derive(Clone)]
@@ -73,11 +73,7 @@ impl RequestServices {
     }
 
     pub(crate) fn invocation(&self) -> Invocation {
-        Invocation {
-            claims: (&self.session.claims).into(),
-            now_ms: self.now_ms,
-            services: Arc::new(self.clone()),
-        }
+        Invocation { claims: (&self.session.claims).into(), now_ms: self.now_ms, services: Arc::new(self.clone()) }
     }
 
     pub(crate) fn opened(&self, reference: &Reference) -> Option<Opened> {
@@ -165,18 +161,17 @@ impl RequestServices {
             .map_err(|error| self.unavailable(error))?;
         match decided.decision {
             Decision::Allow => Ok(()),
-            Decision::Transform { obligations } if obligations.iter().all(|o| matches!(o, Obligation::LogAt { .. })) => Ok(()),
+            Decision::Transform { obligations }
+                if obligations.iter().all(|o| matches!(o, Obligation::LogAt { .. })) =>
+            {
+                Ok(())
+            }
             Decision::Transform { .. } => Err(CapabilityError::Denied("obligation-not-possible".to_owned())),
             Decision::Deny { reason, .. } => Err(CapabilityError::Denied(reason.to_string())),
         }
     }
 
-    async fn retrieve(
-        &self,
-        question: &str,
-        filter: &[Field],
-        k: u32,
-    ) -> Result<Vec<Reference>, CapabilityError> {
+    async fn retrieve(&self, question: &str, filter: &[Field], k: u32) -> Result<Vec<Reference>, CapabilityError> {
         let Some(strategy) = &self.active.strategy else {
             return Err(self.unavailable(GateError::NotLoaded { name: self.gate.config.chain.strategy.to_string() }));
         };
@@ -256,14 +251,13 @@ impl RequestServices {
             Decision::Deny { reason, .. } => Err(CapabilityError::Denied(reason.to_string())),
             Decision::Transform { obligations } => {
                 let label = Level::from(info.label);
-                self.blocking(move |this| this.gate.oblige(text, &obligations, Some(label))).await.and_then(|obliged| {
-                    obliged.map_err(|reason| CapabilityError::Denied(reason.to_string()))
-                })
+                self.blocking(move |this| this.gate.oblige(text, &obligations, Some(label)))
+                    .await
+                    .and_then(|obliged| obliged.map_err(|reason| CapabilityError::Denied(reason.to_string())))
             }
         }
     }
 }
-
 
 #[async_trait]
 impl Services for RequestServices {
@@ -447,7 +441,11 @@ fn plugin_message(message: &[u8]) -> Vec<u8> {
 }
 
 fn site_key(key: &str, offered: &[&str]) -> Result<(), CapabilityError> {
-    if offered.contains(&key) { Ok(()) } else { Err(CapabilityError::NotFound(format!("this capability has no key `{key}`"))) }
+    if offered.contains(&key) {
+        Ok(())
+    } else {
+        Err(CapabilityError::NotFound(format!("this capability has no key `{key}`")))
+    }
 }
 
 fn site_key_of(name: &str) -> crate::state::SiteKey {

@@ -10,10 +10,10 @@ use casemate_hsm::Keyring;
 use casemate_types::{Claims, CompartmentName, Digest, UserName};
 use zeroize::Zeroizing;
 
+use crate::GateError;
 use crate::config::SiteConfig;
 use crate::journal::Journal;
 use crate::state::{CompartmentState, SiteState};
-use crate::GateError;
 
 /// An authenticated user with the opened keys of the compartments the user satisfies.
 ///

@@ -17,6 +17,7 @@ use casemate_types::{Generation, PluginName};
 use casemate_vectors::SledStore;
 use zeroize::Zeroizing;
 
+use crate::GateError;
 use crate::chain::Chain;
 use crate::combine::Combining;
 use crate::config::SiteConfig;
@@ -26,7 +27,6 @@ use crate::mask::Masker;
 use crate::metadata::FieldCipher;
 use crate::session::Session;
 use crate::state::{SiteKey, SiteState};
-use crate::GateError;
 
 pub(crate) const SITE_AAD: &[u8] = b"casemate/site-secrets";
 
@@ -66,7 +66,8 @@ impl Gate {
         let config = SiteConfig::read(dir)?;
         let state = SiteState::read(dir)?;
         let keyring = open_keyring(dir, &config)?;
-        let site_secrets = keyring.open_sealed(&keyring.find(state.key(SiteKey::AtRest)?)?, SITE_AAD, &state.sealed_site_secrets)?;
+        let site_secrets =
+            keyring.open_sealed(&keyring.find(state.key(SiteKey::AtRest)?)?, SITE_AAD, &state.sealed_site_secrets)?;
         let mut key = Zeroizing::new([0; 32]);
         key.copy_from_slice(
             site_secrets.get(..32).ok_or(GateError::StateIncomplete { what: "site secrets".to_owned() })?,
@@ -85,7 +86,11 @@ impl Gate {
         let embedder = RwLock::new(open_embedder(&config, &kv, &site_key)?);
         let nothing = Arc::new(Active {
             generation: Generation::default(),
-            chain: Chain { combining: Combining::DenyOverrides, policies: Vec::new(), generation: Generation::default() },
+            chain: Chain {
+                combining: Combining::DenyOverrides,
+                policies: Vec::new(),
+                generation: Generation::default(),
+            },
             agent: None,
             strategy: None,
         });
@@ -208,9 +213,11 @@ impl Gate {
 fn open_keyring(dir: &Path, config: &SiteConfig) -> Result<Arc<Keyring>, GateError> {
     let module = Module::load(&module_path(dir, config))?;
     let path = dir.join("pins/user");
-    let pin = Zeroizing::new(
-        fs::read_to_string(&path).map_err(|source| GateError::Io { action: "read the PIN", path, source })?,
-    );
+    let pin = Zeroizing::new(fs::read_to_string(&path).map_err(|source| GateError::Io {
+        action: "read the PIN",
+        path,
+        source,
+    })?);
     Ok(Keyring::open(module, &config.hsm.token_label, &Pin::new(pin.trim().to_owned())?)?)
 }
 
@@ -253,11 +260,7 @@ fn open_engine(dir: &Path, keyring: &Keyring, state: &SiteState) -> Result<Engin
 const LEXICAL: &str = "site/lexical";
 
 /// The sentence model when its files are there; otherwise the lexical embedder that the first ingest fitted.
-fn open_embedder(
-    config: &SiteConfig,
-    kv: &sled::Tree,
-    key: &DataKey,
-) -> Result<Option<Arc<dyn Embedder>>, GateError> {
+fn open_embedder(config: &SiteConfig, kv: &sled::Tree, key: &DataKey) -> Result<Option<Arc<dyn Embedder>>, GateError> {
     if let Some(dir) = config.embedding.model_dir.as_deref().filter(|dir| MiniLm::present(dir)) {
         return Ok(Some(Arc::new(MiniLm::load(dir)?)));
     }

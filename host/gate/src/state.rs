@@ -101,13 +101,8 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), GateError> 
     use std::os::unix::fs::OpenOptionsExt;
     let io = |source| GateError::Io { action: "write", path: path.to_owned(), source };
     let temporary = path.with_extension("tmp");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(io)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(io)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)?;
     fs::rename(&temporary, path).map_err(io)
 }

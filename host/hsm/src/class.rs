@@ -55,11 +55,7 @@ pub(crate) struct Template {
 impl Template {
     /// Everything, for creation.
     pub(crate) fn full(&self) -> Vec<Attribute> {
-        self.required
-            .iter()
-            .chain(&self.optional)
-            .cloned()
-            .collect()
+        self.required.iter().chain(&self.optional).cloned().collect()
     }
 }
 
@@ -76,31 +72,11 @@ impl KeyClass {
     /// The secret key's, or the private key's, attributes.
     pub(crate) fn template(self, id: KeyId, origin: Origin) -> Template {
         let (class, key_type, mechanism) = match self {
-            Self::AuditSigning => (
-                ObjectClass::PRIVATE_KEY,
-                KeyType::EC_EDWARDS,
-                MechanismType::EDDSA,
-            ),
-            Self::AtRest | Self::Compartment => (
-                ObjectClass::SECRET_KEY,
-                KeyType::AES,
-                MechanismType::AES_GCM,
-            ),
-            Self::FpeFf1 => (
-                ObjectClass::SECRET_KEY,
-                KeyType::AES,
-                MechanismType::AES_ECB,
-            ),
-            Self::Token => (
-                ObjectClass::SECRET_KEY,
-                KeyType::GENERIC_SECRET,
-                MechanismType::SHA256_HMAC,
-            ),
-            Self::UserKek => (
-                ObjectClass::SECRET_KEY,
-                KeyType::AES,
-                MechanismType::AES_KEY_WRAP,
-            ),
+            Self::AuditSigning => (ObjectClass::PRIVATE_KEY, KeyType::EC_EDWARDS, MechanismType::EDDSA),
+            Self::AtRest | Self::Compartment => (ObjectClass::SECRET_KEY, KeyType::AES, MechanismType::AES_GCM),
+            Self::FpeFf1 => (ObjectClass::SECRET_KEY, KeyType::AES, MechanismType::AES_ECB),
+            Self::Token => (ObjectClass::SECRET_KEY, KeyType::GENERIC_SECRET, MechanismType::SHA256_HMAC),
+            Self::UserKek => (ObjectClass::SECRET_KEY, KeyType::AES, MechanismType::AES_KEY_WRAP),
         };
         let gcm = matches!(self, Self::AtRest | Self::Compartment);
         let mut required = vec![
@@ -127,10 +103,7 @@ impl KeyClass {
                 Attribute::Wrap(self == Self::UserKek),
             ]
         });
-        let optional = vec![
-            Attribute::Copyable(false),
-            Attribute::AllowedMechanisms(vec![mechanism]),
-        ];
+        let optional = vec![Attribute::Copyable(false), Attribute::AllowedMechanisms(vec![mechanism])];
         Template { required, optional }
     }
 
@@ -148,10 +121,7 @@ impl KeyClass {
             Attribute::Wrap(false),
             Attribute::Derive(false),
         ];
-        Template {
-            required,
-            optional: vec![Attribute::Copyable(false)],
-        }
+        Template { required, optional: vec![Attribute::Copyable(false)] }
     }
 
     /// What the token itself says about a key's history; it cannot be asked for.
@@ -181,9 +151,7 @@ impl KeyClass {
         match self {
             Self::AuditSigning => None,
             Self::Token => Some(Mechanism::GenericSecretKeyGen),
-            Self::AtRest | Self::Compartment | Self::FpeFf1 | Self::UserKek => {
-                Some(Mechanism::AesKeyGen)
-            }
+            Self::AtRest | Self::Compartment | Self::FpeFf1 | Self::UserKek => Some(Mechanism::AesKeyGen),
         }
     }
 }
@@ -207,10 +175,8 @@ mod tests {
         for class in CLASSES {
             for origin in [Origin::Generated, Origin::Unwrapped] {
                 let required = class.template(KeyId::from_random([0; 16]), origin).required;
-                let wraps = required.contains(&Attribute::Wrap(true))
-                    || required.contains(&Attribute::Unwrap(true));
-                let data = required.contains(&Attribute::Decrypt(true))
-                    || required.contains(&Attribute::Encrypt(true));
+                let wraps = required.contains(&Attribute::Wrap(true)) || required.contains(&Attribute::Unwrap(true));
+                let data = required.contains(&Attribute::Decrypt(true)) || required.contains(&Attribute::Encrypt(true));
                 assert!(!(wraps && data), "{class}");
             }
         }
@@ -220,16 +186,9 @@ mod tests {
     fn only_a_stored_compartment_key_can_be_wrapped() {
         for class in CLASSES {
             let extractable = |origin| {
-                class
-                    .template(KeyId::from_random([0; 16]), origin)
-                    .required
-                    .contains(&Attribute::Extractable(true))
+                class.template(KeyId::from_random([0; 16]), origin).required.contains(&Attribute::Extractable(true))
             };
-            assert_eq!(
-                extractable(Origin::Generated),
-                class == KeyClass::Compartment,
-                "{class}"
-            );
+            assert_eq!(extractable(Origin::Generated), class == KeyClass::Compartment, "{class}");
             assert!(!extractable(Origin::Unwrapped), "{class}");
         }
     }

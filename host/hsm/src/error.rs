@@ -59,9 +59,7 @@ pub enum HsmError {
         radix: u32,
     },
     /// A character is not in the alphabet. The character itself is part of a secret and is not shown.
-    #[error(
-        "read a value: character {position} (counted from 0) is not in the alphabet; check the field's alphabet"
-    )]
+    #[error("read a value: character {position} (counted from 0) is not in the alphabet; check the field's alphabet")]
     ForeignCharacter {
         /// Position in characters, from zero.
         position: usize,
@@ -73,17 +71,13 @@ pub enum HsmError {
         id: KeyId,
     },
     /// The key's bytes are not those the site recorded.
-    #[error(
-        "check key {id}: its check value differs from the recorded one; the key was replaced, restore it"
-    )]
+    #[error("check key {id}: its check value differs from the recorded one; the key was replaced, restore it")]
     KeyCheckMismatch {
         /// The key.
         id: KeyId,
     },
     /// The token has no such key.
-    #[error(
-        "find {class} key {id}: the token does not hold it; check that this is the right token"
-    )]
+    #[error("find {class} key {id}: the token does not hold it; check that this is the right token")]
     KeyMissing {
         /// The class.
         class: KeyClass,
@@ -91,9 +85,7 @@ pub enum HsmError {
         id: KeyId,
     },
     /// Several objects answer to one identifier: one of them was planted.
-    #[error(
-        "find key {id}: {count} objects answer to this identifier; remove the planted one before going on"
-    )]
+    #[error("find key {id}: {count} objects answer to this identifier; remove the planted one before going on")]
     KeyTwin {
         /// How many objects there are.
         count: usize,
@@ -112,14 +104,10 @@ pub enum HsmError {
         source: Pkcs11Error,
     },
     /// No slot waits for initialisation.
-    #[error(
-        "initialise a token: no slot holds an uninitialised token; free a slot or configure a new one"
-    )]
+    #[error("initialise a token: no slot holds an uninitialised token; free a slot or configure a new one")]
     NoFreeSlot,
     /// A numeral is not below the radix.
-    #[error(
-        "encrypt value {value} of the batch: numeral {position} is not below the radix {radix}"
-    )]
+    #[error("encrypt value {value} of the batch: numeral {position} is not below the radix {radix}")]
     NumeralOutOfRange {
         /// Position of the numeral, from zero.
         position: usize,
@@ -129,14 +117,10 @@ pub enum HsmError {
         value: usize,
     },
     /// The PIN is wrong.
-    #[error(
-        "log in to the token: the PIN is wrong; check the PIN file, some tokens lock after a few attempts"
-    )]
+    #[error("log in to the token: the PIN is wrong; check the PIN file, some tokens lock after a few attempts")]
     PinIncorrect,
     /// The PIN is empty or has a length the token does not take.
-    #[error(
-        "set or use a PIN: it is empty, too short, too long or not accepted by the token; choose another"
-    )]
+    #[error("set or use a PIN: it is empty, too short, too long or not accepted by the token; choose another")]
     PinInvalid,
     /// The PIN is locked.
     #[error("log in to the token: the PIN is locked; a security officer must reset it")]
@@ -145,9 +129,7 @@ pub enum HsmError {
     #[error("make a PIN: the random source failed")]
     Random,
     /// The token does not permit the operation.
-    #[error(
-        "{action}: the token refuses; check that it supports the mechanism and that the key permits it"
-    )]
+    #[error("{action}: the token refuses; check that it supports the mechanism and that the key permits it")]
     Refused {
         /// What was being done.
         action: &'static str,
@@ -155,9 +137,7 @@ pub enum HsmError {
         source: Pkcs11Error,
     },
     /// A sealed value does not open: another key, other associated data, or a changed byte.
-    #[error(
-        "open a sealed value: it was changed, or sealed under another key or for another place"
-    )]
+    #[error("open a sealed value: it was changed, or sealed under another key or for another place")]
     SealRejected,
     /// The token's answer has the wrong size or form, so nothing of it is used.
     #[error("{action}: the token's answer has the wrong form; do not use this token")]
@@ -174,25 +154,19 @@ pub enum HsmError {
         source: Pkcs11Error,
     },
     /// No token has this label.
-    #[error(
-        "open token `{label}`: no initialised token has this label; check the module's configuration"
-    )]
+    #[error("open token `{label}`: no initialised token has this label; check the module's configuration")]
     TokenMissing {
         /// The label.
         label: String,
     },
     /// Several tokens have this label.
-    #[error(
-        "use token label `{label}`: several tokens have it, or one has it already; labels must be unique"
-    )]
+    #[error("use token label `{label}`: several tokens have it, or one has it already; labels must be unique")]
     TokenTwin {
         /// The label.
         label: String,
     },
     /// The value or its tweak is longer than this implementation takes.
-    #[error(
-        "encrypt value {value} of the batch: at most {maximum} numerals and tweak bytes are supported"
-    )]
+    #[error("encrypt value {value} of the batch: at most {maximum} numerals and tweak bytes are supported")]
     TooLong {
         /// The limit, for each.
         maximum: usize,
@@ -247,9 +221,6 @@ impl HsmError {
 
     /// Whether the token itself is out of order, as opposed to a refusal of this one request.
     pub fn is_outage(&self) -> bool {
-        matches!(
-            self,
-            Self::Device { .. } | Self::StrangeAnswer { .. } | Self::TokenGone { .. }
-        )
+        matches!(self, Self::Device { .. } | Self::StrangeAnswer { .. } | Self::TokenGone { .. })
     }
 }

@@ -111,10 +111,7 @@ impl Key {
             return Err(HsmError::ForeignKey { id: self.id() });
         }
         if !classes.contains(&self.class()) {
-            return Err(HsmError::WrongClass {
-                action,
-                class: self.class(),
-            });
+            return Err(HsmError::WrongClass { action, class: self.class() });
         }
         Ok(self.handle)
     }
@@ -122,21 +119,15 @@ impl Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key")
-            .field("id", &self.id())
-            .field("class", &self.class())
-            .finish_non_exhaustive()
+        f.debug_struct("Key").field("id", &self.id()).field("class", &self.class()).finish_non_exhaustive()
     }
 }
 
 impl Drop for Key {
     fn drop(&mut self) {
         if self.session_object {
-            let destroyed = self
-                .sessions
-                .with_anchor("destroy an unwrapped key", |session| {
-                    session.destroy_object(self.handle)
-                });
+            let destroyed =
+                self.sessions.with_anchor("destroy an unwrapped key", |session| session.destroy_object(self.handle));
             if let Err(error) = destroyed {
                 // The object still dies with its session; only its lifetime is longer than promised.
                 tracing::warn!(key = %self.id(), %error, "an unwrapped key outlives its handle");
@@ -166,12 +157,7 @@ mod tests {
 
     #[test]
     fn hostile_identifiers_are_refused() {
-        for text in [
-            "",
-            "07",
-            "zz070707070707070707070707070707",
-            "0707070707070707070707070707070707",
-        ] {
+        for text in ["", "07", "zz070707070707070707070707070707", "0707070707070707070707070707070707"] {
             assert!(text.parse::<KeyId>().is_err(), "{text:?}");
         }
     }

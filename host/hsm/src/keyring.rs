@@ -26,10 +26,7 @@ impl Keyring {
     /// [`HsmError::TokenMissing`], [`HsmError::TokenTwin`], [`HsmError::PinIncorrect`], [`HsmError::PinLocked`],
     /// [`HsmError::AlreadyOpen`] when this process is logged in already, or as the module answers.
     pub fn open(module: Arc<Module>, token_label: &str, pin: &Pin) -> Result<Arc<Self>, HsmError> {
-        Ok(Arc::new(Self {
-            sessions: Sessions::open(module, token_label, pin)?,
-            witness: Mutex::default(),
-        }))
+        Ok(Arc::new(Self { sessions: Sessions::open(module, token_label, pin)?, witness: Mutex::default() }))
     }
 
     /// Generates a key in the token, reads every attribute back and destroys the key if one differs.
@@ -46,12 +43,7 @@ impl Keyring {
         };
         let reference = key.and_then(|(handle, public)| {
             let check = self.check_value(class, handle, public)?;
-            Ok(KeyRef {
-                id,
-                class,
-                check,
-                label: label.to_owned(),
-            })
+            Ok(KeyRef { id, class, check, label: label.to_owned() })
         });
         match &reference {
             Ok(reference) => self.remember(reference),
@@ -74,15 +66,10 @@ impl Keyring {
             (_, []) => return Err(HsmError::KeyMissing { class, id }),
             (KeyClass::AuditSigning, &[first, second]) => {
                 let of_class = |wanted| {
-                    let found = self.sessions.with(action, |session| {
-                        session.get_attributes(first, &[AttributeType::Class])
-                    })?;
+                    let found =
+                        self.sessions.with(action, |session| session.get_attributes(first, &[AttributeType::Class]))?;
                     let ordered = found.contains(&Attribute::Class(wanted));
-                    Ok::<_, HsmError>(if ordered {
-                        (first, second)
-                    } else {
-                        (second, first)
-                    })
+                    Ok::<_, HsmError>(if ordered { (first, second) } else { (second, first) })
                 };
                 let (public, private) = of_class(ObjectClass::PUBLIC_KEY)?;
                 self.check_attributes(public, class, id, &KeyClass::public_template(id), &[])?;
@@ -92,10 +79,7 @@ impl Keyring {
             (KeyClass::AuditSigning, &[_]) => return Err(HsmError::KeyMissing { class, id }),
             (_, &[only]) => (only, None),
             (_, more) => {
-                return Err(HsmError::KeyTwin {
-                    count: more.len(),
-                    id,
-                });
+                return Err(HsmError::KeyTwin { count: more.len(), id });
             }
         };
         self.check_attributes(
@@ -109,13 +93,7 @@ impl Keyring {
             return Err(HsmError::KeyCheckMismatch { id });
         }
         self.remember(key);
-        Ok(Key {
-            handle,
-            public,
-            reference: key.clone(),
-            session_object: false,
-            sessions: Arc::clone(&self.sessions),
-        })
+        Ok(Key { handle, public, reference: key.clone(), session_object: false, sessions: Arc::clone(&self.sessions) })
     }
 
     /// The public half of a signing pair: 32 bytes (RFC 8032 section 5.1.5).
@@ -125,10 +103,7 @@ impl Keyring {
     pub fn public_key(&self, key: &Key) -> Result<[u8; 32], HsmError> {
         let action = "read a public key";
         key.handle_for(&self.sessions, action, &[KeyClass::AuditSigning])?;
-        key.public.ok_or(HsmError::WrongClass {
-            action,
-            class: key.class(),
-        })
+        key.public.ok_or(HsmError::WrongClass { action, class: key.class() })
     }
 
     /// `n` bytes from the token's random generator.
@@ -137,9 +112,7 @@ impl Keyring {
     /// As the module answers.
     pub fn random(&self, n: usize) -> Result<Zeroizing<Vec<u8>>, HsmError> {
         let mut bytes = Zeroizing::new(vec![0; n]);
-        self.sessions.with("draw random bytes", |session| {
-            session.generate_random_slice(&mut bytes)
-        })?;
+        self.sessions.with("draw random bytes", |session| session.generate_random_slice(&mut bytes))?;
         Ok(bytes)
     }
 
@@ -155,10 +128,7 @@ impl Keyring {
         }
         self.sessions.drain();
         let mut witness = self.witness.lock().unwrap_or_else(PoisonError::into_inner);
-        if witness
-            .as_ref()
-            .is_some_and(|witness| witness.id == key.id())
-        {
+        if witness.as_ref().is_some_and(|witness| witness.id == key.id()) {
             *witness = None;
         }
         drop(witness);
@@ -166,9 +136,7 @@ impl Keyring {
         if self.objects(key.id())?.is_empty() {
             Ok(())
         } else {
-            Err(HsmError::StrangeAnswer {
-                action: "destroy a key",
-            })
+            Err(HsmError::StrangeAnswer { action: "destroy a key" })
         }
     }
 
@@ -180,11 +148,7 @@ impl Keyring {
     /// As [`Keyring::find`] and [`Keyring::random`].
     pub fn health(&self) -> Result<(), HsmError> {
         self.random(1)?;
-        let witness = self
-            .witness
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let witness = self.witness.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match witness {
             Some(witness) => self.find(&witness).map(drop),
             None => Ok(()),
@@ -200,22 +164,11 @@ impl Keyring {
         template: &Template,
         history: &[Attribute],
     ) -> Result<(), HsmError> {
-        let wanted = template
-            .full()
-            .into_iter()
-            .chain(history.iter().cloned())
-            .collect::<Vec<_>>();
-        let types = wanted
-            .iter()
-            .map(Attribute::attribute_type)
-            .collect::<Vec<_>>();
-        let found = self.sessions.with("read a key's attributes", |session| {
-            session.get_attributes(handle, &types)
-        })?;
+        let wanted = template.full().into_iter().chain(history.iter().cloned()).collect::<Vec<_>>();
+        let types = wanted.iter().map(Attribute::attribute_type).collect::<Vec<_>>();
+        let found = self.sessions.with("read a key's attributes", |session| session.get_attributes(handle, &types))?;
         for attribute in &wanted {
-            let told = found
-                .iter()
-                .find(|found| found.attribute_type() == attribute.attribute_type());
+            let told = found.iter().find(|found| found.attribute_type() == attribute.attribute_type());
             let fits = match told {
                 Some(told) => told == attribute,
                 None => template.optional.contains(attribute),
@@ -239,30 +192,15 @@ impl Keyring {
         mechanism: &Mechanism<'_>,
     ) -> Result<(ObjectHandle, Option<[u8; 32]>), HsmError> {
         let template = class.template(id, Origin::Generated);
-        let extra = [
-            KeyClass::length(),
-            Attribute::Label(label.as_bytes().to_vec()),
-        ];
+        let extra = [KeyClass::length(), Attribute::Label(label.as_bytes().to_vec())];
         let handle = self.sessions.with_anchor("generate a key", |session| {
-            with_fallback(&template, &extra, |attributes| {
-                session.generate_key(mechanism, attributes)
-            })
+            with_fallback(&template, &extra, |attributes| session.generate_key(mechanism, attributes))
         })?;
-        self.check_attributes(
-            handle,
-            class,
-            id,
-            &template,
-            &class.history(Origin::Generated),
-        )?;
+        self.check_attributes(handle, class, id, &template, &class.history(Origin::Generated))?;
         Ok((handle, None))
     }
 
-    fn generate_pair(
-        &self,
-        id: KeyId,
-        label: &str,
-    ) -> Result<(ObjectHandle, Option<[u8; 32]>), HsmError> {
+    fn generate_pair(&self, id: KeyId, label: &str) -> Result<(ObjectHandle, Option<[u8; 32]>), HsmError> {
         let class = KeyClass::AuditSigning;
         let public_template = KeyClass::public_template(id);
         let template = class.template(id, Origin::Generated);
@@ -276,18 +214,10 @@ impl Keyring {
             })
         };
         let [oid, name] = EDWARDS25519;
-        let (public, private) = self
-            .sessions
-            .with_anchor("generate a signing key pair", |session| {
-                generate(session, oid).or_else(|_| generate(session, name))
-            })?;
-        self.check_attributes(
-            private,
-            class,
-            id,
-            &template,
-            &class.history(Origin::Generated),
-        )?;
+        let (public, private) = self.sessions.with_anchor("generate a signing key pair", |session| {
+            generate(session, oid).or_else(|_| generate(session, name))
+        })?;
+        self.check_attributes(private, class, id, &template, &class.history(Origin::Generated))?;
         self.check_attributes(public, class, id, &public_template, &[])?;
         Ok((private, Some(self.read_public_key(public)?)))
     }
@@ -295,29 +225,22 @@ impl Keyring {
     /// `CKA_EC_POINT`: raw, or as the DER OCTET STRING of PKCS#11 2.40.
     fn read_public_key(&self, public: ObjectHandle) -> Result<[u8; 32], HsmError> {
         let action = "read a public key";
-        let found = self.sessions.with(action, |session| {
-            session.get_attributes(public, &[AttributeType::EcPoint])
-        })?;
+        let found = self.sessions.with(action, |session| session.get_attributes(public, &[AttributeType::EcPoint]))?;
         let point = match found.as_slice() {
             [Attribute::EcPoint(point)] => point.strip_prefix(&[0x04, 0x20]).unwrap_or(point),
             _ => return Err(HsmError::StrangeAnswer { action }),
         };
-        point
-            .try_into()
-            .map_err(|_| HsmError::StrangeAnswer { action })
+        point.try_into().map_err(|_| HsmError::StrangeAnswer { action })
     }
 
     /// Every object, of whatever class, that answers to the identifier.
     fn objects(&self, id: KeyId) -> Result<Vec<ObjectHandle>, HsmError> {
-        self.sessions.with("find a key", |session| {
-            session.find_objects(&[Attribute::Id(id.as_bytes().to_vec())])
-        })
+        self.sessions.with("find a key", |session| session.find_objects(&[Attribute::Id(id.as_bytes().to_vec())]))
     }
 
     fn destroy_objects(&self, id: KeyId) -> Result<(), HsmError> {
         for object in self.objects(id)? {
-            self.sessions
-                .with_anchor("destroy a key", |session| session.destroy_object(object))?;
+            self.sessions.with_anchor("destroy a key", |session| session.destroy_object(object))?;
         }
         Ok(())
     }
@@ -341,9 +264,7 @@ pub(crate) fn with_fallback<T>(
     };
     match create(&with_extra(&template.full())) {
         Err(Pkcs11Error::Pkcs11(
-            RvError::AttributeTypeInvalid
-            | RvError::AttributeValueInvalid
-            | RvError::TemplateInconsistent,
+            RvError::AttributeTypeInvalid | RvError::AttributeValueInvalid | RvError::TemplateInconsistent,
             _,
         )) => create(&with_extra(&template.required)),
         result => result,

@@ -62,10 +62,7 @@ impl Module {
     /// # Errors
     /// [`HsmError::ModuleUnusable`] when the library is missing, is not a PKCS#11 module or refuses its configuration.
     pub fn load(path: &Path) -> Result<Arc<Self>, HsmError> {
-        let unusable = |source| HsmError::ModuleUnusable {
-            path: path.to_owned(),
-            source,
-        };
+        let unusable = |source| HsmError::ModuleUnusable { path: path.to_owned(), source };
         let name = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(module) = loaded.get(&name) {
@@ -78,11 +75,7 @@ impl Module {
             Err(source) => return Err(unusable(source)),
         }
         let raw = RawFunctions::load(&name).map_err(unusable)?;
-        let module = Arc::new(Self {
-            path: name.clone(),
-            context,
-            raw,
-        });
+        let module = Arc::new(Self { path: name.clone(), context, raw });
         loaded.insert(name, Arc::clone(&module));
         Ok(module)
     }
@@ -107,43 +100,24 @@ impl Module {
     /// # Errors
     /// [`HsmError::NoFreeSlot`], [`HsmError::TokenTwin`] when the label is taken, [`HsmError::Label`],
     /// [`HsmError::PinInvalid`], or as the module answers.
-    pub fn initialise(
-        &self,
-        label: &str,
-        so_pin: &Pin,
-        user_pin: &Pin,
-    ) -> Result<TokenInfo, HsmError> {
+    pub fn initialise(&self, label: &str, so_pin: &Pin, user_pin: &Pin) -> Result<TokenInfo, HsmError> {
         // The label field is 32 bytes, space padded (PKCS#11 3.1 section 5.5.7).
-        let printable = label
-            .bytes()
-            .all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        let printable = label.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
         if label.is_empty() || label.len() > 32 || label.trim() != label || !printable {
             return Err(HsmError::Label);
         }
         let slots = self.slots()?;
-        if slots
-            .iter()
-            .any(|(_, info)| info.initialised && info.label == label)
-        {
-            return Err(HsmError::TokenTwin {
-                label: label.to_owned(),
-            });
+        if slots.iter().any(|(_, info)| info.initialised && info.label == label) {
+            return Err(HsmError::TokenTwin { label: label.to_owned() });
         }
-        let (free, _) = slots
-            .into_iter()
-            .find(|(_, info)| !info.initialised)
-            .ok_or(HsmError::NoFreeSlot)?;
+        let (free, _) = slots.into_iter().find(|(_, info)| !info.initialised).ok_or(HsmError::NoFreeSlot)?;
 
         let fail = |source| HsmError::from_pkcs11("initialise a token", source);
-        self.context
-            .init_token(free, &so_pin.to_auth(), label)
-            .map_err(fail)?;
+        self.context.init_token(free, &so_pin.to_auth(), label).map_err(fail)?;
         // Some modules move the token to another slot, so it is looked up again.
         let (slot, _) = self.slot(label)?;
         let session = self.context.open_rw_session(slot).map_err(fail)?;
-        session
-            .login(UserType::So, Some(&so_pin.to_auth()))
-            .map_err(fail)?;
+        session.login(UserType::So, Some(&so_pin.to_auth())).map_err(fail)?;
         let set = session.init_pin(&user_pin.to_auth()).map_err(fail);
         session.logout().map_err(fail)?;
         session.close().map_err(fail)?;
@@ -153,18 +127,11 @@ impl Module {
 
     /// The slot of the one initialised token with this label.
     pub(crate) fn slot(&self, label: &str) -> Result<(Slot, TokenInfo), HsmError> {
-        let mut matching = self
-            .slots()?
-            .into_iter()
-            .filter(|(_, info)| info.initialised && info.label == label);
-        let found = matching.next().ok_or_else(|| HsmError::TokenMissing {
-            label: label.to_owned(),
-        })?;
+        let mut matching = self.slots()?.into_iter().filter(|(_, info)| info.initialised && info.label == label);
+        let found = matching.next().ok_or_else(|| HsmError::TokenMissing { label: label.to_owned() })?;
         match matching.next() {
             None => Ok(found),
-            Some(_) => Err(HsmError::TokenTwin {
-                label: label.to_owned(),
-            }),
+            Some(_) => Err(HsmError::TokenTwin { label: label.to_owned() }),
         }
     }
 
@@ -196,8 +163,6 @@ impl Module {
 
 impl std::fmt::Debug for Module {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Module")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
+        f.debug_struct("Module").field("path", &self.path).finish_non_exhaustive()
     }
 }

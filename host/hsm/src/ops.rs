@@ -47,11 +47,7 @@ impl Keyring {
     /// # Errors
     /// [`HsmError::WrongClass`], or as the module answers.
     pub fn seal(&self, key: &Key, aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, HsmError> {
-        let handle = key.handle_for(
-            &self.sessions,
-            "seal",
-            &[KeyClass::AtRest, KeyClass::Compartment],
-        )?;
+        let handle = key.handle_for(&self.sessions, "seal", &[KeyClass::AtRest, KeyClass::Compartment])?;
         let mut iv = [0; IV_LENGTH];
         iv.copy_from_slice(&self.random(IV_LENGTH)?);
         let sealed = self.seal_with(handle, iv, aad, plaintext)?;
@@ -63,31 +59,15 @@ impl Keyring {
     /// # Errors
     /// [`HsmError::SealRejected`] for a changed byte, another key or other associated data; [`HsmError::WrongClass`], or as
     /// the module answers.
-    pub fn open_sealed(
-        &self,
-        key: &Key,
-        aad: &[u8],
-        sealed: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+    pub fn open_sealed(&self, key: &Key, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, HsmError> {
         let action = "open a sealed value";
-        let handle = key.handle_for(
-            &self.sessions,
-            action,
-            &[KeyClass::AtRest, KeyClass::Compartment],
-        )?;
-        let (iv, rest) = sealed
-            .split_first_chunk::<IV_LENGTH>()
-            .ok_or(HsmError::SealRejected)?;
-        let length = rest
-            .len()
-            .checked_sub(TAG_LENGTH)
-            .ok_or(HsmError::SealRejected)?;
+        let handle = key.handle_for(&self.sessions, action, &[KeyClass::AtRest, KeyClass::Compartment])?;
+        let (iv, rest) = sealed.split_first_chunk::<IV_LENGTH>().ok_or(HsmError::SealRejected)?;
+        let length = rest.len().checked_sub(TAG_LENGTH).ok_or(HsmError::SealRejected)?;
         let mut iv = *iv;
         let opened = self.sessions.with(action, |session| {
             let mechanism = Mechanism::AesGcm(GcmParams::new(&mut iv, aad, 128.into())?);
-            session
-                .decrypt(&mechanism, handle, rest)
-                .map(Zeroizing::new)
+            session.decrypt(&mechanism, handle, rest).map(Zeroizing::new)
         });
         match opened {
             Ok(plaintext) if plaintext.len() == length => Ok(plaintext),
@@ -105,14 +85,8 @@ impl Keyring {
         let action = "wrap a key";
         let kek = kek.handle_for(&self.sessions, action, &[KeyClass::UserKek])?;
         let target = target.handle_for(&self.sessions, action, &[KeyClass::Compartment])?;
-        let blob = self.sessions.with(action, |session| {
-            session.wrap_key(&Mechanism::AesKeyWrap, kek, target)
-        })?;
-        if blob.len() == WRAPPED_LENGTH {
-            Ok(blob)
-        } else {
-            Err(HsmError::StrangeAnswer { action })
-        }
+        let blob = self.sessions.with(action, |session| session.wrap_key(&Mechanism::AesKeyWrap, kek, target))?;
+        if blob.len() == WRAPPED_LENGTH { Ok(blob) } else { Err(HsmError::StrangeAnswer { action }) }
     }
 
     /// Unwraps a compartment key into a session object that cannot leave the token and dies with the returned [`Key`].
@@ -146,22 +120,11 @@ impl Keyring {
         let mut key = Key {
             handle,
             public: None,
-            reference: KeyRef {
-                id,
-                class,
-                check: String::new(),
-                label: String::new(),
-            },
+            reference: KeyRef { id, class, check: String::new(), label: String::new() },
             session_object: true,
             sessions: Arc::clone(&self.sessions),
         };
-        self.check_attributes(
-            handle,
-            class,
-            id,
-            &template,
-            &class.history(Origin::Unwrapped),
-        )?;
+        self.check_attributes(handle, class, id, &template, &class.history(Origin::Unwrapped))?;
         key.reference.check = self.check_value(class, handle, None)?;
         Ok(key)
     }
@@ -193,9 +156,9 @@ impl Keyring {
         let strange = HsmError::StrangeAnswer { action: ACTION };
         let value = match class {
             // FF1's blocks begin 01 02 01 or are outputs of the cipher: no FF1 operation asks for this one.
-            KeyClass::FpeFf1 => self.sessions.with(ACTION, |session| {
-                session.encrypt(&Mechanism::AesEcb, handle, b"\xffcasemate-check1")
-            })?,
+            KeyClass::FpeFf1 => self
+                .sessions
+                .with(ACTION, |session| session.encrypt(&Mechanism::AesEcb, handle, b"\xffcasemate-check1"))?,
             // One fixed message under one fixed IV. A random IV meets it with probability 2^-96, as any other.
             KeyClass::AtRest | KeyClass::Compartment => {
                 let sealed = self.seal_with(handle, *b"key check iv", MESSAGE, &[0; 16])?;
@@ -206,18 +169,12 @@ impl Keyring {
                 let public = public.ok_or(HsmError::StrangeAnswer { action: ACTION })?;
                 let signature = self.sign_with(handle, MESSAGE)?;
                 // The halves have to belong together.
-                UnparsedPublicKey::new(&ED25519, public)
-                    .verify(MESSAGE, &signature)
-                    .map_err(|_| strange)?;
+                UnparsedPublicKey::new(&ED25519, public).verify(MESSAGE, &signature).map_err(|_| strange)?;
                 digest(&SHA256, &public).as_ref().to_vec()
             }
-            KeyClass::UserKek => digest(&SHA256, &self.wrap_known_key(handle)?)
-                .as_ref()
-                .to_vec(),
+            KeyClass::UserKek => digest(&SHA256, &self.wrap_known_key(handle)?).as_ref().to_vec(),
         };
-        let first = value
-            .first_chunk::<8>()
-            .ok_or(HsmError::StrangeAnswer { action: ACTION })?;
+        let first = value.first_chunk::<8>().ok_or(HsmError::StrangeAnswer { action: ACTION })?;
         Ok(hex::encode(first))
     }
 
@@ -239,32 +196,24 @@ impl Keyring {
             Attribute::Derive(false),
             Attribute::Value(b"casemate: a key everybody knows!".to_vec()),
         ];
-        self.sessions
-            .with_anchor("compute a key's check value", |session| {
-                let object = session.create_object(&known)?;
-                let wrapped = session.wrap_key(&Mechanism::AesKeyWrap, kek, object);
-                session.destroy_object(object)?;
-                wrapped
-            })
+        self.sessions.with_anchor("compute a key's check value", |session| {
+            let object = session.create_object(&known)?;
+            let wrapped = session.wrap_key(&Mechanism::AesKeyWrap, kek, object);
+            session.destroy_object(object)?;
+            wrapped
+        })
     }
 
     fn sign_with(&self, handle: ObjectHandle, message: &[u8]) -> Result<[u8; 64], HsmError> {
         let mechanism = Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure));
-        let signature = self
-            .sessions
-            .with("sign", |session| session.sign(&mechanism, handle, message))?;
-        signature
-            .try_into()
-            .map_err(|_| HsmError::StrangeAnswer { action: "sign" })
+        let signature = self.sessions.with("sign", |session| session.sign(&mechanism, handle, message))?;
+        signature.try_into().map_err(|_| HsmError::StrangeAnswer { action: "sign" })
     }
 
     fn mac_with(&self, handle: ObjectHandle, message: &[u8]) -> Result<[u8; 32], HsmError> {
         let action = "compute a MAC";
-        let mac = self.sessions.with(action, |session| {
-            session.sign(&Mechanism::Sha256Hmac, handle, message)
-        })?;
-        mac.try_into()
-            .map_err(|_| HsmError::StrangeAnswer { action })
+        let mac = self.sessions.with(action, |session| session.sign(&Mechanism::Sha256Hmac, handle, message))?;
+        mac.try_into().map_err(|_| HsmError::StrangeAnswer { action })
     }
 
     fn seal_with(
@@ -290,14 +239,8 @@ impl Keyring {
     /// Tokens answer a forged input with a device error; only a token that is really well makes it a forgery.
     fn rejection(&self, error: HsmError, verdict: HsmError) -> HsmError {
         match error {
-            HsmError::Device {
-                source: Pkcs11Error::Pkcs11(..),
-                ..
-            } => self.health().err().unwrap_or(verdict),
-            HsmError::Refused {
-                source: Pkcs11Error::Pkcs11(code, _),
-                ..
-            } if is_about_input(code) => verdict,
+            HsmError::Device { source: Pkcs11Error::Pkcs11(..), .. } => self.health().err().unwrap_or(verdict),
+            HsmError::Refused { source: Pkcs11Error::Pkcs11(code, _), .. } if is_about_input(code) => verdict,
             other => other,
         }
     }

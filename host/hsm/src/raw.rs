@@ -20,27 +20,20 @@ pub(crate) struct RawFunctions {
 impl RawFunctions {
     pub(crate) fn load(path: &Path) -> Result<Self, Pkcs11Error> {
         // SAFETY: the library is already loaded by `cryptoki`; this only counts one more reference, no initialiser runs.
-        let library =
-            unsafe { cryptoki_sys::Pkcs11::new(path) }.map_err(Pkcs11Error::LibraryLoading)?;
+        let library = unsafe { cryptoki_sys::Pkcs11::new(path) }.map_err(Pkcs11Error::LibraryLoading)?;
         if library.C_GetFunctionList.is_err() {
             return Err(Pkcs11Error::MissingSymbol("C_GetFunctionList"));
         }
         let mut list: *mut CK_FUNCTION_LIST = std::ptr::null_mut();
         // SAFETY: the symbol exists (checked above), and `list` is a valid place for one pointer.
-        Rv::from(unsafe { library.C_GetFunctionList(&mut list) })
-            .into_result(Function::GetFunctionList)?;
+        Rv::from(unsafe { library.C_GetFunctionList(&mut list) }).into_result(Function::GetFunctionList)?;
         if list.is_null() {
             return Err(Pkcs11Error::NullFunctionPointer);
         }
         // SAFETY: the module returned a non-null pointer to its static table (PKCS#11 3.1 section 5.4.4), which begins with
         // the 2.40 functions in every version.
-        let (encrypt_update, encrypt_final) =
-            unsafe { ((*list).C_EncryptUpdate, (*list).C_EncryptFinal) };
-        Ok(Self {
-            _library: library,
-            encrypt_update,
-            encrypt_final,
-        })
+        let (encrypt_update, encrypt_final) = unsafe { ((*list).C_EncryptUpdate, (*list).C_EncryptFinal) };
+        Ok(Self { _library: library, encrypt_update, encrypt_final })
     }
 
     /// `C_EncryptUpdate` of `input` into `output`; gives the number of bytes the token returned.
@@ -52,23 +45,14 @@ impl RawFunctions {
         input: &[[u8; 16]],
         output: &mut [[u8; 16]],
     ) -> Result<usize, Pkcs11Error> {
-        let function = self
-            .encrypt_update
-            .ok_or(Pkcs11Error::NullFunctionPointer)?;
+        let function = self.encrypt_update.ok_or(Pkcs11Error::NullFunctionPointer)?;
         let (input, output) = (input.as_flattened(), output.as_flattened_mut());
         let input_length = CK_ULONG::try_from(input.len()).map_err(Pkcs11Error::TryFromInt)?;
-        let mut output_length =
-            CK_ULONG::try_from(output.len()).map_err(Pkcs11Error::TryFromInt)?;
+        let mut output_length = CK_ULONG::try_from(output.len()).map_err(Pkcs11Error::TryFromInt)?;
         // SAFETY: both buffers are valid for the lengths given with them and do not overlap; the token reads the first
         // (the C signature merely lacks `const`) and writes at most `output_length` bytes to the second.
         let code = unsafe {
-            function(
-                session.handle(),
-                input.as_ptr().cast_mut(),
-                input_length,
-                output.as_mut_ptr(),
-                &mut output_length,
-            )
+            function(session.handle(), input.as_ptr().cast_mut(), input_length, output.as_mut_ptr(), &mut output_length)
         };
         Rv::from(code).into_result(Function::EncryptUpdate)?;
         usize::try_from(output_length).map_err(Pkcs11Error::TryFromInt)

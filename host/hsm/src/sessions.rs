@@ -38,13 +38,8 @@ impl Sessions {
         match anchor.login(UserType::User, Some(&pin.to_auth())) {
             Ok(()) => {}
             // Going on would accept any PIN at all.
-            Err(Pkcs11Error::Pkcs11(
-                RvError::UserAlreadyLoggedIn | RvError::UserAnotherAlreadyLoggedIn,
-                _,
-            )) => {
-                return Err(HsmError::AlreadyOpen {
-                    label: label.to_owned(),
-                });
+            Err(Pkcs11Error::Pkcs11(RvError::UserAlreadyLoggedIn | RvError::UserAnotherAlreadyLoggedIn, _)) => {
+                return Err(HsmError::AlreadyOpen { label: label.to_owned() });
             }
             Err(source) => return Err(fail(source)),
         }
@@ -90,29 +85,19 @@ impl Sessions {
         loop {
             if !pool.draining {
                 if let Some(session) = pool.idle.pop() {
-                    return Ok(Lent {
-                        owner: self,
-                        session: Some(session),
-                    });
+                    return Ok(Lent { owner: self, session: Some(session) });
                 }
                 if pool.open < POOL {
                     pool.open += 1;
                     drop(pool);
                     // Built first: if opening fails, its drop gives the place in the pool back.
-                    let mut lent = Lent {
-                        owner: self,
-                        session: None,
-                    };
+                    let mut lent = Lent { owner: self, session: None };
                     let opened = self.module.context.open_ro_session(self.slot);
-                    lent.session =
-                        Some(opened.map_err(|source| HsmError::from_pkcs11(action, source))?);
+                    lent.session = Some(opened.map_err(|source| HsmError::from_pkcs11(action, source))?);
                     return Ok(lent);
                 }
             }
-            pool = self
-                .returned
-                .wait(pool)
-                .unwrap_or_else(PoisonError::into_inner);
+            pool = self.returned.wait(pool).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -123,10 +108,7 @@ impl Sessions {
         let mut pool = self.lock();
         pool.draining = true;
         while pool.open > pool.idle.len() {
-            pool = self
-                .returned
-                .wait(pool)
-                .unwrap_or_else(PoisonError::into_inner);
+            pool = self.returned.wait(pool).unwrap_or_else(PoisonError::into_inner);
         }
         pool.idle.clear();
         pool.open = 0;

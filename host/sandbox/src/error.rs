@@ -5,9 +5,7 @@ use std::io;
 #[non_exhaustive]
 pub enum SandboxError {
     /// The kernel did not take the filter.
-    #[error(
-        "cannot put the no-egress filter on all threads: use Linux 3.17 or later with CONFIG_SECCOMP_FILTER"
-    )]
+    #[error("cannot put the no-egress filter on all threads: use Linux 3.17 or later with CONFIG_SECCOMP_FILTER")]
     Apply {
         /// What the kernel said.
         source: seccompiler::Error,

@@ -11,8 +11,8 @@
 
 use libc::c_long;
 use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch, sock_filter,
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, sock_filter,
 };
 
 use crate::SandboxError;
@@ -51,19 +51,11 @@ pub(crate) struct Rule {
 }
 
 const fn rule(call: c_long, when: When) -> Rule {
-    Rule {
-        call,
-        when,
-        listener_only: false,
-    }
+    Rule { call, when, listener_only: false }
 }
 
 const fn listener_rule(call: c_long, when: When) -> Rule {
-    Rule {
-        call,
-        when,
-        listener_only: true,
-    }
+    Rule { call, when, listener_only: true }
 }
 
 /// Everything that is denied, and why.
@@ -115,12 +107,7 @@ fn compile(profile: Profile, rules: &[Rule]) -> Result<BpfProgram, BackendError>
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let mut program = BpfProgram::from(unknown_calls());
     // Begins with the check of the architecture; jumps are relative, so what stands before does not disturb them.
-    program.extend(BpfProgram::try_from(SeccompFilter::new(
-        rules,
-        SeccompAction::Allow,
-        eperm,
-        arch,
-    )?)?);
+    program.extend(BpfProgram::try_from(SeccompFilter::new(rules, SeccompAction::Allow, eperm, arch)?)?);
     Ok(program)
 }
 
@@ -128,25 +115,16 @@ impl When {
     /// None means: whatever the arguments are.
     fn conditions(self) -> Result<Vec<SeccompRule>, BackendError> {
         // The kernel takes the family and the flags as `int`: the upper half of the register must not count.
-        let condition = |index, operator, value: i32| {
-            SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value as u64)
-        };
+        let condition =
+            |index, operator, value: i32| SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value as u64);
         Ok(match self {
             Self::Always => Vec::new(),
             Self::NotUnix(index) => {
-                vec![SeccompRule::new(vec![condition(
-                    index,
-                    SeccompCmpOp::Ne,
-                    libc::AF_UNIX,
-                )?])?]
+                vec![SeccompRule::new(vec![condition(index, SeccompCmpOp::Ne, libc::AF_UNIX)?])?]
             }
             Self::FastOpen(index) => {
                 let flag = SeccompCmpOp::MaskedEq(libc::MSG_FASTOPEN as u64);
-                vec![SeccompRule::new(vec![condition(
-                    index,
-                    flag,
-                    libc::MSG_FASTOPEN,
-                )?])?]
+                vec![SeccompRule::new(vec![condition(index, flag, libc::MSG_FASTOPEN)?])?]
             }
         })
     }
@@ -154,27 +132,12 @@ impl When {
 
 /// `ENOSYS` for numbers above [`LAST_REVIEWED`], the x32 ones among them.
 fn unknown_calls() -> [sock_filter; 3] {
-    let instruction = |code: u32, jt, jf, k| sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
+    let instruction = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
     [
         // `nr` is the first field of `struct seccomp_data`.
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        instruction(
-            libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K,
-            0,
-            1,
-            LAST_REVIEWED,
-        ),
-        instruction(
-            libc::BPF_RET | libc::BPF_K,
-            0,
-            0,
-            libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
-        ),
+        instruction(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, 0, 1, LAST_REVIEWED),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
     ]
 }
 
@@ -192,12 +155,7 @@ mod tests {
 
     /// `AUDIT_ARCH_*` of linux/audit.h for this processor.
     fn native() -> u32 {
-        0xc000_0000
-            | if cfg!(target_arch = "x86_64") {
-                62
-            } else {
-                183
-            }
+        0xc000_0000 | if cfg!(target_arch = "x86_64") { 62 } else { 183 }
     }
 
     /// Runs a program as the kernel does (linux/filter.h), for the instructions that filters use.
@@ -213,9 +171,7 @@ mod tests {
             at += 1;
             let jump = |condition| usize::from(if condition { jt } else { jf });
             match code {
-                0x20 => {
-                    accumulator = u32::from_le_bytes(data[k as usize..][..4].try_into().unwrap())
-                }
+                0x20 => accumulator = u32::from_le_bytes(data[k as usize..][..4].try_into().unwrap()),
                 0x54 => accumulator &= k,
                 0x05 => at += k as usize,
                 0x15 => at += jump(accumulator == k),
@@ -236,16 +192,8 @@ mod tests {
         for profile in PROFILES {
             for call in [libc::SYS_socket, libc::SYS_socketpair] {
                 for family in 0..=64 {
-                    let expected = if family == libc::AF_UNIX as u64 {
-                        ALLOW
-                    } else {
-                        EPERM
-                    };
-                    assert_eq!(
-                        verdict(profile, call, [family, 1, 0, 0, 0, 0]),
-                        expected,
-                        "{family}"
-                    );
+                    let expected = if family == libc::AF_UNIX as u64 { ALLOW } else { EPERM };
+                    assert_eq!(verdict(profile, call, [family, 1, 0, 0, 0, 0]), expected, "{family}");
                 }
             }
         }
@@ -254,23 +202,9 @@ mod tests {
     #[test]
     fn upper_half_of_the_family_register_does_not_count() {
         let inet_with_noise = (1 << 32) | libc::AF_INET as u64;
-        assert_eq!(
-            verdict(
-                Profile::FullAirGap,
-                libc::SYS_socket,
-                [inet_with_noise, 1, 0, 0, 0, 0]
-            ),
-            EPERM
-        );
+        assert_eq!(verdict(Profile::FullAirGap, libc::SYS_socket, [inet_with_noise, 1, 0, 0, 0, 0]), EPERM);
         let unix_with_noise = (7 << 32) | libc::AF_UNIX as u64;
-        assert_eq!(
-            verdict(
-                Profile::FullAirGap,
-                libc::SYS_socket,
-                [unix_with_noise, 1, 0, 0, 0, 0]
-            ),
-            ALLOW
-        );
+        assert_eq!(verdict(Profile::FullAirGap, libc::SYS_socket, [unix_with_noise, 1, 0, 0, 0, 0]), ALLOW);
     }
 
     #[test]
@@ -284,37 +218,12 @@ mod tests {
             (libc::SYS_sendmsg, [0, 0, fast, 0, 0, 0]),
             (libc::SYS_sendmmsg, [0, 0, 0, fast, 0, 0]),
         ] {
-            assert_eq!(
-                verdict(Profile::LoopbackListener, call, arguments),
-                EPERM,
-                "{call}"
-            );
-            assert_eq!(
-                verdict(Profile::FullAirGap, call, arguments),
-                ALLOW,
-                "{call}"
-            );
+            assert_eq!(verdict(Profile::LoopbackListener, call, arguments), EPERM, "{call}");
+            assert_eq!(verdict(Profile::FullAirGap, call, arguments), ALLOW, "{call}");
         }
-        let plain = [
-            0,
-            0,
-            libc::MSG_NOSIGNAL as u64,
-            libc::MSG_NOSIGNAL as u64,
-            0,
-            0,
-        ];
-        for call in [
-            libc::SYS_sendto,
-            libc::SYS_sendmsg,
-            libc::SYS_sendmmsg,
-            libc::SYS_accept4,
-            libc::SYS_recvfrom,
-        ] {
-            assert_eq!(
-                verdict(Profile::LoopbackListener, call, plain),
-                ALLOW,
-                "{call}"
-            );
+        let plain = [0, 0, libc::MSG_NOSIGNAL as u64, libc::MSG_NOSIGNAL as u64, 0, 0];
+        for call in [libc::SYS_sendto, libc::SYS_sendmsg, libc::SYS_sendmmsg, libc::SYS_accept4, libc::SYS_recvfrom] {
+            assert_eq!(verdict(Profile::LoopbackListener, call, plain), ALLOW, "{call}");
         }
     }
 
@@ -325,23 +234,11 @@ mod tests {
                 When::Always | When::NotUnix(_) => [libc::AF_INET as u64; 6],
                 When::FastOpen(_) => [libc::MSG_FASTOPEN as u64; 6],
             };
-            let others: Vec<Rule> = RULES
-                .iter()
-                .enumerate()
-                .filter(|(i, _)| *i != index)
-                .map(|(_, rule)| *rule)
-                .collect();
+            let others: Vec<Rule> =
+                RULES.iter().enumerate().filter(|(i, _)| *i != index).map(|(_, rule)| *rule).collect();
             let without = program(Profile::LoopbackListener, &others).unwrap();
-            assert_eq!(
-                verdict(Profile::LoopbackListener, rule.call, arguments),
-                EPERM,
-                "rule {index}"
-            );
-            assert_eq!(
-                run(&without, native(), rule.call, arguments),
-                ALLOW,
-                "rule {index} is redundant"
-            );
+            assert_eq!(verdict(Profile::LoopbackListener, rule.call, arguments), EPERM, "rule {index}");
+            assert_eq!(run(&without, native(), rule.call, arguments), ALLOW, "rule {index} is redundant");
         }
     }
 
@@ -359,35 +256,17 @@ mod tests {
     #[test]
     fn x32_and_unknown_calls_do_not_exist() {
         const X32: c_long = 0x4000_0000;
-        for call in [
-            X32 | libc::SYS_socket,
-            X32 | 518,
-            c_long::from(LAST_REVIEWED) + 1,
-            1_000,
-            -1,
-        ] {
-            assert_eq!(
-                verdict(Profile::FullAirGap, call, [libc::AF_INET as u64; 6]),
-                ENOSYS,
-                "{call}"
-            );
+        for call in [X32 | libc::SYS_socket, X32 | 518, c_long::from(LAST_REVIEWED) + 1, 1_000, -1] {
+            assert_eq!(verdict(Profile::FullAirGap, call, [libc::AF_INET as u64; 6]), ENOSYS, "{call}");
         }
-        assert_eq!(
-            verdict(Profile::FullAirGap, LAST_REVIEWED.into(), [0; 6]),
-            ALLOW
-        );
+        assert_eq!(verdict(Profile::FullAirGap, LAST_REVIEWED.into(), [0; 6]), ALLOW);
     }
 
     #[test]
     fn ordinary_work_goes_on() {
-        for call in [
-            libc::SYS_read,
-            libc::SYS_openat,
-            libc::SYS_mmap,
-            libc::SYS_futex,
-            libc::SYS_clone3,
-            libc::SYS_execve,
-        ] {
+        for call in
+            [libc::SYS_read, libc::SYS_openat, libc::SYS_mmap, libc::SYS_futex, libc::SYS_clone3, libc::SYS_execve]
+        {
             for profile in PROFILES {
                 assert_eq!(verdict(profile, call, [0; 6]), ALLOW, "{call}");
             }

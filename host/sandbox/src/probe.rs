@@ -10,27 +10,13 @@ type Probe = (&'static str, fn() -> io::Result<()>);
 /// Every one of them ends at the filter's `EPERM`, before the kernel looks at modules, addresses or capabilities: the
 /// result does not depend on the machine. Nothing is sent.
 const PROBES: &[Probe] = &[
-    ("a UDP socket", || {
-        sys::open_socket(libc::AF_INET, libc::SOCK_DGRAM)
-    }),
-    ("a UDP socket over IPv6", || {
-        sys::open_socket(libc::AF_INET6, libc::SOCK_DGRAM)
-    }),
-    ("a TCP socket", || {
-        sys::open_socket(libc::AF_INET, libc::SOCK_STREAM)
-    }),
-    ("a TCP socket over IPv6", || {
-        sys::open_socket(libc::AF_INET6, libc::SOCK_STREAM)
-    }),
-    ("a netlink socket", || {
-        sys::open_socket(libc::AF_NETLINK, libc::SOCK_RAW)
-    }),
-    ("a vsock socket", || {
-        sys::open_socket(libc::AF_VSOCK, libc::SOCK_STREAM)
-    }),
-    ("a packet socket", || {
-        sys::open_socket(libc::AF_PACKET, libc::SOCK_RAW)
-    }),
+    ("a UDP socket", || sys::open_socket(libc::AF_INET, libc::SOCK_DGRAM)),
+    ("a UDP socket over IPv6", || sys::open_socket(libc::AF_INET6, libc::SOCK_DGRAM)),
+    ("a TCP socket", || sys::open_socket(libc::AF_INET, libc::SOCK_STREAM)),
+    ("a TCP socket over IPv6", || sys::open_socket(libc::AF_INET6, libc::SOCK_STREAM)),
+    ("a netlink socket", || sys::open_socket(libc::AF_NETLINK, libc::SOCK_RAW)),
+    ("a vsock socket", || sys::open_socket(libc::AF_VSOCK, libc::SOCK_STREAM)),
+    ("a packet socket", || sys::open_socket(libc::AF_PACKET, libc::SOCK_RAW)),
     ("io_uring_setup", sys::open_ring),
 ];
 

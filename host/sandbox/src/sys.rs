@@ -30,12 +30,7 @@ pub(crate) fn socket_facts(descriptor: RawFd) -> io::Result<Option<SocketFacts>>
         Err(error) => return Err(error),
     };
     if !matches!(family, libc::AF_INET | libc::AF_INET6) {
-        return Ok(Some(SocketFacts {
-            family,
-            protocol: 0,
-            listening: false,
-            address: None,
-        }));
+        return Ok(Some(SocketFacts { family, protocol: 0, listening: false, address: None }));
     }
     Ok(Some(SocketFacts {
         family,
@@ -77,20 +72,9 @@ fn option(descriptor: RawFd, name: i32) -> io::Result<i32> {
     let mut value = 0_i32;
     let mut length = size_of::<i32>() as libc::socklen_t;
     // SAFETY: `value` is valid for writes of `length` bytes; a wrong descriptor is an error, not undefined.
-    let result = unsafe {
-        libc::getsockopt(
-            descriptor,
-            libc::SOL_SOCKET,
-            name,
-            (&raw mut value).cast(),
-            &raw mut length,
-        )
-    };
-    if result == 0 {
-        Ok(value)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    let result =
+        unsafe { libc::getsockopt(descriptor, libc::SOL_SOCKET, name, (&raw mut value).cast(), &raw mut length) };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
 fn local_address(descriptor: RawFd) -> io::Result<Option<IpAddr>> {
@@ -121,11 +105,7 @@ fn reinterpret<T: Copy>(storage: &libc::sockaddr_storage) -> T {
     // SAFETY: the assertion above keeps the copy inside the storage; the two callers' types are plain integers, for
     // which every byte pattern is a value.
     unsafe {
-        std::ptr::copy_nonoverlapping(
-            (&raw const *storage).cast::<u8>(),
-            address.as_mut_ptr().cast(),
-            size_of::<T>(),
-        );
+        std::ptr::copy_nonoverlapping((&raw const *storage).cast::<u8>(), address.as_mut_ptr().cast(), size_of::<T>());
         address.assume_init()
     }
 }

@@ -160,7 +160,12 @@ async fn evaluate(State(app): State<Arc<App>>, headers: HeaderMap, bytes: Bytes)
         attributes: fields(body.attributes),
     };
     let (id, decided) = app.gate.evaluate(&session, question).await?;
-    Ok(Json(decision_json(&id.to_string(), &decided.decision, decided.policy.as_ref().map(ToString::to_string), decided.index)))
+    Ok(Json(decision_json(
+        &id.to_string(),
+        &decided.decision,
+        decided.policy.as_ref().map(ToString::to_string),
+        decided.index,
+    )))
 }
 
 fn decision_json(id: &str, decision: &Decision, policy: Option<String>, record: u64) -> Value {

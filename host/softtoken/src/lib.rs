@@ -22,12 +22,10 @@ use rusqlite as _;
     reason = "a C library exports unmangled symbols; no pointer is touched here, kryoptic checks them"
 )]
 mod exports {
-    use kryoptic_lib::fns::general::{
-        fn_get_function_list, fn_get_interface, fn_get_interface_list,
-    };
+    use kryoptic_lib::fns::general::{fn_get_function_list, fn_get_interface, fn_get_interface_list};
     use kryoptic_lib::pkcs11::{
-        CK_FLAGS, CK_FUNCTION_LIST_PTR_PTR, CK_INTERFACE_PTR, CK_INTERFACE_PTR_PTR, CK_RV,
-        CK_ULONG_PTR, CK_UTF8CHAR_PTR, CK_VERSION_PTR,
+        CK_FLAGS, CK_FUNCTION_LIST_PTR_PTR, CK_INTERFACE_PTR, CK_INTERFACE_PTR_PTR, CK_RV, CK_ULONG_PTR,
+        CK_UTF8CHAR_PTR, CK_VERSION_PTR,
     };
 
     /// The PKCS#11 2.40 function table.
@@ -52,10 +50,7 @@ mod exports {
     /// Every interface (PKCS#11 3.0 and later).
     // SAFETY: as above.
     #[unsafe(no_mangle)]
-    pub extern "C" fn C_GetInterfaceList(
-        interfaces: CK_INTERFACE_PTR,
-        count: CK_ULONG_PTR,
-    ) -> CK_RV {
+    pub extern "C" fn C_GetInterfaceList(interfaces: CK_INTERFACE_PTR, count: CK_ULONG_PTR) -> CK_RV {
         fn_get_interface_list(interfaces, count)
     }
 }

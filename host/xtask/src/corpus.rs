@@ -21,7 +21,7 @@ pub struct Corpus {
 
 /// A few thousand passages are enough to search in, and few enough to embed within two minutes on two cores.
 const MAX_PASSAGES: usize = 2_400;
-const MAX_PER_CRATE: usize = 12;
+const MAX_PER_CRATE: usize = 20;
 
 /// A passage has this many bytes at most, about what the sentence model reads at once.
 const PASSAGE: usize = 700;
@@ -37,7 +37,8 @@ pub fn write(path: &Path) -> Result<Corpus, String> {
     let metadata: Value = serde_json::from_slice(&output.stdout).map_err(|error| format!("cargo metadata: {error}"))?;
     // One version of each crate, by name.
     let mut crates: BTreeMap<String, &Value> = BTreeMap::new();
-    for package in metadata["packages"].as_array().into_iter().flatten().filter(|package| package["source"].is_string()) {
+    for package in metadata["packages"].as_array().into_iter().flatten().filter(|package| package["source"].is_string())
+    {
         crates.insert(text(package, "name"), package);
     }
     let mut lines = String::new();
@@ -95,7 +96,9 @@ fn is_cryptography(package: &Value) -> bool {
 
 /// Passages of the README and of the crate documentation, each with its file.
 fn passages_of(package: &Value) -> Vec<(String, String)> {
-    let Some(folder) = Path::new(package["manifest_path"].as_str().unwrap_or_default()).parent() else { return Vec::new() };
+    let Some(folder) = Path::new(package["manifest_path"].as_str().unwrap_or_default()).parent() else {
+        return Vec::new();
+    };
     let name = format!("{}-{}", text(package, "name"), text(package, "version"));
     let readme = package["readme"].as_str().unwrap_or("README.md");
     let mut out = Vec::new();
@@ -103,8 +106,11 @@ fn passages_of(package: &Value) -> Vec<(String, String)> {
         out.extend(cut(&text).into_iter().map(|passage| (format!("{name}/{readme}"), passage)));
     }
     if let Ok(text) = fs::read_to_string(folder.join("src/lib.rs")) {
-        let docs: Vec<&str> =
-            text.lines().filter_map(|line| line.strip_prefix("//!")).map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+        let docs: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("//!"))
+            .map(|line| line.strip_prefix(' ').unwrap_or(line))
+            .collect();
         out.extend(cut(&docs.join("\n")).into_iter().map(|passage| (format!("{name}/src/lib.rs"), passage)));
     }
     out

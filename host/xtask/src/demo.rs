@@ -34,7 +34,10 @@ struct Demo {
 
 impl Demo {
     fn site(&self, ready: &setup::Ready) -> Result<(), String> {
-        step("1", "A token is initialised and keys are made in it (softtoken, a PKCS#11 module, in the gate's process)");
+        step(
+            "1",
+            "A token is initialised and keys are made in it (softtoken, a PKCS#11 module, in the gate's process)",
+        );
         if self.site.join("state.json").exists() {
             println!("   done before; remove {} to start afresh", self.folder.display());
             return Ok(());
@@ -59,7 +62,11 @@ impl Demo {
             }
             let path = bundle(name);
             shell::run(
-                self.casemate().args(["plugin", "build"]).arg(shell::root().join("plugins").join(name)).arg("--out").arg(&path),
+                self.casemate()
+                    .args(["plugin", "build"])
+                    .arg(shell::root().join("plugins").join(name))
+                    .arg("--out")
+                    .arg(&path),
             )?;
             for approver in ["ana", "bo"] {
                 let key = self.site.join(format!("approvers/{approver}.key"));
@@ -77,7 +84,10 @@ impl Demo {
     }
 
     fn documents(&self) -> Result<(), String> {
-        step("3", "A real corpus is embedded, encrypted and stored (gate: plaintext; store and scoring tier: ciphertext only)");
+        step(
+            "3",
+            "A real corpus is embedded, encrypted and stored (gate: plaintext; store and scoring tier: ciphertext only)",
+        );
         let done = self.folder.join("ingested");
         if done.exists() {
             println!("   done before");
@@ -102,24 +112,24 @@ impl Demo {
         self.ask("ben", question, 3, "need-to-know")?;
 
         step("6", "A question whose answer holds identifiers: they come back masked, equal values staying equal");
-        let contact = "At which e-mail address can I report a security vulnerability?";
-        let answer = self.ask("ana", contact, 0, "masked")?;
-        let _ = answer;
+        let contact = "Whom do I contact about Zama's patent license for commercial use?";
+        self.ask("ana", contact, 0, "masked")?;
 
         step("7", "An auditor verifies the log and a receipt, without the HSM");
         let receipt = self.folder.join("receipt.txt");
-        let (_, code) = shell::capture(self.casemate().args(["ask", question, "--as", "ana", "--receipt"]).arg(&receipt))?;
+        let (_, code) =
+            shell::capture(self.casemate().args(["ask", question, "--as", "ana", "--receipt"]).arg(&receipt))?;
         expect(code, 0, "the receipt's question")?;
         shell::run(self.casemate().args(["audit", "verify"]))?;
         shell::run(self.casemate().args(["audit", "verify", "--receipt"]).arg(&receipt))
     }
 
-    fn ask(&self, user: &str, question: &str, code: i32, holds: &str) -> Result<String, String> {
+    fn ask(&self, user: &str, question: &str, code: i32, holds: &str) -> Result<(), String> {
         println!("   {user}: {question}");
         let (answer, found) = shell::capture(self.casemate().args(["ask", question, "--as", user]))?;
         println!("{}", indent(&answer));
         expect(found, code, "the question")?;
-        if answer.contains(holds) { Ok(answer) } else { Err(format!("the answer does not hold `{holds}`")) }
+        if answer.contains(holds) { Ok(()) } else { Err(format!("the answer does not hold `{holds}`")) }
     }
 
     fn attacks(&self) -> Result<(), String> {
@@ -147,7 +157,8 @@ impl Demo {
     }
 
     fn closing(&self, ready: &setup::Ready) {
-        let embedder = if ready.model.is_some() { "all-MiniLM-L6-v2 (in Rust, in the gate)" } else { "the lexical embedder" };
+        let embedder =
+            if ready.model.is_some() { "all-MiniLM-L6-v2 (in Rust, in the gate)" } else { "the lexical embedder" };
         println!(
             "\nDone in {:.0} s.
    What ran where: keys in the token; plaintext only in the gate's process, one session at a time; embedding by {embedder};
@@ -198,7 +209,8 @@ fn copy_folder(from: &Path, to: &Path) -> Result<(), String> {
     // The token's configuration names its storage by absolute path.
     let configuration = to.join("token/token.conf");
     if configuration.exists() {
-        let text = format!("[[slots]]\nslot = 0\ndbtype = \"sqlite\"\ndbargs = \"{}/token/token.sqlite\"\n", to.display());
+        let text =
+            format!("[[slots]]\nslot = 0\ndbtype = \"sqlite\"\ndbargs = \"{}/token/token.sqlite\"\n", to.display());
         fs::write(configuration, text).map_err(fault)?;
     }
     Ok(())

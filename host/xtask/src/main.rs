@@ -28,7 +28,11 @@ fn main() -> ExitCode {
         "lint" => lint(),
         _ => {
             println!("{HELP}");
-            return if matches!(command, "" | "help" | "--help" | "-h") { ExitCode::SUCCESS } else { ExitCode::from(2) };
+            return if matches!(command, "" | "help" | "--help" | "-h") {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(2)
+            };
         }
     };
     match done {

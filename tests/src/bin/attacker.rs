@@ -8,7 +8,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let changed = match arguments.as_slice() {
         [what, site] if what == "store" => store(Path::new(site)),
-        [what, site] if what == "bundle" => first_file(&Path::new(site).join("bundles")).and_then(|file| flip_middle(&file)),
+        [what, site] if what == "bundle" => {
+            first_file(&Path::new(site).join("bundles")).and_then(|file| flip_middle(&file))
+        }
         [what, site] if what == "log" => {
             first_file(&Path::new(site).join("log/tile/entries")).and_then(|file| flip_middle(&file))
         }

@@ -13,12 +13,7 @@ fn records_are_durable_before_they_are_answered() {
         assert_eq!(log.append(record(index)).unwrap(), index);
         // What a crash at this very moment leaves behind.
         let crashed = image(dir.path());
-        assert_eq!(
-            verify_dir(crashed.path(), &vkey(), |_| {})
-                .unwrap()
-                .unsigned_tail,
-            index + 1
-        );
+        assert_eq!(verify_dir(crashed.path(), &vkey(), |_| {}).unwrap().unsigned_tail, index + 1);
     }
 }
 
@@ -44,21 +39,13 @@ fn many_threads_get_each_index_once_and_every_record_back() {
     });
     let mut seen = seen.into_inner().unwrap();
     seen.sort();
-    assert_eq!(
-        seen.iter().map(|(index, _)| *index).collect::<Vec<_>>(),
-        (0..800).collect::<Vec<_>>()
-    );
+    assert_eq!(seen.iter().map(|(index, _)| *index).collect::<Vec<_>>(), (0..800).collect::<Vec<_>>());
     for (index, record) in &seen {
         assert_eq!(&log.read(*index).unwrap(), record);
     }
     drop(log);
     let stored: Vec<_> = entries(dir.path()).unwrap().map(Result::unwrap).collect();
-    assert_eq!(
-        stored,
-        seen.into_iter()
-            .map(|(_, record)| record)
-            .collect::<Vec<_>>()
-    );
+    assert_eq!(stored, seen.into_iter().map(|(_, record)| record).collect::<Vec<_>>());
     assert_eq!(verify_dir(dir.path(), &vkey(), |_| {}).unwrap().size, 800);
 }
 
@@ -105,19 +92,13 @@ fn a_checkpoint_covers_what_was_submitted_before_it_and_is_not_repeated() {
     let text = log.checkpoint().unwrap();
     assert!(text.starts_with(&format!("{ORIGIN}\n7\n")), "{text}");
     assert_eq!(log.checkpoint().unwrap(), text);
-    assert_eq!(
-        std::fs::read_to_string(dir.path().join("checkpoint")).unwrap(),
-        text
-    );
+    assert_eq!(std::fs::read_to_string(dir.path().join("checkpoint")).unwrap(), text);
 }
 
 #[test]
 fn checkpoints_come_by_themselves() {
     let dir = tempfile::tempdir().unwrap();
-    let options = LogOptions {
-        checkpoint_every: std::time::Duration::from_millis(1),
-        ..options()
-    };
+    let options = LogOptions { checkpoint_every: std::time::Duration::from_millis(1), ..options() };
     let log = Log::open(dir.path(), options, Box::new(TestSigner::new(1))).unwrap();
     log.append(record(0)).unwrap();
     while verify_dir(dir.path(), &vkey(), |_| {}).map_or(true, |verified| verified.size == 0) {
@@ -131,10 +112,7 @@ fn consecutive_checkpoints_are_consistent_by_rfc_6962() {
     struct Stored(Vec<tlog_tiles::Hash>);
     impl tlog_tiles::HashReader for Stored {
         fn read_hashes(&self, indexes: &[u64]) -> Result<Vec<tlog_tiles::Hash>, tlog_tiles::Error> {
-            Ok(indexes
-                .iter()
-                .map(|index| self.0[*index as usize])
-                .collect())
+            Ok(indexes.iter().map(|index| self.0[*index as usize]).collect())
         }
     }
     let dir = tempfile::tempdir().unwrap();
@@ -163,13 +141,7 @@ fn the_layout_is_the_one_of_the_standard() {
     let dir = sound();
     let names: Vec<_> = crate::support::files(dir.path())
         .iter()
-        .map(|path| {
-            path.strip_prefix(dir.path())
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .to_owned()
-        })
+        .map(|path| path.strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned())
         .collect();
     assert_eq!(
         names,
@@ -193,41 +165,26 @@ fn the_layout_is_the_one_of_the_standard() {
 fn a_record_of_65535_bytes_fits_and_one_more_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
-    assert!(matches!(
-        log.append(vec![0x41; 65_536]),
-        Err(AuditError::RecordTooLarge { length: 65_536 })
-    ));
+    assert!(matches!(log.append(vec![0x41; 65_536]), Err(AuditError::RecordTooLarge { length: 65_536 })));
     let (answer, answered) = channel();
     log.submit(vec![0; 70_000], move |result| answer.send(result).unwrap());
-    assert!(matches!(
-        answered.recv().unwrap(),
-        Err(AuditError::RecordTooLarge { length: 70_000 })
-    ));
+    assert!(matches!(answered.recv().unwrap(), Err(AuditError::RecordTooLarge { length: 70_000 })));
     assert_eq!(log.append(vec![0x41; 65_535]).unwrap(), 0);
     assert_eq!(log.append(Vec::new()).unwrap(), 1);
     drop(log);
     assert_eq!(verify_dir(dir.path(), &vkey(), |_| {}).unwrap().size, 2);
     let log = open(dir.path());
     assert_eq!(log.read(0).unwrap().len(), 65_535);
-    assert!(matches!(
-        log.read(2),
-        Err(AuditError::NoSuchRecord { index: 2, size: 2 })
-    ));
+    assert!(matches!(log.read(2), Err(AuditError::NoSuchRecord { index: 2, size: 2 })));
 }
 
 #[test]
 fn a_second_opener_is_refused_until_the_first_closes() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path());
-    let error = Log::open(dir.path(), options(), Box::new(TestSigner::new(1)))
-        .err()
-        .unwrap();
+    let error = Log::open(dir.path(), options(), Box::new(TestSigner::new(1))).err().unwrap();
     assert!(matches!(error, AuditError::InUse));
-    assert!(
-        error
-            .to_string()
-            .contains("the site is in use by another process")
-    );
+    assert!(error.to_string().contains("the site is in use by another process"));
     drop(first);
     open(dir.path());
 }
@@ -240,10 +197,7 @@ fn a_callback_may_panic_block_wrongly_or_drop_the_log() {
     let (answer, answered) = channel();
     let inner = log.clone();
     log.submit(record(1), move |result| {
-        assert!(matches!(
-            inner.append(record(9)),
-            Err(AuditError::OwnThread)
-        ));
+        assert!(matches!(inner.append(record(9)), Err(AuditError::OwnThread)));
         assert!(matches!(inner.checkpoint(), Err(AuditError::OwnThread)));
         answer.send(result).unwrap();
     });
@@ -271,14 +225,8 @@ fn a_callback_may_panic_block_wrongly_or_drop_the_log() {
 fn an_origin_that_cannot_name_a_key_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     for origin in ["", "a b", "a+b", "a\nb", "a\u{7f}"] {
-        let options = LogOptions {
-            origin: origin.into(),
-            max_batch: 1,
-            checkpoint_every: HOUR,
-        };
-        let error = Log::open(dir.path(), options, Box::new(TestSigner::new(1)))
-            .err()
-            .unwrap();
+        let options = LogOptions { origin: origin.into(), max_batch: 1, checkpoint_every: HOUR };
+        let error = Log::open(dir.path(), options, Box::new(TestSigner::new(1))).err().unwrap();
         assert!(matches!(error, AuditError::Origin { .. }), "{origin:?}");
     }
 }

@@ -23,13 +23,7 @@ fn receipts_round_trip_at_every_shape_of_tree() {
             assert_eq!(verified.record, record(index));
         }
     }
-    assert!(matches!(
-        log.receipt(600),
-        Err(AuditError::NoSuchRecord {
-            index: 600,
-            size: 600
-        })
-    ));
+    assert!(matches!(log.receipt(600), Err(AuditError::NoSuchRecord { index: 600, size: 600 })));
 }
 
 #[test]
@@ -39,10 +33,7 @@ fn the_text_is_the_one_of_the_standard() {
     fill(&log, 0, 2);
     let text = log.receipt(1).unwrap().to_text();
     let lines: Vec<_> = text.lines().collect();
-    assert_eq!(
-        lines[..3],
-        ["c2sp.org/tlog-proof@v1", "extra cmVjb3JkIDE=", "index 1"]
-    );
+    assert_eq!(lines[..3], ["c2sp.org/tlog-proof@v1", "extra cmVjb3JkIDE=", "index 1"]);
     assert_eq!(lines[3], tlog_tiles::record_hash(&record(0)).to_string());
     assert_eq!(lines[4..7], ["", crate::support::ORIGIN, "2"]);
     assert!(text.ends_with(&log.checkpoint().unwrap()));
@@ -57,26 +48,11 @@ fn forged_receipts_are_refused() {
     verify_receipt(&text, &vkey()).unwrap();
     let bad_proof = |text: &str| {
         let error = verify_receipt(text, &vkey()).unwrap_err();
-        assert!(
-            matches!(error, VerifyError::BadProof { .. }),
-            "{error}\n{text}"
-        );
+        assert!(matches!(error, VerifyError::BadProof { .. }), "{error}\n{text}");
     };
     // another record
-    bad_proof(
-        &Receipt {
-            record: record(301),
-            ..genuine.clone()
-        }
-        .to_text(),
-    );
-    bad_proof(
-        &Receipt {
-            record: Vec::new(),
-            ..genuine.clone()
-        }
-        .to_text(),
-    );
+    bad_proof(&Receipt { record: record(301), ..genuine.clone() }.to_text());
+    bad_proof(&Receipt { record: Vec::new(), ..genuine.clone() }.to_text());
     // another index: the neighbour, one that takes another path, one outside the tree
     for index in ["301", "0", "521", "522", "18446744073709551615"] {
         bad_proof(&text.replacen("index 300", &format!("index {index}"), 1));
@@ -84,10 +60,7 @@ fn forged_receipts_are_refused() {
     // another size: the signature no longer fits
     let other_size = text.replacen("\n522\n", "\n523\n", 1);
     assert_ne!(other_size, text);
-    assert!(matches!(
-        verify_receipt(&other_size, &vkey()),
-        Err(VerifyError::BadSignature)
-    ));
+    assert!(matches!(verify_receipt(&other_size, &vkey()), Err(VerifyError::BadSignature)));
     // a genuine checkpoint of another size
     fill(&log, 525, 530);
     let newer = log.checkpoint().unwrap();
@@ -104,18 +77,9 @@ fn forged_receipts_are_refused() {
     bad_proof(&with(&|lines| lines.insert(3, lines[4])));
     bad_proof(&with(&|lines| lines.swap(3, 4)));
     // other keys
-    assert!(matches!(
-        verify_receipt(&text, &vkey_of("casemate.example/test", 2)),
-        Err(VerifyError::UnknownSigner)
-    ));
-    assert!(matches!(
-        verify_receipt(&text, &vkey_of("other.example", 1)),
-        Err(VerifyError::WrongOrigin { .. })
-    ));
-    assert!(matches!(
-        verify_receipt(&text, "nonsense"),
-        Err(VerifyError::MalformedKey)
-    ));
+    assert!(matches!(verify_receipt(&text, &vkey_of("casemate.example/test", 2)), Err(VerifyError::UnknownSigner)));
+    assert!(matches!(verify_receipt(&text, &vkey_of("other.example", 1)), Err(VerifyError::WrongOrigin { .. })));
+    assert!(matches!(verify_receipt(&text, "nonsense"), Err(VerifyError::MalformedKey)));
 }
 
 #[test]
@@ -141,10 +105,7 @@ fn malformed_receipts_are_refused() {
     for hostile in &hostile {
         let error = verify_receipt(hostile, &vkey()).unwrap_err();
         assert!(
-            matches!(
-                error,
-                VerifyError::MalformedReceipt { .. } | VerifyError::MalformedCheckpoint { .. }
-            ),
+            matches!(error, VerifyError::MalformedReceipt { .. } | VerifyError::MalformedCheckpoint { .. }),
             "{error}"
         );
     }
@@ -162,25 +123,12 @@ fn no_receipt_for_a_record_that_was_changed_on_disk() {
     let log = open(dir.path());
     crate::support::flip(&dir.path().join("tile/entries/000"), 9);
     let error = log.receipt(0).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            AuditError::Damaged(VerifyError::BadEntry { index: 0 })
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, AuditError::Damaged(VerifyError::BadEntry { index: 0 })), "{error}");
     crate::support::flip(&dir.path().join("tile/0/000"), 40);
-    assert!(matches!(
-        log.receipt(5),
-        Err(AuditError::Damaged(VerifyError::BadProof { .. }))
-    ));
+    assert!(matches!(log.receipt(5), Err(AuditError::Damaged(VerifyError::BadProof { .. }))));
     std::fs::remove_file(dir.path().join("tile/0/001")).unwrap();
     assert!(matches!(
         log.receipt(300),
-        Err(AuditError::Damaged(VerifyError::MissingTile {
-            level: 0,
-            tile: 1,
-            first_index: 256
-        }))
+        Err(AuditError::Damaged(VerifyError::MissingTile { level: 0, tile: 1, first_index: 256 }))
     ));
 }

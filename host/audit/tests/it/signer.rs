@@ -8,23 +8,14 @@ use casemate_audit::{AuditError, Log, LogOptions, verify_dir};
 use crate::support::{FAILS, LIES, TestSigner, WORKS, fill, options, record, vkey};
 
 fn fast() -> LogOptions {
-    LogOptions {
-        checkpoint_every: Duration::from_millis(5),
-        ..options()
-    }
+    LogOptions { checkpoint_every: Duration::from_millis(5), ..options() }
 }
 
 #[test]
 fn without_a_token_no_log_begins() {
     let dir = tempfile::tempdir().unwrap();
     let mode = Arc::new(AtomicU8::new(FAILS));
-    let error = Log::open(
-        dir.path(),
-        options(),
-        Box::new(TestSigner::with_mode(&mode)),
-    )
-    .err()
-    .unwrap();
+    let error = Log::open(dir.path(), options(), Box::new(TestSigner::with_mode(&mode))).err().unwrap();
     assert!(matches!(error, AuditError::Signer(_)));
     assert!(!dir.path().join("checkpoint").exists());
 }
@@ -51,10 +42,7 @@ fn a_failing_signer_closes_the_log_and_a_working_one_opens_it_again() {
         };
         assert!(matches!(error, AuditError::Signer(_)), "{error}");
         assert!(matches!(log.checkpoint(), Err(AuditError::Signer(_))));
-        assert!(matches!(
-            log.receipt(accepted - 1),
-            Err(AuditError::Signer(_))
-        ));
+        assert!(matches!(log.receipt(accepted - 1), Err(AuditError::Signer(_))));
         // What was signed before can still be proven.
         log.receipt(0).unwrap();
         assert_eq!(log.size(), accepted);
@@ -73,26 +61,14 @@ fn a_failing_signer_closes_the_log_and_a_working_one_opens_it_again() {
 fn a_signer_that_fails_at_close_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mode = Arc::new(AtomicU8::new(WORKS));
-    let log = Log::open(
-        dir.path(),
-        options(),
-        Box::new(TestSigner::with_mode(&mode)),
-    )
-    .unwrap();
+    let log = Log::open(dir.path(), options(), Box::new(TestSigner::with_mode(&mode))).unwrap();
     fill(&log, 0, 5);
     mode.store(FAILS, Ordering::SeqCst);
     drop(log);
     let verified = verify_dir(dir.path(), &vkey(), |_| {}).unwrap();
     assert_eq!((verified.size, verified.unsigned_tail), (0, 5));
     mode.store(WORKS, Ordering::SeqCst);
-    drop(
-        Log::open(
-            dir.path(),
-            options(),
-            Box::new(TestSigner::with_mode(&mode)),
-        )
-        .unwrap(),
-    );
+    drop(Log::open(dir.path(), options(), Box::new(TestSigner::with_mode(&mode))).unwrap());
     assert_eq!(verify_dir(dir.path(), &vkey(), |_| {}).unwrap().size, 5);
 }
 
@@ -119,10 +95,7 @@ fn a_token_that_hangs_closes_the_log() {
     while log.append(record(index)).is_err() {}
     drop(log);
     opener.join().unwrap();
-    assert_eq!(
-        verify_dir(dir.path(), &vkey(), |_| {}).unwrap().size,
-        index + 1
-    );
+    assert_eq!(verify_dir(dir.path(), &vkey(), |_| {}).unwrap().size, index + 1);
 }
 
 #[test]
@@ -135,12 +108,6 @@ fn a_checkpoint_replaced_under_a_running_log_stops_it() {
     log.checkpoint().unwrap();
     std::fs::write(dir.path().join("checkpoint"), old).unwrap();
     fill(&log, 6, 7);
-    assert!(matches!(
-        log.checkpoint(),
-        Err(AuditError::CheckpointChanged)
-    ));
-    assert!(matches!(
-        log.append(record(7)),
-        Err(AuditError::CheckpointChanged)
-    ));
+    assert!(matches!(log.checkpoint(), Err(AuditError::CheckpointChanged)));
+    assert!(matches!(log.append(record(7)), Err(AuditError::CheckpointChanged)));
 }

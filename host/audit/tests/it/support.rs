@@ -30,25 +30,15 @@ pub struct TestSigner {
 impl TestSigner {
     pub fn new(seed: u8) -> Self {
         let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
-        Self {
-            pair,
-            mode: Arc::default(),
-            gate: None,
-        }
+        Self { pair, mode: Arc::default(), gate: None }
     }
 
     pub fn with_mode(mode: &Arc<AtomicU8>) -> Self {
-        Self {
-            mode: mode.clone(),
-            ..Self::new(1)
-        }
+        Self { mode: mode.clone(), ..Self::new(1) }
     }
 
     pub fn with_gate(gate: Receiver<()>) -> Self {
-        Self {
-            gate: Some(Mutex::new(gate)),
-            ..Self::new(1)
-        }
+        Self { gate: Some(Mutex::new(gate)), ..Self::new(1) }
     }
 }
 
@@ -71,11 +61,7 @@ impl CheckpointSigner for TestSigner {
 
 /// Checkpoints only when asked, so that tests know what is signed.
 pub fn options() -> LogOptions {
-    LogOptions {
-        checkpoint_every: HOUR,
-        max_batch: 8192,
-        ..LogOptions::new(ORIGIN)
-    }
+    LogOptions { checkpoint_every: HOUR, max_batch: 8192, ..LogOptions::new(ORIGIN) }
 }
 
 pub fn open(dir: &Path) -> Log {
@@ -91,11 +77,7 @@ pub fn vkey_of(origin: &str, seed: u8) -> String {
     use base64::prelude::*;
     let key = [&[1][..], &TestSigner::new(seed).public_key()].concat();
     let id = casemate_types::Digest::of_parts(&[origin.as_bytes(), b"\n", &key]);
-    format!(
-        "{origin}+{}+{}",
-        &id.hex()[..8],
-        BASE64_STANDARD.encode(key)
-    )
+    format!("{origin}+{}+{}", &id.hex()[..8], BASE64_STANDARD.encode(key))
 }
 
 pub fn record(index: u64) -> Vec<u8> {
@@ -109,9 +91,7 @@ pub fn fill(log: &Log, from: u64, to: u64) {
         if index % 4096 == 0 || index + 1 == to {
             assert_eq!(log.append(record(index)).unwrap(), index);
         } else {
-            log.submit(record(index), move |result| {
-                assert_eq!(result.unwrap(), index)
-            });
+            log.submit(record(index), move |result| assert_eq!(result.unwrap(), index));
         }
     }
 }
@@ -160,11 +140,7 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path))
-        } else {
-            found.push(path)
-        }
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
     }
     found.sort();
     found

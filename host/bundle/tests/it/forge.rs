@@ -6,9 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
-use casemate_bundle::{
-    ApproverKey, BuildInput, BundleError, TrustRoot, build, sign, ustar, verify,
-};
+use casemate_bundle::{ApproverKey, BuildInput, BundleError, TrustRoot, build, sign, ustar, verify};
 use casemate_types::Digest;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -19,11 +17,7 @@ pub type Entries = BTreeMap<String, Vec<u8>>;
 pub const MANIFEST: &str = "name = \"clearance\"\nversion = \"1.0.0\"\nworld = \"policy\"\nsummary = \"No read up.\"\ncapabilities = [\"session\"]\n";
 pub const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0 and then some";
 pub const SETTINGS: &[u8] = b"{\"level\":\"secret\"}";
-pub const TUF: [&str; 3] = [
-    "tuf/snapshot.json",
-    "tuf/targets.json",
-    "tuf/timestamp.json",
-];
+pub const TUF: [&str; 3] = ["tuf/snapshot.json", "tuf/targets.json", "tuf/timestamp.json"];
 
 pub fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -50,19 +44,9 @@ impl Person {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         let pkcs8 = base64::engine::general_purpose::STANDARD.encode(pair.to_pkcs8().unwrap());
-        let mut file = std::fs::File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .unwrap();
-        file.write_all(json!({"name": name, "pkcs8": pkcs8}).to_string().as_bytes())
-            .unwrap();
-        Self {
-            name: name.to_owned(),
-            key: ApproverKey::load(&path).unwrap(),
-            pair,
-        }
+        let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+        file.write_all(json!({"name": name, "pkcs8": pkcs8}).to_string().as_bytes()).unwrap();
+        Self { name: name.to_owned(), key: ApproverKey::load(&path).unwrap(), pair }
     }
 
     pub fn public_hex(&self) -> String {
@@ -97,17 +81,8 @@ pub struct Site {
 impl Site {
     pub fn new() -> Self {
         let (ada, ben, cyd) = (Person::new("ada"), Person::new("ben"), Person::new("cyd"));
-        let root = TrustRoot::create(
-            &[&ada.key, &ben.key, &cyd.key],
-            time("2030-01-01T00:00:00Z"),
-        )
-        .unwrap();
-        Self {
-            root: TrustRoot::parse(&root).unwrap(),
-            ada,
-            ben,
-            cyd,
-        }
+        let root = TrustRoot::create(&[&ada.key, &ben.key, &cyd.key], time("2030-01-01T00:00:00Z")).unwrap();
+        Self { root: TrustRoot::parse(&root).unwrap(), ada, ben, cyd }
     }
 
     pub fn draft(&self, version: u64) -> Vec<u8> {
@@ -144,52 +119,31 @@ impl Site {
 }
 
 pub fn input(version: u64) -> BuildInput<'static> {
-    BuildInput {
-        manifest_toml: MANIFEST,
-        component: COMPONENT,
-        settings_json: SETTINGS,
-        version,
-        expires: expires(),
-    }
+    BuildInput { manifest_toml: MANIFEST, component: COMPONENT, settings_json: SETTINGS, version, expires: expires() }
 }
 
 pub fn files() -> Entries {
-    let files = [
-        ("component.wasm", COMPONENT),
-        ("manifest.toml", MANIFEST.as_bytes()),
-        ("settings.json", SETTINGS),
-    ];
-    files
-        .map(|(name, body)| (name.to_owned(), body.to_vec()))
-        .into()
+    let files = [("component.wasm", COMPONENT), ("manifest.toml", MANIFEST.as_bytes()), ("settings.json", SETTINGS)];
+    files.map(|(name, body)| (name.to_owned(), body.to_vec())).into()
 }
 
 /// The metadata of `files`, written from the format's description.
 pub fn signed_parts(files: &Entries, version: u64) -> [(&'static str, Value); 3] {
     let part = |role: &str, key: &str, value: Value| json!({"_type": role, "spec_version": "1.0.34", "version": version, "expires": expires().to_string(), key: value});
-    let pin = |signed: &Value| json!({"version": version, "x-casemate-signed-sha256": Digest::of(&canonical(signed)).hex()});
+    let pin =
+        |signed: &Value| json!({"version": version, "x-casemate-signed-sha256": Digest::of(&canonical(signed)).hex()});
     let mut list = json!({});
     for (name, body) in files {
         list[name] = json!({"length": body.len(), "hashes": {"sha256": Digest::of(body).hex()}});
     }
     let targets = part("targets", "targets", list);
     let snapshot = part("snapshot", "meta", json!({"targets.json": pin(&targets)}));
-    let timestamp = part(
-        "timestamp",
-        "meta",
-        json!({"snapshot.json": pin(&snapshot)}),
-    );
+    let timestamp = part("timestamp", "meta", json!({"snapshot.json": pin(&snapshot)}));
     [(TUF[0], snapshot), (TUF[1], targets), (TUF[2], timestamp)]
 }
 
 pub fn envelope(signed: &Value, people: &[&Person]) -> Vec<u8> {
-    envelope_of(
-        signed,
-        people
-            .iter()
-            .map(|person| person.signature(signed))
-            .collect(),
-    )
+    envelope_of(signed, people.iter().map(|person| person.signature(signed)).collect())
 }
 
 pub fn envelope_of(signed: &Value, mut signatures: Vec<Value>) -> Vec<u8> {

@@ -11,10 +11,7 @@ fn a_saved_key_is_private_and_loads_again() {
     let path = dir.path().join("ada.key");
     let key = ApproverKey::generate("ada").unwrap();
     key.save(&path).unwrap();
-    assert_eq!(
-        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(ApproverKey::load(&path).unwrap().public(), key.public());
 }
 
@@ -24,10 +21,7 @@ fn an_existing_key_file_is_never_overwritten() {
     let path = dir.path().join("ada.key");
     ApproverKey::generate("ada").unwrap().save(&path).unwrap();
     let before = fs::read(&path).unwrap();
-    assert!(matches!(
-        ApproverKey::generate("ada").unwrap().save(&path),
-        Err(BundleError::Io { .. })
-    ));
+    assert!(matches!(ApproverKey::generate("ada").unwrap().save(&path), Err(BundleError::Io { .. })));
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
@@ -37,10 +31,7 @@ fn a_key_file_that_others_can_read_is_refused() {
     let path = dir.path().join("ada.key");
     ApproverKey::generate("ada").unwrap().save(&path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-    assert!(matches!(
-        ApproverKey::load(&path),
-        Err(BundleError::KeyFileExposed { mode: 0o640, .. })
-    ));
+    assert!(matches!(ApproverKey::load(&path), Err(BundleError::KeyFileExposed { mode: 0o640, .. })));
 }
 
 #[test]
@@ -60,30 +51,18 @@ fn damaged_key_files_are_refused_without_showing_them() {
         assert_ne!(bad, good);
         fs::write(&path, &bad).unwrap();
         let error = ApproverKey::load(&path).unwrap_err();
-        assert!(
-            !format!("{error} {error:?}").contains(&secret[20..60]),
-            "{error:?}"
-        );
+        assert!(!format!("{error} {error:?}").contains(&secret[20..60]), "{error:?}");
     }
 }
 
 #[test]
 fn debug_shows_no_secret() {
-    assert_eq!(
-        format!("{:?}", ApproverKey::generate("ada").unwrap()),
-        "ApproverKey(ada, secret)"
-    );
+    assert_eq!(format!("{:?}", ApproverKey::generate("ada").unwrap()), "ApproverKey(ada, secret)");
 }
 
 #[test]
 fn hostile_approver_names_are_refused() {
     for name in ["", "Ada", "ada lovelace", "../ada", "ada\n"] {
-        assert!(
-            matches!(
-                ApproverKey::generate(name),
-                Err(BundleError::ApproverName(_))
-            ),
-            "{name:?}"
-        );
+        assert!(matches!(ApproverKey::generate(name), Err(BundleError::ApproverName(_))), "{name:?}");
     }
 }

@@ -1,11 +1,6 @@
 //! Attacks on a bundle, each by its own name, and what must keep working beside them.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod container;
 mod forge;

@@ -9,90 +9,48 @@ use crate::forge::{Person, Site, TUF, edit, edit_json, envelope, files, now, sig
 fn two_approvers_are_enough_and_any_order_gives_the_same_bytes() {
     let site = Site::new();
     let draft = site.draft(1);
-    let one = sign(
-        &sign(&draft, &site.ada.key, &site.root).unwrap(),
-        &site.ben.key,
-        &site.root,
-    )
-    .unwrap();
-    let two = sign(
-        &sign(&draft, &site.ben.key, &site.root).unwrap(),
-        &site.ada.key,
-        &site.root,
-    )
-    .unwrap();
+    let one = sign(&sign(&draft, &site.ada.key, &site.root).unwrap(), &site.ben.key, &site.root).unwrap();
+    let two = sign(&sign(&draft, &site.ben.key, &site.root).unwrap(), &site.ada.key, &site.root).unwrap();
     assert_eq!(one, two);
-    assert_eq!(
-        verify(&one, &site.root, now()).unwrap().signers(),
-        ["ada", "ben"]
-    );
+    assert_eq!(verify(&one, &site.root, now()).unwrap().signers(), ["ada", "ben"]);
     let three = sign(&one, &site.cyd.key, &site.root).unwrap();
-    assert_eq!(
-        verify(&three, &site.root, now()).unwrap().signers(),
-        ["ada", "ben", "cyd"]
-    );
+    assert_eq!(verify(&three, &site.root, now()).unwrap().signers(), ["ada", "ben", "cyd"]);
 }
 
 #[test]
 fn unsigned_draft_is_refused() {
     let site = Site::new();
-    assert!(matches!(
-        site.refusal(&site.draft(1)),
-        BundleError::NotEnoughSignatures {
-            found: 0,
-            needed: 2,
-            ..
-        }
-    ));
+    assert!(matches!(site.refusal(&site.draft(1)), BundleError::NotEnoughSignatures { found: 0, needed: 2, .. }));
 }
 
 #[test]
 fn stripped_signatures_are_refused() {
     let site = Site::new();
     for file in TUF {
-        let bundle = edit_json(&site.bundle(1), file, |value| {
-            value["signatures"] = json!([])
-        });
+        let bundle = edit_json(&site.bundle(1), file, |value| value["signatures"] = json!([]));
         assert!(
             matches!(site.refusal(&bundle), BundleError::NotEnoughSignatures { file: f, found: 0, .. } if f == file)
         );
-        let bundle = edit_json(&site.bundle(1), file, |value| {
-            drop(value.as_object_mut().unwrap().remove("signatures"))
-        });
-        assert!(
-            matches!(site.refusal(&bundle), BundleError::MalformedJson { file: f, .. } if f == file)
-        );
+        let bundle =
+            edit_json(&site.bundle(1), file, |value| drop(value.as_object_mut().unwrap().remove("signatures")));
+        assert!(matches!(site.refusal(&bundle), BundleError::MalformedJson { file: f, .. } if f == file));
     }
 }
 
 #[test]
 fn emptied_signatures_are_refused() {
     let site = Site::new();
-    let bundle = edit_json(&site.bundle(1), TUF[1], |value| {
-        value["signatures"][0]["sig"] = json!("")
-    });
-    assert!(matches!(
-        site.refusal(&bundle),
-        BundleError::BadSignature { .. }
-    ));
+    let bundle = edit_json(&site.bundle(1), TUF[1], |value| value["signatures"][0]["sig"] = json!(""));
+    assert!(matches!(site.refusal(&bundle), BundleError::BadSignature { .. }));
 }
 
 #[test]
 fn one_signature_only_is_refused() {
     let site = Site::new();
     let once = sign(&site.draft(1), &site.ada.key, &site.root).unwrap();
-    assert!(matches!(
-        site.refusal(&once),
-        BundleError::NotEnoughSignatures {
-            found: 1,
-            needed: 2,
-            ..
-        }
-    ));
+    assert!(matches!(site.refusal(&once), BundleError::NotEnoughSignatures { found: 1, needed: 2, .. }));
     for file in TUF {
-        let bundle = edit_json(&site.bundle(1), file, |value| {
-            drop(value["signatures"].as_array_mut().unwrap().pop())
-        });
+        let bundle = edit_json(&site.bundle(1), file, |value| drop(value["signatures"].as_array_mut().unwrap().pop()));
         assert!(
             matches!(site.refusal(&bundle), BundleError::NotEnoughSignatures { file: f, found: 1, .. } if f == file)
         );
@@ -110,28 +68,19 @@ fn same_approver_twice_counts_once() {
             value["signatures"].as_array_mut().unwrap().push(first);
         })
     });
-    assert!(
-        matches!(site.refusal(&twice), BundleError::DuplicateSignature { approver, .. } if approver == "ada")
-    );
+    assert!(matches!(site.refusal(&twice), BundleError::DuplicateSignature { approver, .. } if approver == "ada"));
 }
 
 #[test]
 fn two_of_three_on_each_file_but_not_the_same_two_are_refused() {
     let site = Site::new();
     let mut entries = files();
-    let pairs = [
-        [&site.ada, &site.ben],
-        [&site.ben, &site.cyd],
-        [&site.cyd, &site.ada],
-    ];
+    let pairs = [[&site.ada, &site.ben], [&site.ben, &site.cyd], [&site.cyd, &site.ada]];
     for ((file, signed), people) in signed_parts(&files(), 1).into_iter().zip(pairs) {
         entries.insert(file.to_owned(), envelope(&signed, &people));
     }
     let error = site.refusal(&ustar::write(&entries).unwrap());
-    assert!(
-        matches!(error, BundleError::NotEnoughSignatures { found: 0, .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, BundleError::NotEnoughSignatures { found: 0, .. }), "{error:?}");
 }
 
 #[test]
@@ -142,10 +91,7 @@ fn outsiders_key_is_refused_when_signing() {
         matches!(sign(&site.draft(1), &eve.key, &site.root), Err(BundleError::NotAnApprover { name, .. }) if name == "eve")
     );
     let impostor = Person::new("ada");
-    assert!(matches!(
-        sign(&site.draft(1), &impostor.key, &site.root),
-        Err(BundleError::NotAnApprover { .. })
-    ));
+    assert!(matches!(sign(&site.draft(1), &impostor.key, &site.root), Err(BundleError::NotAnApprover { .. })));
 }
 
 #[test]
@@ -161,10 +107,7 @@ fn outsiders_signature_is_refused_under_any_key_id() {
             signatures.sort_by_key(|signature| signature["keyid"].to_string());
         })
     };
-    assert!(matches!(
-        site.refusal(&with(eve.key_id())),
-        BundleError::UnknownSigner { .. }
-    ));
+    assert!(matches!(site.refusal(&with(eve.key_id())), BundleError::UnknownSigner { .. }));
     let borrowed = site.refusal(&with(site.ben.key_id()));
     assert!(matches!(borrowed, BundleError::BadSignature { approver, .. } if approver == "ben"));
 }
@@ -175,19 +118,11 @@ fn a_bad_third_signature_is_refused_beside_two_good_ones() {
     let three = sign(&site.bundle(1), &site.cyd.key, &site.root).unwrap();
     let bundle = edit_json(&three, TUF[0], |value| {
         let list = value["signatures"].as_array_mut().unwrap();
-        let cyd = list
-            .iter_mut()
-            .find(|s| s["keyid"] == json!(site.cyd.key_id()))
-            .unwrap();
+        let cyd = list.iter_mut().find(|s| s["keyid"] == json!(site.cyd.key_id())).unwrap();
         cyd["sig"] = json!("00".repeat(64));
     });
-    assert!(
-        matches!(site.refusal(&bundle), BundleError::BadSignature { approver, .. } if approver == "cyd")
-    );
-    assert!(
-        sign(&bundle, &site.ada.key, &site.root).is_err(),
-        "no one adds to a bundle with a bad signature"
-    );
+    assert!(matches!(site.refusal(&bundle), BundleError::BadSignature { approver, .. } if approver == "cyd"));
+    assert!(sign(&bundle, &site.ada.key, &site.root).is_err(), "no one adds to a bundle with a bad signature");
     assert!(inspect(&bundle, &site.root).is_err());
 }
 
@@ -195,16 +130,10 @@ fn a_bad_third_signature_is_refused_beside_two_good_ones() {
 fn signature_in_another_spelling_is_refused() {
     let site = Site::new();
     let bundle = edit_json(&site.bundle(1), TUF[1], |value| {
-        let sig = value["signatures"][0]["sig"]
-            .as_str()
-            .unwrap()
-            .to_uppercase();
+        let sig = value["signatures"][0]["sig"].as_str().unwrap().to_uppercase();
         value["signatures"][0]["sig"] = json!(sig);
     });
-    assert!(matches!(
-        site.refusal(&bundle),
-        BundleError::BadSignature { .. }
-    ));
+    assert!(matches!(site.refusal(&bundle), BundleError::BadSignature { .. }));
 }
 
 #[test]
@@ -212,9 +141,7 @@ fn metadata_in_another_spelling_is_refused() {
     let site = Site::new();
     type Respell = fn(&[u8]) -> Vec<u8>;
     let respell: [Respell; 3] = [
-        |bytes| {
-            serde_json::to_vec_pretty(&serde_json::from_slice::<Value>(bytes).unwrap()).unwrap()
-        },
+        |bytes| serde_json::to_vec_pretty(&serde_json::from_slice::<Value>(bytes).unwrap()).unwrap(),
         |bytes| [bytes, b"\n"].concat(),
         |bytes| [b"{\"signed\":{},", &bytes[1..]].concat(),
     ];
@@ -223,10 +150,7 @@ fn metadata_in_another_spelling_is_refused() {
             let bytes = respell(&entries[TUF[1]]);
             entries.insert(TUF[1].to_owned(), bytes);
         });
-        assert!(matches!(
-            site.refusal(&bundle),
-            BundleError::MalformedJson { .. }
-        ));
+        assert!(matches!(site.refusal(&bundle), BundleError::MalformedJson { .. }));
     }
 }
 
@@ -234,10 +158,7 @@ fn metadata_in_another_spelling_is_refused() {
 fn root_from_another_site_is_refused() {
     let (site, other) = (Site::new(), Site::new());
     let error = verify(&site.bundle(1), &other.root, now()).unwrap_err();
-    assert!(
-        matches!(error, BundleError::UnknownSigner { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, BundleError::UnknownSigner { .. }), "{error:?}");
 }
 
 #[test]
@@ -246,7 +167,5 @@ fn root_carried_in_the_bundle_is_refused() {
     let bundle = edit(&other.bundle(1), |entries| {
         entries.insert("tuf/root.json".to_owned(), other.root.as_bytes().to_vec());
     });
-    assert!(
-        matches!(site.refusal(&bundle), BundleError::UnexpectedEntry { entry } if entry == "tuf/root.json")
-    );
+    assert!(matches!(site.refusal(&bundle), BundleError::UnexpectedEntry { entry } if entry == "tuf/root.json"));
 }

@@ -3,87 +3,43 @@
 use casemate_bundle::{BundleError, build_with_evidence, inspect, sign, ustar, verify};
 use serde_json::{Value, json};
 
-use crate::forge::{
-    Site, TUF, canonical, edit, edit_json, envelope, expires, files, input, now, signed_parts, time,
-};
+use crate::forge::{Site, TUF, canonical, edit, edit_json, envelope, expires, files, input, now, signed_parts, time};
 
 #[test]
 fn altered_component_manifest_and_settings_are_named() {
     let site = Site::new();
     for name in ["component.wasm", "manifest.toml", "settings.json"] {
-        let bundle = edit(&site.bundle(1), |entries| {
-            *entries.get_mut(name).unwrap().last_mut().unwrap() ^= 1
-        });
-        assert!(
-            matches!(site.refusal(&bundle), BundleError::AlteredEntry { entry } if entry == name)
-        );
-        let bundle = edit(&site.bundle(1), |entries| {
-            entries.get_mut(name).unwrap().push(b' ')
-        });
-        assert!(
-            matches!(site.refusal(&bundle), BundleError::AlteredEntry { entry } if entry == name)
-        );
+        let bundle = edit(&site.bundle(1), |entries| *entries.get_mut(name).unwrap().last_mut().unwrap() ^= 1);
+        assert!(matches!(site.refusal(&bundle), BundleError::AlteredEntry { entry } if entry == name));
+        let bundle = edit(&site.bundle(1), |entries| entries.get_mut(name).unwrap().push(b' '));
+        assert!(matches!(site.refusal(&bundle), BundleError::AlteredEntry { entry } if entry == name));
     }
 }
 
 #[test]
 fn nobody_signs_a_draft_that_does_not_match() {
     let site = Site::new();
-    let draft = edit(&site.draft(1), |entries| {
-        *entries
-            .get_mut("component.wasm")
-            .unwrap()
-            .last_mut()
-            .unwrap() ^= 1
-    });
-    assert!(matches!(
-        sign(&draft, &site.ada.key, &site.root),
-        Err(BundleError::AlteredEntry { .. })
-    ));
-    assert!(matches!(
-        inspect(&draft, &site.root),
-        Err(BundleError::AlteredEntry { .. })
-    ));
+    let draft = edit(&site.draft(1), |entries| *entries.get_mut("component.wasm").unwrap().last_mut().unwrap() ^= 1);
+    assert!(matches!(sign(&draft, &site.ada.key, &site.root), Err(BundleError::AlteredEntry { .. })));
+    assert!(matches!(inspect(&draft, &site.root), Err(BundleError::AlteredEntry { .. })));
 }
 
 #[test]
 fn missing_entries_are_named() {
     let site = Site::new();
-    for name in [
-        "component.wasm",
-        "manifest.toml",
-        "settings.json",
-        TUF[0],
-        TUF[1],
-        TUF[2],
-    ] {
+    for name in ["component.wasm", "manifest.toml", "settings.json", TUF[0], TUF[1], TUF[2]] {
         let bundle = edit(&site.bundle(1), |entries| drop(entries.remove(name)));
-        assert!(
-            matches!(site.refusal(&bundle), BundleError::MissingEntry { entry } if entry == name)
-        );
+        assert!(matches!(site.refusal(&bundle), BundleError::MissingEntry { entry } if entry == name));
     }
 }
 
 #[test]
 fn extra_entries_are_named() {
     let site = Site::new();
-    let add = |name: &str| {
-        edit(&site.bundle(1), |entries| {
-            drop(entries.insert(name.to_owned(), b"x".to_vec()))
-        })
-    };
-    assert!(
-        matches!(site.refusal(&add("evidence/x")), BundleError::UnlistedEntry { entry } if entry == "evidence/x")
-    );
-    for name in [
-        "component.wasm.bak",
-        "tuf/1.root.json",
-        "evidence",
-        "run.sh",
-    ] {
-        assert!(
-            matches!(site.refusal(&add(name)), BundleError::UnexpectedEntry { entry } if entry == name)
-        );
+    let add = |name: &str| edit(&site.bundle(1), |entries| drop(entries.insert(name.to_owned(), b"x".to_vec())));
+    assert!(matches!(site.refusal(&add("evidence/x")), BundleError::UnlistedEntry { entry } if entry == "evidence/x"));
+    for name in ["component.wasm.bak", "tuf/1.root.json", "evidence", "run.sh"] {
+        assert!(matches!(site.refusal(&add(name)), BundleError::UnexpectedEntry { entry } if entry == name));
     }
 }
 
@@ -92,10 +48,7 @@ fn even_two_approvers_cannot_add_other_files() {
     let site = Site::new();
     let mut files = files();
     files.insert("run.sh".to_owned(), b"x".to_vec());
-    assert!(matches!(
-        site.refusal(&site.seal(&files, 1)),
-        BundleError::UnexpectedEntry { .. }
-    ));
+    assert!(matches!(site.refusal(&site.seal(&files, 1)), BundleError::UnexpectedEntry { .. }));
 }
 
 #[test]
@@ -104,28 +57,13 @@ fn listed_evidence_is_pinned_like_the_rest() {
     let evidence = [("evidence/replay.json".to_owned(), b"{}".to_vec())].into();
     let bundle = site.sign_two(&build_with_evidence(&site.root, input(1), &evidence).unwrap());
     let verified = verify(&bundle, &site.root, now()).unwrap();
-    assert_eq!(
-        verified.evidence().collect::<Vec<_>>(),
-        [("evidence/replay.json", b"{}".as_slice())]
-    );
-    let gone = edit(&bundle, |entries| {
-        drop(entries.remove("evidence/replay.json"))
-    });
-    assert!(
-        matches!(site.refusal(&gone), BundleError::MissingEntry { entry } if entry == "evidence/replay.json")
-    );
-    let altered = edit(&bundle, |entries| {
-        drop(entries.insert("evidence/replay.json".to_owned(), b"[]".to_vec()))
-    });
-    assert!(matches!(
-        site.refusal(&altered),
-        BundleError::AlteredEntry { .. }
-    ));
+    assert_eq!(verified.evidence().collect::<Vec<_>>(), [("evidence/replay.json", b"{}".as_slice())]);
+    let gone = edit(&bundle, |entries| drop(entries.remove("evidence/replay.json")));
+    assert!(matches!(site.refusal(&gone), BundleError::MissingEntry { entry } if entry == "evidence/replay.json"));
+    let altered = edit(&bundle, |entries| drop(entries.insert("evidence/replay.json".to_owned(), b"[]".to_vec())));
+    assert!(matches!(site.refusal(&altered), BundleError::AlteredEntry { .. }));
     let evidence = [("replay.json".to_owned(), Vec::new())].into();
-    assert!(matches!(
-        build_with_evidence(&site.root, input(1), &evidence),
-        Err(BundleError::UnexpectedEntry { .. })
-    ));
+    assert!(matches!(build_with_evidence(&site.root, input(1), &evidence), Err(BundleError::UnexpectedEntry { .. })));
 }
 
 #[test]
@@ -143,21 +81,12 @@ fn swapped_targets_of_another_bundle_are_refused() {
         })
     };
     let error = site.refusal(&swap(&[TUF[1]]));
-    assert!(
-        matches!(error, BundleError::AlteredEntry { ref entry } if entry == "settings.json"),
-        "{error:?}"
-    );
+    assert!(matches!(error, BundleError::AlteredEntry { ref entry } if entry == "settings.json"), "{error:?}");
     // With the files that go with them, TUF's version pins are content; ours are not.
     let error = site.refusal(&swap(&[TUF[1], "settings.json"]));
-    assert!(
-        matches!(error, BundleError::MixAndMatch { ref file } if file == TUF[0]),
-        "{error:?}"
-    );
+    assert!(matches!(error, BundleError::MixAndMatch { ref file } if file == TUF[0]), "{error:?}");
     let error = site.refusal(&swap(&[TUF[1], TUF[0], "settings.json"]));
-    assert!(
-        matches!(error, BundleError::MixAndMatch { ref file } if file == TUF[2]),
-        "{error:?}"
-    );
+    assert!(matches!(error, BundleError::MixAndMatch { ref file } if file == TUF[2]), "{error:?}");
 }
 
 #[test]
@@ -165,17 +94,9 @@ fn metadata_of_another_version_is_refused() {
     let site = Site::new();
     let newer = ustar::read(&site.bundle(2)).unwrap();
     for name in TUF {
-        let bundle = edit(&site.bundle(1), |entries| {
-            drop(entries.insert(name.to_owned(), newer[name].clone()))
-        });
+        let bundle = edit(&site.bundle(1), |entries| drop(entries.insert(name.to_owned(), newer[name].clone())));
         let error = site.refusal(&bundle);
-        assert!(
-            matches!(
-                error,
-                BundleError::Tuf { .. } | BundleError::MixAndMatch { .. }
-            ),
-            "{name} {error:?}"
-        );
+        assert!(matches!(error, BundleError::Tuf { .. } | BundleError::MixAndMatch { .. }), "{name} {error:?}");
     }
 }
 
@@ -183,16 +104,9 @@ fn metadata_of_another_version_is_refused() {
 fn edited_version_or_date_breaks_the_signature() {
     let site = Site::new();
     for file in TUF {
-        for (key, value) in [
-            ("version", json!(9)),
-            ("expires", json!("2099-01-01T00:00:00Z")),
-        ] {
-            let bundle = edit_json(&site.bundle(1), file, |metadata| {
-                metadata["signed"][key] = value
-            });
-            assert!(
-                matches!(site.refusal(&bundle), BundleError::BadSignature { file: f, .. } if f == file)
-            );
+        for (key, value) in [("version", json!(9)), ("expires", json!("2099-01-01T00:00:00Z"))] {
+            let bundle = edit_json(&site.bundle(1), file, |metadata| metadata["signed"][key] = value);
+            assert!(matches!(site.refusal(&bundle), BundleError::BadSignature { file: f, .. } if f == file));
         }
     }
 }
@@ -201,20 +115,11 @@ fn edited_version_or_date_breaks_the_signature() {
 fn expired_bundle_and_expired_root_are_named() {
     let site = Site::new();
     let bundle = site.bundle(1);
-    assert!(
-        verify(&bundle, &site.root, expires()).is_ok(),
-        "the last moment"
-    );
+    assert!(verify(&bundle, &site.root, expires()).is_ok(), "the last moment");
     let error = verify(&bundle, &site.root, time("2027-06-01T00:00:01Z")).unwrap_err();
-    assert!(
-        matches!(error, BundleError::Expired { ref role, .. } if role == "timestamp"),
-        "{error:?}"
-    );
+    assert!(matches!(error, BundleError::Expired { ref role, .. } if role == "timestamp"), "{error:?}");
     let error = verify(&bundle, &site.root, time("2030-01-01T00:00:01Z")).unwrap_err();
-    assert!(
-        matches!(error, BundleError::Expired { ref role, .. } if role == "root"),
-        "{error:?}"
-    );
+    assert!(matches!(error, BundleError::Expired { ref role, .. } if role == "root"), "{error:?}");
 }
 
 #[test]
@@ -229,13 +134,9 @@ fn delegations_and_unknown_fields_are_refused_even_when_signed() {
     for add in add {
         let bundle = edit_json(&site.bundle(1), TUF[1], |value| {
             add(&mut value["signed"]);
-            *value = serde_json::from_slice(&envelope(&value["signed"], &[&site.ada, &site.ben]))
-                .unwrap();
+            *value = serde_json::from_slice(&envelope(&value["signed"], &[&site.ada, &site.ben])).unwrap();
         });
-        assert!(matches!(
-            site.refusal(&bundle),
-            BundleError::MixAndMatch { .. }
-        ));
+        assert!(matches!(site.refusal(&bundle), BundleError::MixAndMatch { .. }));
     }
 }
 
@@ -253,18 +154,9 @@ fn signed_code_that_is_not_a_component_is_refused() {
         let mut files = files();
         files.insert("component.wasm".to_owned(), code.to_vec());
         let error = site.refusal(&site.seal(&files, 1));
-        assert!(
-            matches!(error, BundleError::NotAComponent { reason } if reason.contains(word)),
-            "{error:?}"
-        );
-        let input = casemate_bundle::BuildInput {
-            component: code,
-            ..input(1)
-        };
-        assert!(matches!(
-            casemate_bundle::build(&site.root, input),
-            Err(BundleError::NotAComponent { .. })
-        ));
+        assert!(matches!(error, BundleError::NotAComponent { reason } if reason.contains(word)), "{error:?}");
+        let input = casemate_bundle::BuildInput { component: code, ..input(1) };
+        assert!(matches!(casemate_bundle::build(&site.root, input), Err(BundleError::NotAComponent { .. })));
     }
 }
 
@@ -276,44 +168,20 @@ fn signed_manifest_and_settings_still_must_parse() {
         files.insert(name.to_owned(), body.to_vec());
         site.refusal(&site.seal(&files, 1))
     };
-    assert!(matches!(
-        with("manifest.toml", b"network = true"),
-        BundleError::Manifest(_)
-    ));
-    assert!(matches!(
-        with("manifest.toml", b"\xff"),
-        BundleError::MalformedJson { .. }
-    ));
-    for settings in [
-        b"[]".as_slice(),
-        b"null",
-        b"",
-        b"{\"a\":1,\"a\":2}",
-        b"{} {}",
-    ] {
-        assert!(
-            matches!(
-                with("settings.json", settings),
-                BundleError::MalformedJson { .. }
-            ),
-            "{settings:?}"
-        );
+    assert!(matches!(with("manifest.toml", b"network = true"), BundleError::Manifest(_)));
+    assert!(matches!(with("manifest.toml", b"\xff"), BundleError::MalformedJson { .. }));
+    for settings in [b"[]".as_slice(), b"null", b"", b"{\"a\":1,\"a\":2}", b"{} {}"] {
+        assert!(matches!(with("settings.json", settings), BundleError::MalformedJson { .. }), "{settings:?}");
     }
     let large = [b"{\"a\":\"".as_slice(), &[b'x'; 1 << 20], b"\"}"].concat();
-    assert!(matches!(
-        with("settings.json", &large),
-        BundleError::EntryTooLarge { .. }
-    ));
+    assert!(matches!(with("settings.json", &large), BundleError::EntryTooLarge { .. }));
 }
 
 #[test]
 fn version_zero_is_refused() {
     let site = Site::new();
     assert!(casemate_bundle::build(&site.root, input(0)).is_err());
-    assert!(matches!(
-        site.refusal(&site.seal(&files(), 0)),
-        BundleError::MalformedJson { .. }
-    ));
+    assert!(matches!(site.refusal(&site.seal(&files(), 0)), BundleError::MalformedJson { .. }));
 }
 
 #[test]
@@ -334,10 +202,7 @@ fn every_flipped_byte_is_refused() {
         for mask in [1, 0x20, 0x80] {
             let mut bad = bundle.clone();
             bad[at] ^= mask;
-            assert!(
-                verify(&bad, &site.root, now()).is_err(),
-                "byte {at} mask {mask:#x}"
-            );
+            assert!(verify(&bad, &site.root, now()).is_err(), "byte {at} mask {mask:#x}");
         }
     }
 }

@@ -18,10 +18,7 @@ fn leftovers_of_an_interrupted_change_are_ignored() {
     let mut store = site.store();
     assert_eq!(store.load_all(&site.root, now()).unwrap().len(), 1);
     let newer = site.bundle("clearance", 2, "{}");
-    assert_eq!(
-        store.activate(&site.verify(&newer), &newer).unwrap(),
-        Generation(2)
-    );
+    assert_eq!(store.activate(&site.verify(&newer), &newer).unwrap(), Generation(2));
 }
 
 #[test]
@@ -32,20 +29,12 @@ fn kill_9_leaves_the_old_set_or_the_new_one() {
     drop(site.store());
     fs::write(site.dir().join("root.json"), site.root.as_bytes()).unwrap();
     for version in 1..=ROUNDS * PER_ROUND {
-        fs::write(
-            site.dir().join(format!("{version}.in")),
-            site.bundle("clearance", version, "{}"),
-        )
-        .unwrap();
+        fs::write(site.dir().join(format!("{version}.in")), site.bundle("clearance", version, "{}")).unwrap();
     }
     let mut before = Generation(0);
     for round in 1..=ROUNDS {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "crash::child_that_activates_until_killed",
-                "--ignored",
-            ])
+            .args(["--exact", "crash::child_that_activates_until_killed", "--ignored"])
             .env(DIR, site.dir())
             .stdout(Stdio::null())
             .spawn()
@@ -61,10 +50,7 @@ fn kill_9_leaves_the_old_set_or_the_new_one() {
         child.wait().unwrap();
         let store = SiteStore::open(site.dir()).unwrap();
         let after = store.active().generation;
-        assert!(
-            after >= until || after.0 == ROUNDS * PER_ROUND,
-            "{after} after {before}"
-        );
+        assert!(after >= until || after.0 == ROUNDS * PER_ROUND, "{after} after {before}");
         let loaded = store.load_all(&site.root, now()).unwrap();
         // Versions and generations go in step here, so the set is one that was committed as a whole.
         assert_eq!(loaded[0].version(), after.0);
@@ -84,9 +70,7 @@ fn child_that_activates_until_killed() {
         let Ok(raw) = fs::read(dir.join(format!("{version}.in"))) else {
             return;
         };
-        store
-            .activate(&verify(&raw, &root, now()).unwrap(), &raw)
-            .unwrap();
+        store.activate(&verify(&raw, &root, now()).unwrap(), &raw).unwrap();
     }
 }
 

@@ -17,11 +17,7 @@ impl Site {
     pub fn new() -> Self {
         let keys = ["ada", "ben"].map(|name| ApproverKey::generate(name).unwrap());
         let root = TrustRoot::create(&[&keys[0], &keys[1]], time("2030-01-01T00:00:00Z")).unwrap();
-        Self {
-            root: TrustRoot::parse(&root).unwrap(),
-            keys,
-            dir: tempfile::tempdir().unwrap(),
-        }
+        Self { root: TrustRoot::parse(&root).unwrap(), keys, dir: tempfile::tempdir().unwrap() }
     }
 
     pub fn dir(&self) -> PathBuf {
@@ -34,8 +30,7 @@ impl Site {
 
     /// A signed bundle; `settings` tell two of one version apart.
     pub fn bundle(&self, name: &str, version: u64, settings: &str) -> Vec<u8> {
-        let manifest =
-            format!("name='{name}'\nversion='1.0.0'\nworld='policy'\nsummary='s'\ncapabilities=[]");
+        let manifest = format!("name='{name}'\nversion='1.0.0'\nworld='policy'\nsummary='s'\ncapabilities=[]");
         let input = BuildInput {
             manifest_toml: &manifest,
             component: b"\0asm\x0d\0\x01\0",
@@ -44,9 +39,7 @@ impl Site {
             expires: time("2027-06-01T00:00:00Z"),
         };
         let draft = build(&self.root, input).unwrap();
-        self.keys
-            .iter()
-            .fold(draft, |bundle, key| sign(&bundle, key, &self.root).unwrap())
+        self.keys.iter().fold(draft, |bundle, key| sign(&bundle, key, &self.root).unwrap())
     }
 
     pub fn verify(&self, raw: &[u8]) -> VerifiedBundle {

@@ -64,7 +64,8 @@ pub fn run(
 
 fn text(path: &Path) -> Result<String, Failure> {
     fs::read_to_string(path).map_err(|error| {
-        Failure::caused_by(format!("cannot read {}", path.display()), &error).hint("casemate plugin new NAME writes a skeleton")
+        Failure::caused_by(format!("cannot read {}", path.display()), &error)
+            .hint("casemate plugin new NAME writes a skeleton")
     })
 }
 
@@ -85,7 +86,15 @@ const PROFILE: [&str; 6] = [
 fn compile(dir: &Path) -> Result<PathBuf, Failure> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--profile", "plugin", "--target", "wasm32-unknown-unknown", "--message-format", "json-render-diagnostics"])
+        .args([
+            "build",
+            "--profile",
+            "plugin",
+            "--target",
+            "wasm32-unknown-unknown",
+            "--message-format",
+            "json-render-diagnostics",
+        ])
         .arg("--manifest-path")
         .arg(dir.join("Cargo.toml"))
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags())
@@ -112,13 +121,16 @@ fn compile(dir: &Path) -> Result<PathBuf, Failure> {
         .flat_map(|message| message.get("filenames").and_then(|names| names.as_array()).cloned().unwrap_or_default())
         .filter_map(|name| name.as_str().map(PathBuf::from))
         .find(|name| name.extension().is_some_and(|extension| extension == "wasm"))
-        .ok_or_else(|| Failure::new("the plugin builds no Wasm module").hint("Cargo.toml needs crate-type = [\"cdylib\"]"))
+        .ok_or_else(|| {
+            Failure::new("the plugin builds no Wasm module").hint("Cargo.toml needs crate-type = [\"cdylib\"]")
+        })
 }
 
 /// Paths of this machine are mapped away, so that another machine builds the same bytes.
 fn rustflags() -> String {
     let mut flags = vec![format!("-Clink-arg=-zstack-size={GUEST_STACK}")];
-    let cargo_home = std::env::var("CARGO_HOME").ok().or_else(|| std::env::var("HOME").ok().map(|home| format!("{home}/.cargo")));
+    let cargo_home =
+        std::env::var("CARGO_HOME").ok().or_else(|| std::env::var("HOME").ok().map(|home| format!("{home}/.cargo")));
     if let Some(home) = cargo_home {
         flags.push(format!("--remap-path-prefix={home}=/cargo"));
     }
@@ -130,9 +142,10 @@ fn rustflags() -> String {
 
 /// Turns a core module that wit-bindgen made into a component. Imports it does not use are not in it.
 fn encode(module: &[u8]) -> Result<Vec<u8>, Failure> {
-    ComponentEncoder::default()
-        .validate(true)
-        .module(module)
-        .and_then(|mut encoder| encoder.encode())
-        .map_err(|error| Failure::new(format!("the module is no component: {error:#}")).hint("export it with casemate_sdk::export_policy!"))
+    ComponentEncoder::default().validate(true).module(module).and_then(|mut encoder| encoder.encode()).map_err(
+        |error| {
+            Failure::new(format!("the module is no component: {error:#}"))
+                .hint("export it with casemate_sdk::export_policy!")
+        },
+    )
 }

@@ -35,7 +35,9 @@ pub fn run(name: &str, kind: Kind, sdk: Option<&Path>) -> Result<ExitCode, Failu
             .and_then(|()| fs::write(&path, text))
             .map_err(|error| Failure::caused_by(format!("cannot write {}", path.display()), &error))?;
     }
-    output::line(&format!("{name}/ is a {world}. Test it with `cargo test` there, pack it with `casemate plugin build {name}`."))?;
+    output::line(&format!(
+        "{name}/ is a {world}. Test it with `cargo test` there, pack it with `casemate plugin build {name}`."
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -43,9 +45,10 @@ pub fn run(name: &str, kind: Kind, sdk: Option<&Path>) -> Result<ExitCode, Failu
 fn find_sdk(named: Option<&Path>) -> Result<PathBuf, Failure> {
     let from_program = std::env::current_exe().ok();
     let from_here = std::env::current_dir().ok();
-    let above = [from_program, from_here].into_iter().flatten().flat_map(|path| {
-        path.ancestors().map(|ancestor| ancestor.join("sdk-guest")).collect::<Vec<_>>()
-    });
+    let above = [from_program, from_here]
+        .into_iter()
+        .flatten()
+        .flat_map(|path| path.ancestors().map(|ancestor| ancestor.join("sdk-guest")).collect::<Vec<_>>());
     named
         .map(Path::to_owned)
         .into_iter()

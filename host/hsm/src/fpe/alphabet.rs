@@ -32,17 +32,13 @@ impl Alphabet {
     pub fn custom(text: &str) -> Result<Self, HsmError> {
         let count = text.chars().count();
         if !(2..=65_536).contains(&count) {
-            return Err(HsmError::Alphabet {
-                reason: "it has fewer than 2 or more than 65,536 characters",
-            });
+            return Err(HsmError::Alphabet { reason: "it has fewer than 2 or more than 65,536 characters" });
         }
         let alphabet = Self::of(text.chars());
         if alphabet.numerals.len() == count {
             Ok(alphabet)
         } else {
-            Err(HsmError::Alphabet {
-                reason: "a character comes twice",
-            })
+            Err(HsmError::Alphabet { reason: "a character comes twice" })
         }
     }
 
@@ -59,10 +55,7 @@ impl Alphabet {
         text.chars()
             .enumerate()
             .map(|(position, character)| {
-                self.numerals
-                    .get(&character)
-                    .copied()
-                    .ok_or(HsmError::ForeignCharacter { position })
+                self.numerals.get(&character).copied().ok_or(HsmError::ForeignCharacter { position })
             })
             .collect()
     }
@@ -77,25 +70,15 @@ impl Alphabet {
             .enumerate()
             .map(|(position, numeral)| {
                 let found = self.characters.get(usize::from(*numeral)).copied();
-                found.ok_or(HsmError::NumeralOutOfRange {
-                    position,
-                    radix: self.radix(),
-                    value: 0,
-                })
+                found.ok_or(HsmError::NumeralOutOfRange { position, radix: self.radix(), value: 0 })
             })
             .collect()
     }
 
     fn of(characters: impl Iterator<Item = char>) -> Self {
         let characters: Vec<char> = characters.collect();
-        let numerals = (0..=u16::MAX)
-            .zip(&characters)
-            .map(|(numeral, character)| (*character, numeral))
-            .collect();
-        Self {
-            characters,
-            numerals,
-        }
+        let numerals = (0..=u16::MAX).zip(&characters).map(|(numeral, character)| (*character, numeral)).collect();
+        Self { characters, numerals }
     }
 }
 
@@ -113,10 +96,7 @@ mod tests {
             (Alphabet::custom("äöü€😀").unwrap(), 5, "😀€äöü"),
         ] {
             assert_eq!(alphabet.radix(), radix);
-            assert_eq!(
-                alphabet.text(&alphabet.numerals(text).unwrap()).unwrap(),
-                text
-            );
+            assert_eq!(alphabet.text(&alphabet.numerals(text).unwrap()).unwrap(), text);
         }
         assert_eq!(Alphabet::base36().numerals("z").unwrap(), [35]);
     }
@@ -131,26 +111,15 @@ mod tests {
     #[test]
     fn hostile_alphabets_are_refused() {
         for text in ["", "a", "aba"] {
-            assert!(
-                matches!(Alphabet::custom(text), Err(HsmError::Alphabet { .. })),
-                "{text:?}"
-            );
+            assert!(matches!(Alphabet::custom(text), Err(HsmError::Alphabet { .. })), "{text:?}");
         }
         let all: String = ('\0'..=char::MAX).take(65_537).collect();
         assert!(Alphabet::custom(&all).is_err());
-        assert_eq!(
-            Alphabet::custom(all.strip_prefix('\0').unwrap())
-                .unwrap()
-                .radix(),
-            65_536
-        );
+        assert_eq!(Alphabet::custom(all.strip_prefix('\0').unwrap()).unwrap().radix(), 65_536);
     }
 
     #[test]
     fn a_numeral_outside_the_alphabet_is_refused() {
-        assert!(matches!(
-            Alphabet::digits().text(&[1, 10]),
-            Err(HsmError::NumeralOutOfRange { position: 1, .. })
-        ));
+        assert!(matches!(Alphabet::digits().text(&[1, 10]), Err(HsmError::NumeralOutOfRange { position: 1, .. })));
     }
 }

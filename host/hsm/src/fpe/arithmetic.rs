@@ -16,16 +16,8 @@ pub(super) enum Direction {
 
 /// The halves A and B.
 pub(super) enum Halves {
-    Large {
-        a: FlexibleNumeralString,
-        b: FlexibleNumeralString,
-    },
-    Small {
-        a: u128,
-        b: u128,
-        modulus_u: u128,
-        modulus_v: u128,
-    },
+    Large { a: FlexibleNumeralString, b: FlexibleNumeralString },
+    Small { a: u128, b: u128, modulus_u: u128, modulus_v: u128 },
 }
 
 impl Halves {
@@ -34,17 +26,10 @@ impl Halves {
         if shape.b <= SMALL {
             let (a, b) = numerals.split_at(shape.u);
             let number = |half: &[u16]| {
-                half.iter().fold(0, |number: u128, numeral| {
-                    number * u128::from(radix) + u128::from(*numeral)
-                })
+                half.iter().fold(0, |number: u128, numeral| number * u128::from(radix) + u128::from(*numeral))
             };
             let power = |exponent: usize| u128::from(radix).pow(exponent as u32);
-            Self::Small {
-                a: number(a),
-                b: number(b),
-                modulus_u: power(shape.u),
-                modulus_v: power(shape.v),
-            }
+            Self::Small { a: number(a), b: number(b), modulus_u: power(shape.u), modulus_v: power(shape.v) }
         } else {
             let (a, b) = FlexibleNumeralString::from(numerals.to_vec()).split();
             Self::Large { a, b }
@@ -55,19 +40,11 @@ impl Halves {
     pub(super) fn write_source(&self, direction: Direction, radix: u32, message: &mut [u8]) {
         match self {
             Self::Large { a, b } => {
-                let half = if direction == Direction::Encrypt {
-                    b
-                } else {
-                    a
-                };
+                let half = if direction == Direction::Encrypt { b } else { a };
                 message.copy_from_slice(&half.to_be_bytes(radix, message.len()));
             }
             Self::Small { a, b, .. } => {
-                let half = if direction == Direction::Encrypt {
-                    b
-                } else {
-                    a
-                };
+                let half = if direction == Direction::Encrypt { b } else { a };
                 let bytes = half.to_be_bytes();
                 message.copy_from_slice(&bytes[bytes.len() - message.len()..]);
             }
@@ -75,40 +52,20 @@ impl Halves {
     }
 
     /// Steps 6iv to 6ix with S as y.
-    pub(super) fn advance(
-        self,
-        direction: Direction,
-        round: u8,
-        s: &[u8],
-        shape: &Shape,
-        radix: u32,
-    ) -> Self {
+    pub(super) fn advance(self, direction: Direction, round: u8, s: &[u8], shape: &Shape, radix: u32) -> Self {
         // Step 6v. If i is even, let m = u; else, let m = v.
         let even = round.is_multiple_of(2);
         match self {
             Self::Large { a, b } => {
                 let m = if even { shape.u } else { shape.v };
                 match direction {
-                    Direction::Encrypt => Self::Large {
-                        b: a.add_mod_exp(s.iter().copied(), radix, m),
-                        a: b,
-                    },
-                    Direction::Decrypt => Self::Large {
-                        a: b.sub_mod_exp(s.iter().copied(), radix, m),
-                        b: a,
-                    },
+                    Direction::Encrypt => Self::Large { b: a.add_mod_exp(s.iter().copied(), radix, m), a: b },
+                    Direction::Decrypt => Self::Large { a: b.sub_mod_exp(s.iter().copied(), radix, m), b: a },
                 }
             }
-            Self::Small {
-                a,
-                b,
-                modulus_u,
-                modulus_v,
-            } => {
+            Self::Small { a, b, modulus_u, modulus_v } => {
                 let modulus = if even { modulus_u } else { modulus_v };
-                let y = s
-                    .iter()
-                    .fold(0, |y: u128, byte| (y << 8) | u128::from(*byte));
+                let y = s.iter().fold(0, |y: u128, byte| (y << 8) | u128::from(*byte));
                 let y = remainder(y, modulus);
                 let (half, y) = match direction {
                     Direction::Encrypt => (a, y),
@@ -122,12 +79,7 @@ impl Halves {
                     Direction::Encrypt => (b, c),
                     Direction::Decrypt => (c, a),
                 };
-                Self::Small {
-                    a,
-                    b,
-                    modulus_u,
-                    modulus_v,
-                }
+                Self::Small { a, b, modulus_u, modulus_v }
             }
         }
     }

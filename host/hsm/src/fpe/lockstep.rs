@@ -68,17 +68,9 @@ pub(super) fn compute<E: EcbBlocks + ?Sized>(
         walkers.push(Walker::new(value, shape, radix));
     }
 
-    let mut calls = Calls {
-        cipher,
-        count: 0,
-        blocks: Vec::with_capacity(walkers.len()),
-    };
+    let mut calls = Calls { cipher, count: 0, blocks: Vec::with_capacity(walkers.len()) };
     // Step 5 and the constant part of step 6i: the CBC-MAC state after P || T || zeroes, once for all rounds.
-    let prefix_blocks = walkers
-        .iter()
-        .map(|walker| walker.shape.prefix_blocks)
-        .max()
-        .unwrap_or_default();
+    let prefix_blocks = walkers.iter().map(|walker| walker.shape.prefix_blocks).max().unwrap_or_default();
     for index in 0..prefix_blocks {
         calls.chain(
             &mut walkers,
@@ -92,20 +84,12 @@ pub(super) fn compute<E: EcbBlocks + ?Sized>(
 
     // Step 6. For i from 0 to 9 (algorithm 8: from 9 to 0).
     for step in 0..10 {
-        let round = if direction == Direction::Encrypt {
-            step
-        } else {
-            9 - step
-        };
+        let round = if direction == Direction::Encrypt { step } else { 9 - step };
         for walker in &mut walkers {
             walker.start_round(round, direction, radix);
         }
         // Step 6ii. Let R = PRF(P || Q).
-        let round_blocks = walkers
-            .iter()
-            .map(|walker| walker.shape.round_blocks)
-            .max()
-            .unwrap_or_default();
+        let round_blocks = walkers.iter().map(|walker| walker.shape.round_blocks).max().unwrap_or_default();
         for index in 0..round_blocks {
             calls.chain(
                 &mut walkers,
@@ -124,14 +108,8 @@ pub(super) fn compute<E: EcbBlocks + ?Sized>(
         }
     }
 
-    let report = BatchReport {
-        hsm_calls: calls.count,
-        values: batch.len(),
-    };
-    let outputs = walkers
-        .into_iter()
-        .map(|walker| walker.finish(radix))
-        .collect::<Result<_, _>>()?;
+    let report = BatchReport { hsm_calls: calls.count, values: batch.len() };
+    let outputs = walkers.into_iter().map(|walker| walker.finish(radix)).collect::<Result<_, _>>()?;
     Ok((outputs, report))
 }
 
@@ -140,28 +118,13 @@ fn check_values(radix: u32, batch: &[Ff1Value]) -> Result<(), HsmError> {
     for (index, value) in batch.iter().enumerate() {
         let length = value.numerals.len();
         if length < minimum {
-            return Err(HsmError::DomainTooSmall {
-                length,
-                minimum,
-                radix,
-            });
+            return Err(HsmError::DomainTooSmall { length, minimum, radix });
         }
         if length > MAXIMUM_LENGTH || value.tweak.len() > MAXIMUM_LENGTH {
-            return Err(HsmError::TooLong {
-                maximum: MAXIMUM_LENGTH,
-                value: index,
-            });
+            return Err(HsmError::TooLong { maximum: MAXIMUM_LENGTH, value: index });
         }
-        if let Some(position) = value
-            .numerals
-            .iter()
-            .position(|numeral| u32::from(*numeral) >= radix)
-        {
-            return Err(HsmError::NumeralOutOfRange {
-                position,
-                radix,
-                value: index,
-            });
+        if let Some(position) = value.numerals.iter().position(|numeral| u32::from(*numeral) >= radix) {
+            return Err(HsmError::NumeralOutOfRange { position, radix, value: index });
         }
     }
     Ok(())
@@ -187,10 +150,7 @@ impl<'a> Walker<'a> {
     fn new(value: &'a Ff1Value, shape: Shape, radix: u32) -> Self {
         let mut message = vec![0; shape.round_blocks * 16];
         let tail_start = shape.padded_tweak - shape.tail_length();
-        for (place, byte) in message
-            .iter_mut()
-            .zip(value.tweak.get(tail_start..).unwrap_or_default())
-        {
+        for (place, byte) in message.iter_mut().zip(value.tweak.get(tail_start..).unwrap_or_default()) {
             *place = *byte;
         }
         Self {
@@ -213,12 +173,7 @@ impl<'a> Walker<'a> {
         }
     }
 
-    fn finish_round(
-        &mut self,
-        round: u8,
-        direction: Direction,
-        radix: u32,
-    ) -> Result<(), HsmError> {
+    fn finish_round(&mut self, round: u8, direction: Direction, radix: u32) -> Result<(), HsmError> {
         let halves = self.halves.take().ok_or(LOST)?;
         let shape = &self.shape;
         self.halves = Some(if self.extra.is_empty() {
@@ -254,18 +209,10 @@ impl<E: EcbBlocks + ?Sized> Calls<'_, E> {
         block: impl Fn(&Walker<'_>) -> [u8; 16],
     ) -> Result<(), HsmError> {
         self.blocks.clear();
-        self.blocks.extend(
-            walkers
-                .iter()
-                .filter(|walker| chosen(walker))
-                .map(|walker| xor(walker.state, block(walker))),
-        );
+        self.blocks
+            .extend(walkers.iter().filter(|walker| chosen(walker)).map(|walker| xor(walker.state, block(walker))));
         self.encrypt()?;
-        for (walker, block) in walkers
-            .iter_mut()
-            .filter(|walker| chosen(walker))
-            .zip(&self.blocks)
-        {
+        for (walker, block) in walkers.iter_mut().filter(|walker| chosen(walker)).zip(&self.blocks) {
             walker.state = *block;
         }
         Ok(())
@@ -276,8 +223,7 @@ impl<E: EcbBlocks + ?Sized> Calls<'_, E> {
         self.blocks.clear();
         for walker in walkers.iter() {
             let counters = 1..=walker.extra.len() as u128;
-            self.blocks
-                .extend(counters.map(|counter| xor(walker.state, counter.to_be_bytes())));
+            self.blocks.extend(counters.map(|counter| xor(walker.state, counter.to_be_bytes())));
         }
         self.encrypt()?;
         let places = walkers.iter_mut().flat_map(|walker| &mut walker.extra);

@@ -31,12 +31,7 @@ pub struct Ff1Value {
 impl std::fmt::Debug for Ff1Value {
     /// Sizes only: the numerals may be plaintext.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Ff1Value({} numerals, {} tweak bytes)",
-            self.numerals.len(),
-            self.tweak.len()
-        )
+        write!(f, "Ff1Value({} numerals, {} tweak bytes)", self.numerals.len(), self.tweak.len())
     }
 }
 

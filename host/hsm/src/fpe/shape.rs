@@ -71,42 +71,14 @@ impl Shape {
         let prefix_blocks = (16 + padded_tweak) / 16;
         let round_blocks = (padded_tweak + 1 + b) / 16 - padded_tweak / 16;
         let extra_blocks = d.div_ceil(16) - 1;
-        Self {
-            length,
-            tweak: tweak_length,
-            u,
-            v,
-            b,
-            d,
-            padded_tweak,
-            prefix_blocks,
-            round_blocks,
-            extra_blocks,
-        }
+        Self { length, tweak: tweak_length, u, v, b, d, padded_tweak, prefix_blocks, round_blocks, extra_blocks }
     }
 
     /// Block `index` of P || T || zeroes, short where the last one is completed by each round.
     pub(super) fn prefix(&self, radix: u32, tweak: &[u8], index: usize) -> [u8; 16] {
         if index == 0 {
             // Step 5. Let P = [1] || [2] || [1] || [radix]^3 || [10] || [u mod 256] || [n]^4 || [t]^4.
-            let mut block = [
-                1,
-                2,
-                1,
-                0,
-                0,
-                0,
-                10,
-                (self.u % 256) as u8,
-                0,
-                0,
-                0,
-                0,
-                0,
-                0,
-                0,
-                0,
-            ];
+            let mut block = [1, 2, 1, 0, 0, 0, 10, (self.u % 256) as u8, 0, 0, 0, 0, 0, 0, 0, 0];
             block[3..6].copy_from_slice(&radix.to_be_bytes()[1..]);
             block[8..12].copy_from_slice(&(self.length as u32).to_be_bytes());
             block[12..16].copy_from_slice(&(tweak.len() as u32).to_be_bytes());
@@ -128,11 +100,7 @@ impl Shape {
 
 /// Checks that a radix is one FF1 takes.
 pub(super) fn check_radix(radix: u32) -> Result<(), HsmError> {
-    if (2..=65_536).contains(&radix) {
-        Ok(())
-    } else {
-        Err(HsmError::UnsupportedRadix { radix })
-    }
+    if (2..=65_536).contains(&radix) { Ok(()) } else { Err(HsmError::UnsupportedRadix { radix }) }
 }
 
 /// Bits of radix^v - 1, which is ceil(v * log2(radix)) without a rounding error.
@@ -163,16 +131,7 @@ mod tests {
 
     #[test]
     fn the_domain_floor() {
-        for (radix, length) in [
-            (2, 20),
-            (10, 6),
-            (26, 5),
-            (36, 4),
-            (62, 4),
-            (1000, 2),
-            (65_535, 2),
-            (65_536, 2),
-        ] {
+        for (radix, length) in [(2, 20), (10, 6), (26, 5), (36, 4), (62, 4), (1000, 2), (65_535, 2), (65_536, 2)] {
             assert_eq!(minimum_length(radix), length, "radix {radix}");
         }
         assert_eq!(minimum_length(1), usize::MAX);
@@ -192,11 +151,7 @@ mod tests {
             (10, 80, 8, 31),
             (256, 64, 8, 41),
         ] {
-            assert_eq!(
-                calls_per_batch(radix, length, tweak),
-                calls,
-                "radix {radix}, length {length}, tweak {tweak}"
-            );
+            assert_eq!(calls_per_batch(radix, length, tweak), calls, "radix {radix}, length {length}, tweak {tweak}");
         }
     }
 

@@ -28,11 +28,7 @@ impl Ff1 {
     pub fn new(keyring: Arc<Keyring>, key: Key, radix: u32) -> Result<Self, HsmError> {
         key.handle_for(&keyring.sessions, ACTION, &[KeyClass::FpeFf1])?;
         check_radix(radix)?;
-        Ok(Self {
-            keyring,
-            key,
-            radix,
-        })
+        Ok(Self { keyring, key, radix })
     }
 
     /// Encrypts every value in place. On any error no value is changed.
@@ -98,19 +94,12 @@ impl<'a> Stream<'a> {
             lent.discard();
             HsmError::from_pkcs11(ACTION, source)
         })?;
-        Ok(Self {
-            lent: RefCell::new(lent),
-            keyring,
-            output: RefCell::default(),
-            finished: Cell::new(false),
-        })
+        Ok(Self { lent: RefCell::new(lent), keyring, output: RefCell::default(), finished: Cell::new(false) })
     }
 
     fn close(self) -> Result<(), HsmError> {
         let lent = self.lent.borrow();
-        let session = lent
-            .session()
-            .ok_or(HsmError::StrangeAnswer { action: ACTION })?;
+        let session = lent.session().ok_or(HsmError::StrangeAnswer { action: ACTION })?;
         let rest = self
             .keyring
             .sessions
@@ -130,9 +119,7 @@ impl<'a> Stream<'a> {
 impl EcbBlocks for Stream<'_> {
     fn encrypt_blocks(&self, blocks: &mut [[u8; 16]]) -> Result<(), HsmError> {
         let lent = self.lent.borrow();
-        let session = lent
-            .session()
-            .ok_or(HsmError::StrangeAnswer { action: ACTION })?;
+        let session = lent.session().ok_or(HsmError::StrangeAnswer { action: ACTION })?;
         let mut output = self.output.borrow_mut();
         output.resize(blocks.len(), [0; 16]);
         let written = self

@@ -30,16 +30,9 @@ impl Fixture {
     pub fn new(path: &Path) -> Self {
         let module = Module::load(path).unwrap();
         let info = module.initialise(LABEL, &pin(SO_PIN), &pin(PIN)).unwrap();
-        assert!(
-            info.initialised && info.user_pin_set && info.label == LABEL,
-            "{info:?}"
-        );
+        assert!(info.initialised && info.user_pin_set && info.label == LABEL, "{info:?}");
         let ring = Keyring::open(Arc::clone(&module), LABEL, &pin(PIN)).unwrap();
-        Self {
-            module,
-            ring,
-            direct: Pkcs11::new(path).unwrap(),
-        }
+        Self { module, ring, direct: Pkcs11::new(path).unwrap() }
     }
 
     /// A fresh key of a class.
@@ -51,14 +44,8 @@ impl Fixture {
     /// A session around this crate. The login is the process's, so it holds here too.
     pub fn session(&self, label: &str) -> Session {
         let slots = self.direct.get_slots_with_initialized_token().unwrap();
-        let slot = slots.into_iter().find(|slot| {
-            self.direct
-                .get_token_info(*slot)
-                .unwrap()
-                .label()
-                .trim_end()
-                == label
-        });
+        let slot =
+            slots.into_iter().find(|slot| self.direct.get_token_info(*slot).unwrap().label().trim_end() == label);
         self.direct.open_rw_session(slot.unwrap()).unwrap()
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use aes::cipher::consts::{U1, U8, U16};
 use aes::cipher::inout::InOut;
 use aes::cipher::{
-    Block, BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt, BlockSizeUser, Key,
-    KeyInit, KeySizeUser, ParBlocksSizeUser,
+    Block, BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt, BlockSizeUser, Key, KeyInit, KeySizeUser,
+    ParBlocksSizeUser,
 };
 use casemate_hsm::fpe::calls_per_batch;
 use casemate_hsm::{Alphabet, BatchReport, Ff1, Ff1Value, HsmError, KeyClass, minimum_length};
@@ -30,22 +30,12 @@ crate::list![
 ];
 
 fn ff1(fixture: &Fixture, radix: u32) -> Ff1 {
-    Ff1::new(
-        Arc::clone(&fixture.ring),
-        fixture.key(KeyClass::FpeFf1),
-        radix,
-    )
-    .unwrap()
+    Ff1::new(Arc::clone(&fixture.ring), fixture.key(KeyClass::FpeFf1), radix).unwrap()
 }
 
 fn card(seed: usize) -> Ff1Value {
-    let numerals = (0..16)
-        .map(|place| ((seed * 7 + place * 3) % 10) as u16)
-        .collect();
-    Ff1Value {
-        numerals,
-        tweak: b"card no.".to_vec(),
-    }
+    let numerals = (0..16).map(|place| ((seed * 7 + place * 3) % 10) as u16).collect();
+    Ff1Value { numerals, tweak: b"card no.".to_vec() }
 }
 
 thread_local! {
@@ -75,9 +65,7 @@ impl BlockCipherEncBackend for TokenAes {
     fn encrypt_block(&self, mut block: InOut<'_, '_, Block<Self>>) {
         ORACLE.with_borrow(|oracle| {
             let (session, key) = oracle.as_ref().unwrap();
-            let encrypted = session
-                .encrypt(&Mechanism::AesEcb, *key, block.get_in())
-                .unwrap();
+            let encrypted = session.encrypt(&Mechanism::AesEcb, *key, block.get_in()).unwrap();
             block.get_out().copy_from_slice(&encrypted);
         });
     }
@@ -91,10 +79,7 @@ impl BlockCipherEncrypt for TokenAes {
 fn ff1_in_the_token_equals_the_fpe_crate(fixture: &Fixture) {
     for radix in [2, 10, 36, 62, 255, 65_536] {
         let ff1 = ff1(fixture, radix);
-        ORACLE.set(Some((
-            fixture.session(LABEL),
-            fixture.objects(ff1.key().id())[0],
-        )));
+        ORACLE.set(Some((fixture.session(LABEL), fixture.objects(ff1.key().id())[0])));
         let oracle = FF1::<TokenAes>::new(&[0; 8], radix).unwrap();
         // Both arithmetics, tweaks around a block, extra blocks of S: all shapes in one batch.
         let shortest = minimum_length(radix);
@@ -102,21 +87,14 @@ fn ff1_in_the_token_equals_the_fpe_crate(fixture: &Fixture) {
             .into_iter()
             .zip([0, 1, 8, 15, 33])
             .map(|(longer, tweak)| Ff1Value {
-                numerals: (0..shortest + longer)
-                    .map(|place| ((place as u32 * 7 + 1) % radix) as u16)
-                    .collect(),
+                numerals: (0..shortest + longer).map(|place| ((place as u32 * 7 + 1) % radix) as u16).collect(),
                 tweak: (0..tweak).collect(),
             })
             .collect();
         let mut batch = plain.clone();
         ff1.encrypt(&mut batch).unwrap();
         for (ours, plain) in batch.iter().zip(&plain) {
-            let theirs = oracle
-                .encrypt(
-                    &plain.tweak,
-                    &FlexibleNumeralString::from(plain.numerals.clone()),
-                )
-                .unwrap();
+            let theirs = oracle.encrypt(&plain.tweak, &FlexibleNumeralString::from(plain.numerals.clone())).unwrap();
             assert_eq!(ours.numerals, Vec::from(theirs), "radix {radix}, {plain:?}");
         }
         ff1.decrypt(&mut batch).unwrap();
@@ -130,13 +108,7 @@ fn a_thousand_values_cost_eleven_calls(fixture: &Fixture) {
     let plain: Vec<Ff1Value> = (0..1_000).map(card).collect();
     let mut batch = plain.clone();
     let report = ff1.encrypt(&mut batch).unwrap();
-    assert_eq!(
-        report,
-        BatchReport {
-            hsm_calls: 11,
-            values: 1_000
-        }
-    );
+    assert_eq!(report, BatchReport { hsm_calls: 11, values: 1_000 });
     assert_eq!(report.hsm_calls, calls_per_batch(10, 16, 8));
     assert!(batch.iter().zip(&plain).all(|(now, before)| now != before));
     assert_eq!(ff1.decrypt(&mut batch).unwrap().hsm_calls, 11);
@@ -158,23 +130,10 @@ fn a_large_batch_is_cut_into_chunks(fixture: &Fixture) {
 
 fn a_small_domain_never_reaches_the_token(fixture: &Fixture) {
     let ff1 = ff1(fixture, 10);
-    let mut batch = vec![
-        card(1),
-        Ff1Value {
-            numerals: vec![1, 2, 3, 4, 5],
-            tweak: Vec::new(),
-        },
-    ];
+    let mut batch = vec![card(1), Ff1Value { numerals: vec![1, 2, 3, 4, 5], tweak: Vec::new() }];
     let before = batch.clone();
     let error = ff1.encrypt(&mut batch).unwrap_err();
-    assert!(matches!(
-        error,
-        HsmError::DomainTooSmall {
-            length: 5,
-            minimum: 6,
-            radix: 10
-        }
-    ));
+    assert!(matches!(error, HsmError::DomainTooSmall { length: 5, minimum: 6, radix: 10 }));
     assert!(batch == before);
 }
 
@@ -186,10 +145,7 @@ fn a_key_destroyed_underneath_leaves_the_batch_untouched(fixture: &Fixture) {
         fixture.session(LABEL).destroy_object(object).unwrap();
     }
     let error = ff1.encrypt(&mut batch).unwrap_err();
-    assert!(
-        matches!(error, HsmError::Refused { .. } | HsmError::Device { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, HsmError::Refused { .. } | HsmError::Device { .. }), "{error}");
     assert!(batch == before);
     // No session is left with a dead operation in it, whichever of the pool comes next.
     let ff1 = self::ff1(fixture, 10);
@@ -200,10 +156,7 @@ fn a_key_destroyed_underneath_leaves_the_batch_untouched(fixture: &Fixture) {
     // A good key can be destroyed after use, and its operation does not live on.
     let reference = ff1.key().reference().clone();
     fixture.ring.destroy(ff1.into_key()).unwrap();
-    assert!(matches!(
-        fixture.ring.find(&reference),
-        Err(HsmError::KeyMissing { .. })
-    ));
+    assert!(matches!(fixture.ring.find(&reference), Err(HsmError::KeyMissing { .. })));
 }
 
 fn two_keys_give_two_ciphertexts(fixture: &Fixture) {
@@ -212,10 +165,7 @@ fn two_keys_give_two_ciphertexts(fixture: &Fixture) {
     ff1(fixture, 10).encrypt(&mut b).unwrap();
     assert!(a != b);
     // The tweak binds to a place.
-    let mut other = [Ff1Value {
-        tweak: b"other".to_vec(),
-        ..card(1)
-    }];
+    let mut other = [Ff1Value { tweak: b"other".to_vec(), ..card(1) }];
     ff1(fixture, 10).encrypt(&mut other).unwrap();
     assert!(other[0].numerals != a[0].numerals);
 }
@@ -241,10 +191,7 @@ fn batches_run_side_by_side(fixture: &Fixture) {
 fn text_goes_through_an_alphabet(fixture: &Fixture) {
     let alphabet = Alphabet::custom("абвгдежзийклмнопрстуфхцчшщъыьэюя").unwrap();
     let ff1 = ff1(fixture, alphabet.radix());
-    let mut batch = [Ff1Value {
-        numerals: alphabet.numerals("кремль").unwrap(),
-        tweak: b"city".to_vec(),
-    }];
+    let mut batch = [Ff1Value { numerals: alphabet.numerals("кремль").unwrap(), tweak: b"city".to_vec() }];
     ff1.encrypt(&mut batch).unwrap();
     let hidden = alphabet.text(&batch[0].numerals).unwrap();
     assert_eq!(hidden.chars().count(), 6);

@@ -26,14 +26,7 @@ crate::list![
 fn every_class_generates_and_is_found(fixture: &Fixture) {
     for class in CLASSES {
         let reference = fixture.ring.generate(class, "one of each").unwrap();
-        assert_eq!(
-            (
-                reference.class,
-                reference.label.as_str(),
-                reference.check.len()
-            ),
-            (class, "one of each", 16)
-        );
+        assert_eq!((reference.class, reference.label.as_str(), reference.check.len()), (class, "one of each", 16));
         let key = fixture.ring.find(&reference).unwrap();
         assert_eq!(key.reference(), &reference, "{class}");
         // Two keys of a class are two keys.
@@ -45,12 +38,7 @@ fn every_class_generates_and_is_found(fixture: &Fixture) {
 
 fn a_missing_key_is_named(fixture: &Fixture) {
     let id = KeyId::from_random([9; 16]);
-    let missing = KeyRef {
-        id,
-        class: KeyClass::AtRest,
-        check: String::new(),
-        label: String::new(),
-    };
+    let missing = KeyRef { id, class: KeyClass::AtRest, check: String::new(), label: String::new() };
     let error = fixture.ring.find(&missing).unwrap_err();
     assert!(matches!(error, HsmError::KeyMissing { .. }));
     assert!(error.to_string().contains(&id.to_string()), "{error}");
@@ -60,10 +48,7 @@ fn a_key_of_another_class_is_not_found(fixture: &Fixture) {
     for class in CLASSES {
         let reference = fixture.ring.generate(class, "test").unwrap();
         for other in CLASSES.into_iter().filter(|other| *other != class) {
-            let result = fixture.ring.find(&KeyRef {
-                class: other,
-                ..reference.clone()
-            });
+            let result = fixture.ring.find(&KeyRef { class: other, ..reference.clone() });
             assert!(result.is_err(), "a {class} key was found as {other}");
         }
     }
@@ -79,35 +64,22 @@ fn a_planted_twin_is_refused(fixture: &Fixture) {
         template.push(Attribute::Token(on_token));
         let twin = session.create_object(&template).unwrap();
         let error = fixture.ring.find(&reference).unwrap_err();
-        assert!(
-            matches!(error, HsmError::KeyTwin { count: 2, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, HsmError::KeyTwin { count: 2, .. }), "{error}");
         session.destroy_object(twin).unwrap();
         fixture.ring.find(&reference).unwrap();
     }
 }
 
 fn a_planted_public_half_is_refused(fixture: &Fixture) {
-    let reference = fixture
-        .ring
-        .generate(KeyClass::AuditSigning, "test")
-        .unwrap();
+    let reference = fixture.ring.generate(KeyClass::AuditSigning, "test").unwrap();
     let other = fixture.key(KeyClass::AuditSigning);
     let session = fixture.session(LABEL);
     let public_of = |id: KeyId| {
-        let template = [
-            Attribute::Class(ObjectClass::PUBLIC_KEY),
-            by_id(id)[0].clone(),
-        ];
+        let template = [Attribute::Class(ObjectClass::PUBLIC_KEY), by_id(id)[0].clone()];
         session.find_objects(&template).unwrap()[0]
     };
-    let mut template = session
-        .get_attributes(
-            public_of(other.id()),
-            &[AttributeType::EcParams, AttributeType::EcPoint],
-        )
-        .unwrap();
+    let mut template =
+        session.get_attributes(public_of(other.id()), &[AttributeType::EcParams, AttributeType::EcPoint]).unwrap();
     template.extend([
         Attribute::Class(ObjectClass::PUBLIC_KEY),
         Attribute::KeyType(KeyType::EC_EDWARDS),
@@ -122,14 +94,9 @@ fn a_planted_public_half_is_refused(fixture: &Fixture) {
         Attribute::Derive(false),
     ]);
     let planted = session.create_object(&template).unwrap();
-    assert!(matches!(
-        fixture.ring.find(&reference),
-        Err(HsmError::KeyTwin { count: 3, .. })
-    ));
+    assert!(matches!(fixture.ring.find(&reference), Err(HsmError::KeyTwin { count: 3, .. })));
     // Put in the place of the real half, it does not verify what the private half signs.
-    let real = session
-        .find_objects(&[template[2].clone(), by_id(reference.id)[0].clone()])
-        .unwrap();
+    let real = session.find_objects(&[template[2].clone(), by_id(reference.id)[0].clone()]).unwrap();
     for object in real.into_iter().filter(|object| *object != planted) {
         session.destroy_object(object).unwrap();
     }
@@ -140,22 +107,11 @@ fn a_planted_public_half_is_refused(fixture: &Fixture) {
 }
 
 fn half_a_pair_is_no_key(fixture: &Fixture) {
-    let reference = fixture
-        .ring
-        .generate(KeyClass::AuditSigning, "test")
-        .unwrap();
+    let reference = fixture.ring.generate(KeyClass::AuditSigning, "test").unwrap();
     let session = fixture.session(LABEL);
-    let template = [
-        Attribute::Class(ObjectClass::PUBLIC_KEY),
-        by_id(reference.id)[0].clone(),
-    ];
-    session
-        .destroy_object(session.find_objects(&template).unwrap()[0])
-        .unwrap();
-    assert!(matches!(
-        fixture.ring.find(&reference),
-        Err(HsmError::KeyMissing { .. })
-    ));
+    let template = [Attribute::Class(ObjectClass::PUBLIC_KEY), by_id(reference.id)[0].clone()];
+    session.destroy_object(session.find_objects(&template).unwrap()[0]).unwrap();
+    assert!(matches!(fixture.ring.find(&reference), Err(HsmError::KeyMissing { .. })));
 }
 
 /// An attacker inside the process writes a key he knows under the recorded identifier.
@@ -167,10 +123,7 @@ fn an_imported_key_is_refused(fixture: &Fixture) {
     template.push(Attribute::Value(vec![1; 32]));
     fixture.session(LABEL).create_object(&template).unwrap();
     let error = fixture.ring.find(&reference).unwrap_err();
-    assert!(
-        matches!(error, HsmError::AttributeMismatch { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, HsmError::AttributeMismatch { .. }), "{error}");
 }
 
 fn a_key_with_one_flag_more_is_refused(fixture: &Fixture) {
@@ -192,20 +145,10 @@ fn a_key_with_one_flag_more_is_refused(fixture: &Fixture) {
         let mut template = ff1_template(id);
         template.retain(|attribute| attribute.attribute_type() != raised.attribute_type());
         template.extend([raised.clone(), Attribute::ValueLen(32.into())]);
-        session
-            .generate_key(&Mechanism::AesKeyGen, &template)
-            .unwrap();
-        let planted = KeyRef {
-            id,
-            class: KeyClass::FpeFf1,
-            check: String::new(),
-            label: String::new(),
-        };
+        session.generate_key(&Mechanism::AesKeyGen, &template).unwrap();
+        let planted = KeyRef { id, class: KeyClass::FpeFf1, check: String::new(), label: String::new() };
         let error = fixture.ring.find(&planted).unwrap_err();
-        assert!(
-            matches!(error, HsmError::AttributeMismatch { .. }),
-            "{raised:?}: {error}"
-        );
+        assert!(matches!(error, HsmError::AttributeMismatch { .. }), "{raised:?}: {error}");
     }
 }
 
@@ -215,14 +158,8 @@ fn a_replaced_key_is_refused(fixture: &Fixture) {
     fixture.ring.destroy(key).unwrap();
     let mut template = ff1_template(reference.id);
     template.push(Attribute::ValueLen(32.into()));
-    fixture
-        .session(LABEL)
-        .generate_key(&Mechanism::AesKeyGen, &template)
-        .unwrap();
-    assert!(matches!(
-        fixture.ring.find(&reference),
-        Err(HsmError::KeyCheckMismatch { .. })
-    ));
+    fixture.session(LABEL).generate_key(&Mechanism::AesKeyGen, &template).unwrap();
+    assert!(matches!(fixture.ring.find(&reference), Err(HsmError::KeyCheckMismatch { .. })));
 }
 
 fn key_bytes_cannot_be_read(fixture: &Fixture) {
@@ -230,27 +167,15 @@ fn key_bytes_cannot_be_read(fixture: &Fixture) {
     for class in CLASSES {
         let key = fixture.key(class);
         for object in fixture.objects(key.id()) {
-            let found = session
-                .get_attributes(object, &[AttributeType::Class])
-                .unwrap();
+            let found = session.get_attributes(object, &[AttributeType::Class]).unwrap();
             if found == [Attribute::Class(ObjectClass::PUBLIC_KEY)] {
                 continue;
             }
-            let info = session
-                .get_attribute_info(object, &[AttributeType::Value])
-                .unwrap();
-            assert!(
-                !matches!(info[0], AttributeInfo::Available(length) if length > 0),
-                "{class}: {info:?}"
-            );
+            let info = session.get_attribute_info(object, &[AttributeType::Value]).unwrap();
+            assert!(!matches!(info[0], AttributeInfo::Available(length) if length > 0), "{class}: {info:?}");
             // Some tokens answer with nothing, some refuse; none may answer with bytes.
-            let read = session
-                .get_attributes(object, &[AttributeType::Value])
-                .unwrap_or_default();
-            assert!(
-                !matches!(read.as_slice(), [Attribute::Value(bytes)] if !bytes.is_empty()),
-                "{class}"
-            );
+            let read = session.get_attributes(object, &[AttributeType::Value]).unwrap_or_default();
+            assert!(!matches!(read.as_slice(), [Attribute::Value(bytes)] if !bytes.is_empty()), "{class}");
         }
     }
 }
@@ -266,12 +191,7 @@ fn flags_cannot_be_raised_later(fixture: &Fixture) {
         Attribute::Sensitive(false),
         Attribute::Modifiable(true),
     ] {
-        assert!(
-            session
-                .update_attributes(object, std::slice::from_ref(&raised))
-                .is_err(),
-            "{raised:?}"
-        );
+        assert!(session.update_attributes(object, std::slice::from_ref(&raised)).is_err(), "{raised:?}");
     }
     fixture.ring.find(key.reference()).unwrap();
 }
@@ -290,21 +210,12 @@ fn a_destroyed_key_is_gone(fixture: &Fixture) {
         let reference = key.reference().clone();
         fixture.ring.destroy(key).unwrap();
         assert!(fixture.objects(reference.id).is_empty(), "{class}");
-        assert!(
-            matches!(
-                fixture.ring.find(&reference),
-                Err(HsmError::KeyMissing { .. })
-            ),
-            "{class}"
-        );
+        assert!(matches!(fixture.ring.find(&reference), Err(HsmError::KeyMissing { .. })), "{class}");
     }
 }
 
 fn debug_output_names_no_secret(fixture: &Fixture) {
     let key = fixture.key(KeyClass::Token);
     let text = format!("{key:?}");
-    assert!(
-        text.contains(&key.id().to_string()) && !text.contains("handle"),
-        "{text}"
-    );
+    assert!(text.contains(&key.id().to_string()) && !text.contains("handle"), "{text}");
 }

@@ -2,12 +2,7 @@
 //!
 //! A module reads its environment once per process, so each token gets a process of its own: the test starts this binary
 //! again with the environment set, and the second process runs every check in turn.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod fixture;
 mod fpe;
@@ -29,11 +24,7 @@ const MODULE: &str = "CASEMATE_TEST_MODULE";
 fn every_check_holds_on_the_software_token() {
     // target/release/deps/it-... -> target/release
     let executable = std::env::current_exe().unwrap();
-    let module = executable
-        .parent()
-        .and_then(Path::parent)
-        .unwrap()
-        .join("libcasemate_softtoken.so");
+    let module = executable.parent().and_then(Path::parent).unwrap().join("libcasemate_softtoken.so");
     let configure = |folder: &Path| {
         let slots: String = (1..=3)
             .map(|slot| {
@@ -63,15 +54,10 @@ fn every_check_holds_on_softhsm() {
         "/usr/lib64/pkcs11/libsofthsm2.so",
         "/usr/local/lib/softhsm/libsofthsm2.so",
     ];
-    let module = candidates
-        .iter()
-        .map(PathBuf::from)
-        .find(|path| path.exists());
+    let module = candidates.iter().map(PathBuf::from).find(|path| path.exists());
     let configure = |folder: &Path| {
-        let text = format!(
-            "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
-            folder.display()
-        );
+        let text =
+            format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", folder.display());
         ("SOFTHSM2_CONF", text)
     };
     run(
@@ -83,12 +69,7 @@ fn every_check_holds_on_softhsm() {
 }
 
 /// First process: configures the token and starts the second. Second process: runs the checks.
-fn run(
-    test: &str,
-    module: PathBuf,
-    configure: impl Fn(&Path) -> (&'static str, String),
-    remedy: &str,
-) {
+fn run(test: &str, module: PathBuf, configure: impl Fn(&Path) -> (&'static str, String), remedy: &str) {
     if let Some(module) = std::env::var_os(MODULE) {
         return run_checks(Path::new(&module));
     }
@@ -105,24 +86,15 @@ fn run(
         .unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);
     print!("{stdout}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(
-        output.status.success(),
-        "a check failed on {}",
-        module.display()
-    );
-    let held = stdout
-        .lines()
-        .filter(|line| line.starts_with("check "))
-        .count();
+    assert!(output.status.success(), "a check failed on {}", module.display());
+    let held = stdout.lines().filter(|line| line.starts_with("check ")).count();
     assert_eq!(held, checks().count(), "every check must have run");
 }
 
 type Check = (&'static str, fn(&Fixture));
 
 fn checks() -> impl Iterator<Item = &'static Check> {
-    [token::CHECKS, keys::CHECKS, operations::CHECKS, fpe::CHECKS]
-        .into_iter()
-        .flatten()
+    [token::CHECKS, keys::CHECKS, operations::CHECKS, fpe::CHECKS].into_iter().flatten()
 }
 
 fn run_checks(module: &Path) {

@@ -32,47 +32,15 @@ fn a_wrong_class_never_reaches_the_token(fixture: &Fixture) {
     let kek = fixture.key(KeyClass::UserKek);
     let compartment = fixture.key(KeyClass::Compartment);
     let blob = ring.wrap(&kek, &compartment).unwrap();
-    type Operation<'a> = (
-        &'static str,
-        Box<dyn Fn(&Key) -> Result<(), HsmError> + 'a>,
-        &'static [KeyClass],
-    );
+    type Operation<'a> = (&'static str, Box<dyn Fn(&Key) -> Result<(), HsmError> + 'a>, &'static [KeyClass]);
     let operations: Vec<Operation<'_>> = vec![
-        (
-            "public key",
-            Box::new(|key| ring.public_key(key).map(drop)),
-            &[KeyClass::AuditSigning],
-        ),
-        (
-            "sign",
-            Box::new(|key| ring.sign(key, b"m").map(drop)),
-            &[KeyClass::AuditSigning],
-        ),
-        (
-            "mac",
-            Box::new(|key| ring.mac(key, b"m").map(drop)),
-            &[KeyClass::Token],
-        ),
-        (
-            "seal",
-            Box::new(|key| ring.seal(key, b"", b"m").map(drop)),
-            &[KeyClass::AtRest, KeyClass::Compartment],
-        ),
-        (
-            "wrap under",
-            Box::new(|key| ring.wrap(key, &compartment).map(drop)),
-            &[KeyClass::UserKek],
-        ),
-        (
-            "wrap",
-            Box::new(|key| ring.wrap(&kek, key).map(drop)),
-            &[KeyClass::Compartment],
-        ),
-        (
-            "unwrap",
-            Box::new(|key| ring.unwrap(key, KeyClass::Compartment, &blob).map(drop)),
-            &[KeyClass::UserKek],
-        ),
+        ("public key", Box::new(|key| ring.public_key(key).map(drop)), &[KeyClass::AuditSigning]),
+        ("sign", Box::new(|key| ring.sign(key, b"m").map(drop)), &[KeyClass::AuditSigning]),
+        ("mac", Box::new(|key| ring.mac(key, b"m").map(drop)), &[KeyClass::Token]),
+        ("seal", Box::new(|key| ring.seal(key, b"", b"m").map(drop)), &[KeyClass::AtRest, KeyClass::Compartment]),
+        ("wrap under", Box::new(|key| ring.wrap(key, &compartment).map(drop)), &[KeyClass::UserKek]),
+        ("wrap", Box::new(|key| ring.wrap(&kek, key).map(drop)), &[KeyClass::Compartment]),
+        ("unwrap", Box::new(|key| ring.unwrap(key, KeyClass::Compartment, &blob).map(drop)), &[KeyClass::UserKek]),
         (
             "ff1",
             Box::new(|key| Ff1::new(Arc::clone(ring), ring.find(key.reference())?, 10).map(drop)),
@@ -96,18 +64,10 @@ fn a_wrong_class_never_reaches_the_token(fixture: &Fixture) {
         }
         let opened = ring.open_sealed(&key, b"", &[0; 40]);
         let gcm = matches!(class, KeyClass::AtRest | KeyClass::Compartment);
-        assert_eq!(
-            matches!(opened, Err(HsmError::WrongClass { .. })),
-            !gcm,
-            "open with {class}"
-        );
+        assert_eq!(matches!(opened, Err(HsmError::WrongClass { .. })), !gcm, "open with {class}");
         // A blob must not come back with another purpose.
         let reborn = ring.unwrap(&kek, class, &blob);
-        assert_eq!(
-            matches!(reborn, Err(HsmError::WrongClass { .. })),
-            class != KeyClass::Compartment,
-            "{class}"
-        );
+        assert_eq!(matches!(reborn, Err(HsmError::WrongClass { .. })), class != KeyClass::Compartment, "{class}");
     }
 }
 
@@ -137,11 +97,7 @@ fn a_sealed_value_opens(fixture: &Fixture) {
             let plaintext = vec![42; length];
             let sealed = fixture.ring.seal(&key, b"place", &plaintext).unwrap();
             assert_eq!(sealed.len(), 12 + length + 16);
-            assert_eq!(
-                *fixture.ring.open_sealed(&key, b"place", &sealed).unwrap(),
-                plaintext,
-                "{class}, {length}"
-            );
+            assert_eq!(*fixture.ring.open_sealed(&key, b"place", &sealed).unwrap(), plaintext, "{class}, {length}");
             let again = fixture.ring.seal(&key, b"place", &plaintext).unwrap();
             assert_ne!(sealed[..12], again[..12], "an IV must not come twice");
         }
@@ -150,10 +106,7 @@ fn a_sealed_value_opens(fixture: &Fixture) {
 
 fn a_tampered_sealed_value_is_refused(fixture: &Fixture) {
     let key = fixture.key(KeyClass::AtRest);
-    let sealed = fixture
-        .ring
-        .seal(&key, b"place", b"a secret passage")
-        .unwrap();
+    let sealed = fixture.ring.seal(&key, b"place", b"a secret passage").unwrap();
     let refused = |sealed: &[u8]| {
         let result = fixture.ring.open_sealed(&key, b"place", sealed);
         assert!(matches!(result, Err(HsmError::SealRejected)), "{result:?}");
@@ -173,74 +126,39 @@ fn a_tampered_sealed_value_is_refused(fixture: &Fixture) {
 }
 
 fn a_sealed_value_opens_in_its_place_only(fixture: &Fixture) {
-    let (key, other) = (
-        fixture.key(KeyClass::Compartment),
-        fixture.key(KeyClass::Compartment),
-    );
+    let (key, other) = (fixture.key(KeyClass::Compartment), fixture.key(KeyClass::Compartment));
     let sealed = fixture.ring.seal(&key, b"document 1", b"text").unwrap();
-    for (key, place) in [
-        (&key, b"document 2".as_slice()),
-        (&key, b""),
-        (&other, b"document 1"),
-    ] {
-        assert!(matches!(
-            fixture.ring.open_sealed(key, place, &sealed),
-            Err(HsmError::SealRejected)
-        ));
+    for (key, place) in [(&key, b"document 2".as_slice()), (&key, b""), (&other, b"document 1")] {
+        assert!(matches!(fixture.ring.open_sealed(key, place, &sealed), Err(HsmError::SealRejected)));
     }
 }
 
 fn a_wrapped_compartment_key_serves_its_user(fixture: &Fixture) {
     let ring = &fixture.ring;
-    let (kek, compartment) = (
-        fixture.key(KeyClass::UserKek),
-        fixture.key(KeyClass::Compartment),
-    );
-    let sealed = ring
-        .seal(&compartment, b"place", b"a compartment secret")
-        .unwrap();
+    let (kek, compartment) = (fixture.key(KeyClass::UserKek), fixture.key(KeyClass::Compartment));
+    let sealed = ring.seal(&compartment, b"place", b"a compartment secret").unwrap();
     let blob = ring.wrap(&kek, &compartment).unwrap();
     assert_eq!(blob.len(), 40);
-    let unwrapped = ring
-        .unwrap_known(&kek, compartment.reference(), &blob)
-        .unwrap();
+    let unwrapped = ring.unwrap_known(&kek, compartment.reference(), &blob).unwrap();
     assert_eq!(unwrapped.reference().check, compartment.reference().check);
     assert_ne!(unwrapped.id(), compartment.id());
-    assert_eq!(
-        *ring.open_sealed(&unwrapped, b"place", &sealed).unwrap(),
-        b"a compartment secret"
-    );
+    assert_eq!(*ring.open_sealed(&unwrapped, b"place", &sealed).unwrap(), b"a compartment secret");
     // And the other way round.
     let sealed = ring.seal(&unwrapped, b"place", b"new").unwrap();
-    assert_eq!(
-        *ring.open_sealed(&compartment, b"place", &sealed).unwrap(),
-        b"new"
-    );
+    assert_eq!(*ring.open_sealed(&compartment, b"place", &sealed).unwrap(), b"new");
 }
 
 fn another_user_cannot_unwrap(fixture: &Fixture) {
-    let (alice, mallory) = (
-        fixture.key(KeyClass::UserKek),
-        fixture.key(KeyClass::UserKek),
-    );
-    let blob = fixture
-        .ring
-        .wrap(&alice, &fixture.key(KeyClass::Compartment))
-        .unwrap();
+    let (alice, mallory) = (fixture.key(KeyClass::UserKek), fixture.key(KeyClass::UserKek));
+    let blob = fixture.ring.wrap(&alice, &fixture.key(KeyClass::Compartment)).unwrap();
     let result = fixture.ring.unwrap(&mallory, KeyClass::Compartment, &blob);
     assert!(matches!(result, Err(HsmError::WrapRejected)), "{result:?}");
-    fixture
-        .ring
-        .unwrap(&alice, KeyClass::Compartment, &blob)
-        .unwrap();
+    fixture.ring.unwrap(&alice, KeyClass::Compartment, &blob).unwrap();
 }
 
 fn a_tampered_wrapped_key_is_refused(fixture: &Fixture) {
     let kek = fixture.key(KeyClass::UserKek);
-    let blob = fixture
-        .ring
-        .wrap(&kek, &fixture.key(KeyClass::Compartment))
-        .unwrap();
+    let blob = fixture.ring.wrap(&kek, &fixture.key(KeyClass::Compartment)).unwrap();
     let refused = |blob: &[u8]| {
         let result = fixture.ring.unwrap(&kek, KeyClass::Compartment, blob);
         assert!(matches!(result, Err(HsmError::WrapRejected)), "{result:?}");
@@ -254,88 +172,44 @@ fn a_tampered_wrapped_key_is_refused(fixture: &Fixture) {
         refused(&blob[..length]);
     }
     refused(&[&blob[..], &[0; 8]].concat());
-    fixture
-        .ring
-        .unwrap(&kek, KeyClass::Compartment, &blob)
-        .unwrap();
+    fixture.ring.unwrap(&kek, KeyClass::Compartment, &blob).unwrap();
 }
 
 /// A store that hands out another compartment's blob, wrapped for the same user.
 fn a_swapped_wrapped_key_is_noticed(fixture: &Fixture) {
     let kek = fixture.key(KeyClass::UserKek);
-    let (wanted, other) = (
-        fixture.key(KeyClass::Compartment),
-        fixture.key(KeyClass::Compartment),
-    );
+    let (wanted, other) = (fixture.key(KeyClass::Compartment), fixture.key(KeyClass::Compartment));
     let blob = fixture.ring.wrap(&kek, &other).unwrap();
     let result = fixture.ring.unwrap_known(&kek, wanted.reference(), &blob);
-    assert!(
-        matches!(result, Err(HsmError::KeyCheckMismatch { .. })),
-        "{result:?}"
-    );
+    assert!(matches!(result, Err(HsmError::KeyCheckMismatch { .. })), "{result:?}");
 }
 
 fn an_unwrapped_key_cannot_leave(fixture: &Fixture) {
     let kek = fixture.key(KeyClass::UserKek);
-    let blob = fixture
-        .ring
-        .wrap(&kek, &fixture.key(KeyClass::Compartment))
-        .unwrap();
-    let unwrapped = fixture
-        .ring
-        .unwrap(&kek, KeyClass::Compartment, &blob)
-        .unwrap();
+    let blob = fixture.ring.wrap(&kek, &fixture.key(KeyClass::Compartment)).unwrap();
+    let unwrapped = fixture.ring.unwrap(&kek, KeyClass::Compartment, &blob).unwrap();
     let result = fixture.ring.wrap(&kek, &unwrapped);
-    assert!(
-        matches!(result, Err(HsmError::Refused { .. })),
-        "{result:?}"
-    );
+    assert!(matches!(result, Err(HsmError::Refused { .. })), "{result:?}");
 
     let session = fixture.session(LABEL);
-    let [object] = fixture.objects(unwrapped.id())[..] else {
-        panic!("one session object")
-    };
+    let [object] = fixture.objects(unwrapped.id())[..] else { panic!("one session object") };
     let said = session.get_attributes(
         object,
-        &[
-            AttributeType::Extractable,
-            AttributeType::Sensitive,
-            AttributeType::Token,
-            AttributeType::Encrypt,
-        ],
+        &[AttributeType::Extractable, AttributeType::Sensitive, AttributeType::Token, AttributeType::Encrypt],
     );
     assert_eq!(
         said.unwrap(),
-        [
-            Attribute::Extractable(false),
-            Attribute::Sensitive(true),
-            Attribute::Token(false),
-            Attribute::Encrypt(true)
-        ]
+        [Attribute::Extractable(false), Attribute::Sensitive(true), Attribute::Token(false), Attribute::Encrypt(true)]
     );
-    let read = session
-        .get_attributes(object, &[AttributeType::Value])
-        .unwrap_or_default();
+    let read = session.get_attributes(object, &[AttributeType::Value]).unwrap_or_default();
     assert!(!matches!(read.as_slice(), [Attribute::Value(bytes)] if !bytes.is_empty()));
-    assert!(
-        session
-            .update_attributes(object, &[Attribute::Extractable(true)])
-            .is_err()
-    );
+    assert!(session.update_attributes(object, &[Attribute::Extractable(true)]).is_err());
 }
 
 fn an_unwrapped_key_dies_with_its_handle(fixture: &Fixture) {
     let kek = fixture.key(KeyClass::UserKek);
-    let blob = fixture
-        .ring
-        .wrap(&kek, &fixture.key(KeyClass::Compartment))
-        .unwrap();
-    let unwrap = || {
-        fixture
-            .ring
-            .unwrap(&kek, KeyClass::Compartment, &blob)
-            .unwrap()
-    };
+    let blob = fixture.ring.wrap(&kek, &fixture.key(KeyClass::Compartment)).unwrap();
+    let unwrap = || fixture.ring.unwrap(&kek, KeyClass::Compartment, &blob).unwrap();
     let key = unwrap();
     let id = key.id();
     assert_eq!(fixture.objects(id).len(), 1);
@@ -352,53 +226,28 @@ fn an_unwrapped_key_dies_with_its_handle(fixture: &Fixture) {
 fn keys_that_stay_cannot_be_wrapped_by_force(fixture: &Fixture) {
     let session = fixture.session(LABEL);
     let kek = fixture.objects(fixture.key(KeyClass::UserKek).id())[0];
-    for class in [
-        KeyClass::AtRest,
-        KeyClass::FpeFf1,
-        KeyClass::Token,
-        KeyClass::UserKek,
-    ] {
+    for class in [KeyClass::AtRest, KeyClass::FpeFf1, KeyClass::Token, KeyClass::UserKek] {
         let target = fixture.objects(fixture.key(class).id())[0];
-        assert!(
-            session
-                .wrap_key(&Mechanism::AesKeyWrap, kek, target)
-                .is_err(),
-            "{class}"
-        );
+        assert!(session.wrap_key(&Mechanism::AesKeyWrap, kek, target).is_err(), "{class}");
     }
 }
 
 /// Clulow 2003: wrap an extractable key, then decrypt the blob as if it were data.
 fn a_wrapping_key_cannot_decrypt_what_it_wrapped(fixture: &Fixture) {
     let kek = fixture.key(KeyClass::UserKek);
-    let blob = fixture
-        .ring
-        .wrap(&kek, &fixture.key(KeyClass::Compartment))
-        .unwrap();
+    let blob = fixture.ring.wrap(&kek, &fixture.key(KeyClass::Compartment)).unwrap();
     let kek = fixture.objects(kek.id())[0];
-    for mechanism in [
-        Mechanism::AesKeyWrap,
-        Mechanism::AesEcb,
-        Mechanism::AesCbc([0; 16]),
-        Mechanism::AesCbcPad([0; 16]),
-    ] {
+    for mechanism in
+        [Mechanism::AesKeyWrap, Mechanism::AesEcb, Mechanism::AesCbc([0; 16]), Mechanism::AesCbcPad([0; 16])]
+    {
         // One session each: a token may leave an operation open after its refusal.
-        assert!(
-            fixture
-                .session(LABEL)
-                .decrypt(&mechanism, kek, &blob[8..])
-                .is_err(),
-            "{mechanism:?}"
-        );
+        assert!(fixture.session(LABEL).decrypt(&mechanism, kek, &blob[8..]).is_err(), "{mechanism:?}");
     }
 }
 
 fn many_threads_share_one_keyring(fixture: &Fixture) {
-    let (at_rest, signing, token) = (
-        fixture.key(KeyClass::AtRest),
-        fixture.key(KeyClass::AuditSigning),
-        fixture.key(KeyClass::Token),
-    );
+    let (at_rest, signing, token) =
+        (fixture.key(KeyClass::AtRest), fixture.key(KeyClass::AuditSigning), fixture.key(KeyClass::Token));
     let expected = fixture.ring.mac(&token, b"label").unwrap();
     let verifier = UnparsedPublicKey::new(&ED25519, fixture.ring.public_key(&signing).unwrap());
     std::thread::scope(|scope| {
@@ -406,21 +255,10 @@ fn many_threads_share_one_keyring(fixture: &Fixture) {
             let (at_rest, signing, token, verifier) = (&at_rest, &signing, &token, &verifier);
             scope.spawn(move || {
                 for _ in 0..20 {
-                    let sealed = fixture
-                        .ring
-                        .seal(at_rest, &[thread], &[thread; 64])
-                        .unwrap();
-                    assert_eq!(
-                        *fixture
-                            .ring
-                            .open_sealed(at_rest, &[thread], &sealed)
-                            .unwrap(),
-                        [thread; 64]
-                    );
+                    let sealed = fixture.ring.seal(at_rest, &[thread], &[thread; 64]).unwrap();
+                    assert_eq!(*fixture.ring.open_sealed(at_rest, &[thread], &sealed).unwrap(), [thread; 64]);
                     assert_eq!(fixture.ring.mac(token, b"label").unwrap(), expected);
-                    verifier
-                        .verify(&[thread], &fixture.ring.sign(signing, &[thread]).unwrap())
-                        .unwrap();
+                    verifier.verify(&[thread], &fixture.ring.sign(signing, &[thread]).unwrap()).unwrap();
                 }
             });
         }

@@ -24,31 +24,19 @@ crate::list![
 fn the_module_is_loaded_once(fixture: &Fixture) {
     let again = Module::load(fixture.module.path()).unwrap();
     assert!(Arc::ptr_eq(&again, &fixture.module));
-    assert!(
-        again
-            .tokens()
-            .unwrap()
-            .iter()
-            .any(|token| token.label == LABEL && !token.serial.is_empty())
-    );
+    assert!(again.tokens().unwrap().iter().any(|token| token.label == LABEL && !token.serial.is_empty()));
 }
 
 fn a_missing_module_is_named(_: &Fixture) {
     let error = Module::load(Path::new("/nowhere/libpkcs11.so")).unwrap_err();
     assert!(matches!(error, HsmError::ModuleUnusable { .. }));
-    assert!(
-        error.to_string().contains("/nowhere/libpkcs11.so"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("/nowhere/libpkcs11.so"), "{error}");
 }
 
 fn a_file_that_is_no_module_is_named(_: &Fixture) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), b"not a library").unwrap();
-    assert!(matches!(
-        Module::load(file.path()),
-        Err(HsmError::ModuleUnusable { .. })
-    ));
+    assert!(matches!(Module::load(file.path()), Err(HsmError::ModuleUnusable { .. })));
 }
 
 fn a_label_is_given_once(fixture: &Fixture) {
@@ -64,21 +52,14 @@ fn hostile_labels_are_refused(fixture: &Fixture) {
 }
 
 fn an_unknown_token_is_named(fixture: &Fixture) {
-    let Err(error) = Keyring::open(Arc::clone(&fixture.module), "no such token", &pin(PIN)) else {
-        panic!()
-    };
+    let Err(error) = Keyring::open(Arc::clone(&fixture.module), "no such token", &pin(PIN)) else { panic!() };
     assert!(matches!(error, HsmError::TokenMissing { .. }));
     assert!(error.to_string().contains("no such token"), "{error}");
 }
 
 fn a_wrong_pin_says_what_to_do(fixture: &Fixture) {
-    fixture
-        .module
-        .initialise("pins", &pin(SO_PIN), &pin(PIN))
-        .unwrap();
-    let Err(error) = Keyring::open(Arc::clone(&fixture.module), "pins", &pin("not the pin")) else {
-        panic!()
-    };
+    fixture.module.initialise("pins", &pin(SO_PIN), &pin(PIN)).unwrap();
+    let Err(error) = Keyring::open(Arc::clone(&fixture.module), "pins", &pin("not the pin")) else { panic!() };
     assert!(matches!(error, HsmError::PinIncorrect));
     assert!(error.to_string().contains("check the PIN file"), "{error}");
     assert!(!error.to_string().contains("not the pin"));
@@ -95,32 +76,15 @@ fn a_second_login_cannot_skip_the_pin(fixture: &Fixture) {
 }
 
 fn the_login_ends_with_the_keyring(fixture: &Fixture) {
-    fixture
-        .module
-        .initialise("login", &pin(SO_PIN), &pin(PIN))
-        .unwrap();
+    fixture.module.initialise("login", &pin(SO_PIN), &pin(PIN)).unwrap();
     let ring = Keyring::open(Arc::clone(&fixture.module), "login", &pin(PIN)).unwrap();
     let reference = ring.generate(KeyClass::Token, "test").unwrap();
     let key = ring.find(&reference).unwrap();
     drop(ring);
     // The key still holds the login.
-    assert_eq!(
-        fixture
-            .session("login")
-            .find_objects(&by_id(reference.id))
-            .unwrap()
-            .len(),
-        1
-    );
+    assert_eq!(fixture.session("login").find_objects(&by_id(reference.id)).unwrap().len(), 1);
     drop(key);
-    assert_eq!(
-        fixture
-            .session("login")
-            .find_objects(&by_id(reference.id))
-            .unwrap()
-            .len(),
-        0
-    );
+    assert_eq!(fixture.session("login").find_objects(&by_id(reference.id)).unwrap().len(), 0);
 
     let ring = Keyring::open(Arc::clone(&fixture.module), "login", &pin(PIN)).unwrap();
     let key = ring.find(&reference).unwrap();
@@ -128,17 +92,11 @@ fn the_login_ends_with_the_keyring(fixture: &Fixture) {
     // A key of one token means nothing in another.
     let foreign = fixture.ring.mac(&key, b"message");
     assert!(matches!(foreign, Err(HsmError::ForeignKey { .. })));
-    assert!(matches!(
-        fixture.ring.find(&reference),
-        Err(HsmError::KeyMissing { .. })
-    ));
+    assert!(matches!(fixture.ring.find(&reference), Err(HsmError::KeyMissing { .. })));
 }
 
 fn random_bytes_differ(fixture: &Fixture) {
-    let (a, b) = (
-        fixture.ring.random(32).unwrap(),
-        fixture.ring.random(32).unwrap(),
-    );
+    let (a, b) = (fixture.ring.random(32).unwrap(), fixture.ring.random(32).unwrap());
     assert_eq!(a.len(), 32);
     assert_ne!(a, b);
 }
@@ -151,10 +109,7 @@ fn health_notices_a_lost_key(fixture: &Fixture) {
     }
     // Random numbers still come, so only the key's absence tells.
     fixture.ring.random(1).unwrap();
-    assert!(matches!(
-        fixture.ring.health(),
-        Err(HsmError::KeyMissing { .. })
-    ));
+    assert!(matches!(fixture.ring.health(), Err(HsmError::KeyMissing { .. })));
     fixture.key(KeyClass::AtRest);
     fixture.ring.health().unwrap();
 }

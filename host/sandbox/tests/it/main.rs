@@ -1,16 +1,8 @@
 //! The lock-down in real processes: the test binary starts itself as a child, which plays one scenario and prints what
 //! came of it. Every attack is also made without lock-down, where it must work: else the test would prove nothing.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests"
-)]
-#![allow(
-    clippy::explicit_write,
-    reason = "eprintln! is captured by the test harness"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(clippy::explicit_write, reason = "eprintln! is captured by the test harness")]
 
 mod raw;
 
@@ -72,11 +64,7 @@ impl Targets {
     fn play(&self, scenario: &str) -> Table {
         let output = self.command(scenario).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        assert!(
-            output.status.success(),
-            "{scenario}: {text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{scenario}: {text}{}", String::from_utf8_lossy(&output.stderr));
         text.lines().filter_map(parse).collect()
     }
 
@@ -97,11 +85,7 @@ fn parse(line: &str) -> Option<(String, String)> {
 fn report<T, E: ToString>(name: &str, outcome: Result<T, E>) {
     let text = outcome.map_or_else(|error| error.to_string(), |_| WORKS.to_owned());
     // Names are clearer than the kernel's sentences.
-    let text = if text.contains("(os error 1)") {
-        EPERM.to_owned()
-    } else {
-        text
-    };
+    let text = if text.contains("(os error 1)") { EPERM.to_owned() } else { text };
     println!("RESULT {name}={text}");
 }
 
@@ -120,20 +104,14 @@ fn target_v4() -> SocketAddrV4 {
 fn attack() {
     report("tcp", TcpStream::connect(target(TCP)));
     report("tcp-bind", TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-    report(
-        "udp",
-        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|socket| socket.send_to(b"out", target(UDP))),
-    );
+    report("udp", UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.send_to(b"out", target(UDP))));
     report("netlink", raw::socket(libc::AF_NETLINK, libc::SOCK_RAW));
     report("vsock", raw::socket(libc::AF_VSOCK, libc::SOCK_STREAM));
     report("packet", raw::socket(libc::AF_PACKET, libc::SOCK_RAW));
     report("io_uring", raw::ring());
 }
 
-const ATTACKS: [&str; 7] = [
-    "tcp", "tcp-bind", "udp", "netlink", "vsock", "packet", "io_uring",
-];
+const ATTACKS: [&str; 7] = ["tcp", "tcp-bind", "udp", "netlink", "vsock", "packet", "io_uring"];
 
 /// Calls that are denied whatever their arguments are. With null arguments the kernel alone never answers `EPERM`.
 const CALLS: [(&str, libc::c_long); 5] = [
@@ -181,10 +159,7 @@ fn scenario() {
             report("unix-pair", UnixStream::pair());
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("socket");
-            report(
-                "unix-connect",
-                UnixListener::bind(&path).and_then(|_listener| UnixStream::connect(&path)),
-            );
+            report("unix-connect", UnixListener::bind(&path).and_then(|_listener| UnixStream::connect(&path)));
         }
         "thread-started-before" => {
             let (go, wait) = mpsc::channel::<()>();
@@ -200,9 +175,7 @@ fn scenario() {
         "program-started-after" => {
             lock_down(Profile::FullAirGap).unwrap();
             let mut child = Command::new(std::env::current_exe().unwrap());
-            child
-                .args(["--exact", "scenario", "--nocapture", "--test-threads=1"])
-                .env(SCENARIO, "open");
+            child.args(["--exact", "scenario", "--nocapture", "--test-threads=1"]).env(SCENARIO, "open");
             assert!(child.status().unwrap().success());
         }
         "locked-twice" => {
@@ -263,18 +236,11 @@ fn without_lock_down_every_attack_works() {
     // These depend on the kernel, on capabilities or on an outer sandbox.
     for attack in ["vsock", "packet", "io_uring"] {
         if table[attack] != WORKS {
-            without_control!(
-                "{attack} is not to be had on this machine: {}",
-                table[attack]
-            );
+            without_control!("{attack} is not to be had on this machine: {}", table[attack]);
         }
     }
     assert_eq!(targets.arrived(), (1, 1));
-    assert!(
-        table["self-check"].contains("a UDP socket worked"),
-        "{}",
-        table["self-check"]
-    );
+    assert!(table["self-check"].contains("a UDP socket worked"), "{}", table["self-check"]);
     for (name, _) in CALLS {
         if table[name] == EPERM {
             without_control!("{name} is denied on this machine already");
@@ -321,24 +287,15 @@ fn programs_started_after_are_locked_down_too() {
 fn a_second_lock_down_adds_to_the_first() {
     let targets = Targets::new();
     let table = targets.play("locked-twice");
-    assert!(
-        ATTACKS.iter().all(|attack| table[*attack] == EPERM),
-        "{table:?}"
-    );
+    assert!(ATTACKS.iter().all(|attack| table[*attack] == EPERM), "{table:?}");
 }
 
 /// Starts `scenario`, talks to its listener, and returns its table and what the parent's targets saw.
 fn talk_to(scenario: &str) -> (Table, (usize, usize)) {
     let targets = Targets::new();
-    let mut child = targets
-        .command(scenario)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap())
-        .lines()
-        .map(Result::unwrap)
-        .filter_map(|line| parse(&line));
+    let mut child = targets.command(scenario).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines =
+        BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap).filter_map(|line| parse(&line));
     let mut table = Table::new();
     let port: u16 = loop {
         let (name, outcome) = lines.next().expect("the child listens");
@@ -360,11 +317,7 @@ fn talk_to(scenario: &str) -> (Table, (usize, usize)) {
 #[test]
 fn a_listener_bound_before_still_serves_and_nothing_gets_out() {
     let (table, arrived) = talk_to("listener");
-    for attack in ATTACKS
-        .into_iter()
-        .chain(CALLS.map(|(name, _)| name))
-        .chain(["turn-around", "listen", "fast-open"])
-    {
+    for attack in ATTACKS.into_iter().chain(CALLS.map(|(name, _)| name)).chain(["turn-around", "listen", "fast-open"]) {
         assert_eq!(table[attack], EPERM, "{attack}");
     }
     assert_eq!(table["self-check"], WORKS);
@@ -378,10 +331,7 @@ fn without_lock_down_a_listener_can_be_turned_around() {
     if table["fast-open"] == WORKS {
         assert_eq!(connections, 2);
     } else {
-        without_control!(
-            "TCP Fast Open is not to be had on this machine: {}",
-            table["fast-open"]
-        );
+        without_control!("TCP Fast Open is not to be had on this machine: {}", table["fast-open"]);
         assert_eq!(connections, 1);
     }
 }
@@ -409,26 +359,13 @@ fn a_socket_handed_down_by_the_parent_is_refused() {
     assert_eq!(targets.play("handed-down")["air-gap"], WORKS);
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     // As its standard input, so that no other child of this test binary can get it by accident.
-    let output = targets
-        .command("handed-down")
-        .stdin(std::os::fd::OwnedFd::from(udp))
-        .output()
-        .unwrap();
+    let output = targets.command("handed-down").stdin(std::os::fd::OwnedFd::from(udp)).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(
-        text.contains("descriptor 0 is an internet socket"),
-        "{text}"
-    );
+    assert!(text.contains("descriptor 0 is an internet socket"), "{text}");
 }
 
 #[test]
 fn errors_say_what_to_do() {
-    let error = SandboxError::InheritedSocket {
-        descriptor: 7,
-        what: "an internet socket".to_owned(),
-    };
-    assert_eq!(
-        error.to_string(),
-        "cannot lock down while descriptor 7 is an internet socket: close it before"
-    );
+    let error = SandboxError::InheritedSocket { descriptor: 7, what: "an internet socket".to_owned() };
+    assert_eq!(error.to_string(), "cannot lock down while descriptor 7 is an internet socket: close it before");
 }

@@ -7,11 +7,7 @@ use std::net::SocketAddrV4;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 fn result(value: libc::c_long) -> io::Result<i32> {
-    if value < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(value as i32)
-    }
+    if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value as i32) }
 }
 
 fn owned(value: libc::c_long) -> io::Result<OwnedFd> {
@@ -42,9 +38,7 @@ fn inet(address: SocketAddrV4) -> libc::sockaddr_in {
     libc::sockaddr_in {
         sin_family: libc::AF_INET as u16,
         sin_port: address.port().to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from(*address.ip()).to_be(),
-        },
+        sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
         sin_zero: [0; 8],
     }
 }
@@ -53,10 +47,7 @@ const INET: libc::socklen_t = size_of::<libc::sockaddr_in>() as libc::socklen_t;
 
 /// Dissolves a connection with AF_UNSPEC and connects the same socket to `address`.
 pub fn turn_around(socket: &impl AsRawFd, address: SocketAddrV4) -> io::Result<()> {
-    let unspecified = libc::sockaddr_in {
-        sin_family: libc::AF_UNSPEC as u16,
-        ..inet(address)
-    };
+    let unspecified = libc::sockaddr_in { sin_family: libc::AF_UNSPEC as u16, ..inet(address) };
     for to in [unspecified, inet(address)] {
         // SAFETY: the pointer is valid for reads of the structure.
         result(unsafe { libc::connect(socket.as_raw_fd(), (&raw const to).cast(), INET) }.into())?;
@@ -71,14 +62,7 @@ pub fn fast_open(listener: &impl AsRawFd, address: SocketAddrV4) -> io::Result<(
     // SAFETY: pointers are valid for reads of the lengths given.
     unsafe {
         result(libc::shutdown(listener.as_raw_fd(), libc::SHUT_RD).into())?;
-        result(libc::sendto(
-            listener.as_raw_fd(),
-            b"out".as_ptr().cast(),
-            3,
-            flags,
-            (&raw const to).cast(),
-            INET,
-        ) as _)?;
+        result(libc::sendto(listener.as_raw_fd(), b"out".as_ptr().cast(), 3, flags, (&raw const to).cast(), INET) as _)?;
     }
     Ok(())
 }

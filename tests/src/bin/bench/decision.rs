@@ -45,7 +45,13 @@ pub fn run(report: &mut Report) {
     let native = percentile(&mut native, 0.5).max(0.01);
     for (case, share) in [("fresh instance, two host calls, p50", 0.5), ("fresh instance, two host calls, p99", 0.99)] {
         let value = percentile(&mut micros, share);
-        report.row("decision", case, value, "us", Some(Baseline { name: "the rule in native code", ratio: value / native }));
+        report.row(
+            "decision",
+            case,
+            value,
+            "us",
+            Some(Baseline { name: "the rule in native code", ratio: value / native }),
+        );
     }
 }
 

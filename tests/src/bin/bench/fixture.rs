@@ -17,7 +17,7 @@ pub struct Rule;
 impl Policy for Rule {
     fn describe() -> Description { Description::new("Clearance and length.") }
     fn evaluate(request: &Request, _: &Settings) -> Decision {
-        let claims = session::claims();
+        let claims = session::current();
         let ok = claims.clearance >= Level::Internal && clock::now() > 0 && request.text.len() <= 20_000;
         if ok { Decision::allow() } else { Decision::deny("rule", "No.") }
     }
@@ -38,7 +38,8 @@ impl Fixture {
     pub fn rule(&self) -> VerifiedBundle {
         let dir = self.folder.path().join("rule");
         let new = Command::new(program())
-            .args(["plugin", "new", "rule"])
+            .args(["plugin", "new", "rule", "--sdk"])
+            .arg(root().join("sdk-guest"))
             .current_dir(self.folder.path())
             .stdout(Stdio::null())
             .status()

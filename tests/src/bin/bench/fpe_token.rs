@@ -30,13 +30,15 @@ pub fn run(report: &mut Report) {
         let text = if variable == "KRYOPTIC_CONF" {
             format!("[[slots]]\nslot = 0\ndbtype = \"sqlite\"\ndbargs = {:?}\n", folder.path().join("token.sqlite"))
         } else {
-            format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", folder.path().display())
+            format!(
+                "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+                folder.path().display()
+            )
         };
         let configuration = folder.path().join("token.conf");
         std::fs::write(&configuration, text).unwrap();
         // A module reads its environment once, so each token is measured in a process of its own.
-        let output =
-            Command::new(&executable).env(variable, &configuration).env(MODULE, module).output().unwrap();
+        let output = Command::new(&executable).env(variable, &configuration).env(MODULE, module).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         for line in String::from_utf8(output.stdout).unwrap().lines() {
             let (batch, rate) = line.split_once(' ').unwrap();

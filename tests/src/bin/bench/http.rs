@@ -93,7 +93,8 @@ async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) {
         let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
         let head = String::from_utf8_lossy(&buffer[..end]).to_lowercase();
         assert!(head.starts_with("http/1.1 200"), "{}", String::from_utf8_lossy(buffer));
-        let length: usize = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+        let length: usize =
+            head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
         while buffer.len() < end + 4 + length {
             assert!(stream.read_buf(buffer).await.unwrap() > 0);
         }

@@ -1,6 +1,11 @@
 //! `cargo xtask bench [decision | search | fpe | audit | http] [--json]`: every figure beside a named baseline of the same run.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark stops where something is not there")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    reason = "a benchmark stops where something is not there"
+)]
 
 mod audit;
 mod decision;

@@ -61,8 +61,20 @@ pub fn run(report: &mut Report) {
     let all = percentile(&mut all, 0.5);
     let name = "plaintext brute force, one thread";
     report.row("search", "plaintext f32 scan, one thread", plain, "documents/s", None);
-    report.row("search", "encrypted x encrypted, one thread", one, "documents/s", Some(Baseline { name, ratio: one / plain }));
-    report.row("search", "encrypted x encrypted, all threads", all, "documents/s", Some(Baseline { name, ratio: all / plain }));
+    report.row(
+        "search",
+        "encrypted x encrypted, one thread",
+        one,
+        "documents/s",
+        Some(Baseline { name, ratio: one / plain }),
+    );
+    report.row(
+        "search",
+        "encrypted x encrypted, all threads",
+        all,
+        "documents/s",
+        Some(Baseline { name, ratio: all / plain }),
+    );
     report.row("search", "recall@10 against exact plaintext", recall as f64 / (QUERIES * 10) as f64, "", None);
     report.row("search", "largest error of a cosine", f64::from(worst) * 1e6, "millionths", None);
     report.row("search", "ingest, one document", ingest, "us", None);

@@ -42,13 +42,7 @@ impl<E: EcbBlocks> EcbBlocks for Failing<'_, E> {
         let call = self.seen.replace(self.seen.get() + 1);
         // A real token may have written half of its answer.
         self.inner.encrypt_blocks(blocks)?;
-        if call == self.at {
-            Err(HsmError::StrangeAnswer {
-                action: "fail on purpose",
-            })
-        } else {
-            Ok(())
-        }
+        if call == self.at { Err(HsmError::StrangeAnswer { action: "fail on purpose" }) } else { Ok(()) }
     }
 }
 
@@ -60,10 +54,7 @@ fn aes256() -> Software<Aes256> {
 }
 
 fn value(numerals: &[u16], tweak: &[u8]) -> Ff1Value {
-    Ff1Value {
-        numerals: numerals.to_vec(),
-        tweak: tweak.to_vec(),
-    }
+    Ff1Value { numerals: numerals.to_vec(), tweak: tweak.to_vec() }
 }
 
 /// NIST's FF1 samples 1 to 9 (FF1samples.pdf of the SP 800-38G examples).
@@ -76,37 +67,13 @@ fn nist_samples() {
     let samples: [Sample<'_>; 9] = [
         (16, 10, b"", &digits, &[2, 4, 3, 3, 4, 7, 7, 4, 8, 4]),
         (16, 10, ten, &digits, &[6, 1, 2, 4, 2, 0, 0, 7, 7, 3]),
-        (
-            16,
-            36,
-            eleven,
-            &letters,
-            &[
-                10, 9, 29, 31, 4, 0, 22, 21, 21, 9, 20, 13, 30, 5, 0, 9, 14, 30, 22,
-            ],
-        ),
+        (16, 36, eleven, &letters, &[10, 9, 29, 31, 4, 0, 22, 21, 21, 9, 20, 13, 30, 5, 0, 9, 14, 30, 22]),
         (24, 10, b"", &digits, &[2, 8, 3, 0, 6, 6, 8, 1, 3, 2]),
         (24, 10, ten, &digits, &[2, 4, 9, 6, 6, 5, 5, 5, 4, 9]),
-        (
-            24,
-            36,
-            eleven,
-            &letters,
-            &[
-                33, 11, 19, 3, 20, 31, 3, 5, 19, 27, 10, 32, 33, 31, 3, 2, 34, 28, 27,
-            ],
-        ),
+        (24, 36, eleven, &letters, &[33, 11, 19, 3, 20, 31, 3, 5, 19, 27, 10, 32, 33, 31, 3, 2, 34, 28, 27]),
         (32, 10, b"", &digits, &[6, 6, 5, 7, 6, 6, 7, 0, 0, 9]),
         (32, 10, ten, &digits, &[1, 0, 0, 1, 6, 2, 3, 4, 6, 3]),
-        (
-            32,
-            36,
-            eleven,
-            &letters,
-            &[
-                33, 28, 8, 10, 0, 10, 35, 17, 2, 10, 31, 34, 10, 21, 34, 35, 30, 32, 13,
-            ],
-        ),
+        (32, 36, eleven, &letters, &[33, 28, 8, 10, 0, 10, 35, 17, 2, 10, 31, 34, 10, 21, 34, 35, 30, 32, 13]),
     ];
     for (index, (key_length, radix, tweak, plain, cipher)) in samples.into_iter().enumerate() {
         let key = &KEY[..key_length];
@@ -179,28 +146,15 @@ proptest! {
 /// Word arithmetic up to a half of 12 bytes, big numbers beyond: both sides of the border, at every length.
 #[test]
 fn every_length_around_the_word_border_equals_the_fpe_crate() {
-    for (radix, lengths) in [
-        (10, 50..64),
-        (36, 30..42),
-        (62, 28..38),
-        (256, 20..30),
-        (65_536, 8..18),
-        (2, 180..200),
-    ] {
+    for (radix, lengths) in [(10, 50..64), (36, 30..42), (62, 28..38), (256, 20..30), (65_536, 8..18), (2, 180..200)] {
         let oracle = FF1::<Aes256>::new(&KEY, radix).unwrap();
         for length in lengths {
             // The largest numerals: carries and reductions at their extreme.
             let plain = vec![(radix - 1) as u16; length];
             let mut batch = [value(&plain, b"border")];
             encrypt_batch(&aes256(), radix, &mut batch).unwrap();
-            let theirs = oracle
-                .encrypt(b"border", &FlexibleNumeralString::from(plain.clone()))
-                .unwrap();
-            assert_eq!(
-                batch[0].numerals,
-                Vec::from(theirs),
-                "radix {radix}, length {length}"
-            );
+            let theirs = oracle.encrypt(b"border", &FlexibleNumeralString::from(plain.clone())).unwrap();
+            assert_eq!(batch[0].numerals, Vec::from(theirs), "radix {radix}, length {length}");
             decrypt_batch(&aes256(), radix, &mut batch).unwrap();
             assert_eq!(batch[0].numerals, plain, "radix {radix}, length {length}");
         }
@@ -218,29 +172,14 @@ fn a_fault_at_any_call_leaves_the_batch_untouched() {
     let software = aes256();
     for direction in [encrypt_batch, decrypt_batch] {
         let mut whole = plain.clone();
-        let calls = direction(
-            &Failing {
-                inner: &software,
-                at: u32::MAX,
-                seen: Cell::new(0),
-            },
-            10,
-            &mut whole,
-        );
+        let calls = direction(&Failing { inner: &software, at: u32::MAX, seen: Cell::new(0) }, 10, &mut whole);
         let calls = calls.unwrap().hsm_calls;
         assert!(whole != plain && calls > 11);
         for at in 0..calls {
-            let failing = Failing {
-                inner: &software,
-                at,
-                seen: Cell::new(0),
-            };
+            let failing = Failing { inner: &software, at, seen: Cell::new(0) };
             let mut batch = plain.clone();
             let result = direction(&failing, 10, &mut batch);
-            assert!(
-                matches!(result, Err(HsmError::StrangeAnswer { .. })),
-                "call {at}"
-            );
+            assert!(matches!(result, Err(HsmError::StrangeAnswer { .. })), "call {at}");
             assert_eq!(failing.seen.get(), at + 1, "nothing is asked after a fault");
             assert!(batch == plain, "call {at}");
         }
@@ -252,28 +191,13 @@ fn calls_do_not_grow_with_the_batch() {
     for count in [1, 10, 1_000, 1_024] {
         let mut batch = vec![value(&[5; 16], b"12345678"); count];
         let report = encrypt_batch(&aes256(), 10, &mut batch).unwrap();
-        assert_eq!(
-            report,
-            BatchReport {
-                hsm_calls: calls_per_batch(10, 16, 8),
-                values: count
-            }
-        );
+        assert_eq!(report, BatchReport { hsm_calls: calls_per_batch(10, 16, 8), values: count });
         assert_eq!(report.hsm_calls, 11);
     }
     // One block more than a call takes.
     let mut batch = vec![value(&[5; 16], b"12345678"); 1_025];
-    assert_eq!(
-        encrypt_batch(&aes256(), 10, &mut batch).unwrap().hsm_calls,
-        22
-    );
-    assert_eq!(
-        encrypt_batch(&aes256(), 10, &mut []).unwrap(),
-        BatchReport {
-            hsm_calls: 0,
-            values: 0
-        }
-    );
+    assert_eq!(encrypt_batch(&aes256(), 10, &mut batch).unwrap().hsm_calls, 22);
+    assert_eq!(encrypt_batch(&aes256(), 10, &mut []).unwrap(), BatchReport { hsm_calls: 0, values: 0 });
 }
 
 #[test]
@@ -285,57 +209,23 @@ fn hostile_values_never_reach_the_cipher() {
         }
     }
     let good = value(&[0; 16], b"");
-    let refuse = |radix, bad: Ff1Value| {
-        encrypt_batch(&Untouchable, radix, &mut [good.clone(), bad]).unwrap_err()
-    };
-    assert!(matches!(
-        refuse(10, value(&[0; 5], b"")),
-        HsmError::DomainTooSmall {
-            length: 5,
-            minimum: 6,
-            radix: 10
-        }
-    ));
-    assert!(matches!(
-        refuse(10, value(&[], b"")),
-        HsmError::DomainTooSmall { .. }
-    ));
+    let refuse = |radix, bad: Ff1Value| encrypt_batch(&Untouchable, radix, &mut [good.clone(), bad]).unwrap_err();
+    assert!(matches!(refuse(10, value(&[0; 5], b"")), HsmError::DomainTooSmall { length: 5, minimum: 6, radix: 10 }));
+    assert!(matches!(refuse(10, value(&[], b"")), HsmError::DomainTooSmall { .. }));
     let mut numerals = [0; 16];
     numerals[3] = 10;
-    assert!(matches!(
-        refuse(10, value(&numerals, b"")),
-        HsmError::NumeralOutOfRange {
-            position: 3,
-            value: 1,
-            ..
-        }
-    ));
-    assert!(matches!(
-        refuse(10, value(&vec![0; 4_097], b"")),
-        HsmError::TooLong { value: 1, .. }
-    ));
-    assert!(matches!(
-        refuse(10, value(&[0; 16], &[0; 4_097])),
-        HsmError::TooLong { value: 1, .. }
-    ));
+    assert!(matches!(refuse(10, value(&numerals, b"")), HsmError::NumeralOutOfRange { position: 3, value: 1, .. }));
+    assert!(matches!(refuse(10, value(&vec![0; 4_097], b"")), HsmError::TooLong { value: 1, .. }));
+    assert!(matches!(refuse(10, value(&[0; 16], &[0; 4_097])), HsmError::TooLong { value: 1, .. }));
     for radix in [0, 1, 65_537, u32::MAX] {
-        assert!(
-            matches!(
-                refuse(radix, good.clone()),
-                HsmError::UnsupportedRadix { .. }
-            ),
-            "{radix}"
-        );
+        assert!(matches!(refuse(radix, good.clone()), HsmError::UnsupportedRadix { .. }), "{radix}");
     }
 }
 
 /// The round function of the longest value still fits its sizes.
 #[test]
 fn the_longest_value_survives() {
-    let plain = value(
-        &vec![65_535; shape::MAXIMUM_LENGTH],
-        &vec![1; shape::MAXIMUM_LENGTH],
-    );
+    let plain = value(&vec![65_535; shape::MAXIMUM_LENGTH], &vec![1; shape::MAXIMUM_LENGTH]);
     let mut batch = [plain.clone()];
     encrypt_batch(&aes256(), 65_536, &mut batch).unwrap();
     assert!(batch[0] != plain);
