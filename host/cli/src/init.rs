@@ -21,6 +21,7 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
     let config = SiteConfig::read(site)?;
     write_token_configuration(site, &config)?;
     environment::set(site, &config)?;
+    environment::lock_down()?;
 
     let approvers: Vec<&str> = options.approvers.iter().map(String::as_str).collect();
     let progress = |step: &str| {

@@ -86,7 +86,8 @@ fn load(site: &Path, bundles: &[PathBuf], json: bool) -> Result<ExitCode, Failur
     environment::prepare(site)?;
     environment::lock_down()?;
     environment::block_on(async {
-        let gate = Gate::open(site).await?;
+        // Opened without plugins, so that a site whose active set is broken can be put right.
+        let gate = Gate::open_without_plugins(site)?;
         for path in bundles {
             let (bundle, generation) = gate.load_bundle(&read(path)?).await?;
             let manifest = bundle.manifest();

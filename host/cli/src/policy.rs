@@ -20,6 +20,7 @@ pub fn run(site: &Path, command: PolicyCommand, json: bool) -> Result<ExitCode, 
         let (gate, session) = environment::open(site, &user).await?;
         let question = Question { phase, action, text, passage: None, attributes };
         let (id, decided) = gate.evaluate(&session, question).await?;
+        gate.close(&session).await?;
         let policy = decided.policy.as_ref().map(ToString::to_string);
         if json {
             output::json(&serde_json::json!({

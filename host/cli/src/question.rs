@@ -30,6 +30,7 @@ pub fn run(site: &Path, options: &AskOptions, json: bool) -> Result<ExitCode, Fa
             fs::write(path, receipt.to_text())
                 .map_err(|error| Failure::caused_by(format!("cannot write {}", path.display()), &error))?;
         }
+        gate.close(&session).await?;
         print(&reply, json)?;
         Ok(match reply.outcome {
             Outcome::Answered { .. } => ExitCode::SUCCESS,
@@ -67,6 +68,9 @@ fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
             let who = policy.as_ref().map_or_else(|| "the host".to_owned(), |policy| format!("policy `{policy}`"));
             output::line(&format!("DENIED by {who} in the {phase} phase: {reason}\n  {message}"))?;
         }
+    }
+    if let Some(fault) = &reply.fault {
+        output::line(&format!("  operator: {fault}"))?;
     }
     for (reason, count) in &reply.withheld {
         output::line(&format!("  {count} passages withheld: {reason}"))?;

@@ -14,6 +14,7 @@ use crate::collection::store;
 use crate::services::RequestServices;
 use crate::session::Session;
 use crate::site::Gate;
+use crate::state::SiteKey;
 use crate::{GateError, random_id, random_salt};
 
 /// What a user gets. Nothing of it left the gate before its records were durable.
@@ -32,6 +33,9 @@ pub struct Reply {
     pub withheld: BTreeMap<String, usize>,
     /// How long each step took, in microseconds.
     pub timings: BTreeMap<&'static str, u64>,
+    /// What failed inside, for the operator alone: never sent to a caller.
+    #[serde(skip)]
+    pub fault: Option<String>,
 }
 
 /// Answered or denied; there is nothing between.
@@ -135,7 +139,8 @@ impl Gate {
         filter: Vec<Field>,
     ) -> Result<Reply, GateError> {
         let id = random_id()?;
-        let mut run = Run { gate: self, session, id, record: 0, withheld: BTreeMap::new(), clock: Clock::start() };
+        let mut run =
+            Run { gate: self, session, id, record: 0, withheld: BTreeMap::new(), fault: None, clock: Clock::start() };
         let outcome = match run.answer(question, filter).await {
             Ok(outcome) => outcome,
             Err(GateError::Audit(error)) => return Err(error.into()),
@@ -148,6 +153,7 @@ impl Gate {
             rehearsal: self.journal.rehearsal(),
             withheld: run.withheld,
             timings: run.clock.steps,
+            fault: run.fault,
         })
     }
 
@@ -183,6 +189,7 @@ struct Run<'a> {
     id: DecisionId,
     record: u64,
     withheld: BTreeMap<String, usize>,
+    fault: Option<String>,
     clock: Clock,
 }
 
@@ -229,7 +236,7 @@ impl Run<'_> {
             }
         };
         let input = serde_json::json!({ "question": question, "filter": filter });
-        self.gate.journal.keep(self.id, random_salt()?, Phase::Action, input, run.trace.exchanges)?;
+        self.gate.journal.keep(self.id, random_salt()?, Phase::Action, &input, &run.trace.exchanges).await?;
         let Some(citations) =
             answer.citations.iter().map(|r| services.opened(r).map(|o| (r, o))).collect::<Option<Vec<_>>>()
         else {
@@ -306,6 +313,11 @@ impl Run<'_> {
             Decision::Transform { obligations } => {
                 let cap = obligations.iter().filter_map(cap_of).min().unwrap_or(Level::Secret);
                 let masked = obligations.iter().map(spans_of).sum();
+                if masked > 0 {
+                    self.gate
+                        .record_key_use(SiteKey::Mask, "encrypt", &self.session.claims.user, &format!("{masked} spans"))
+                        .await?;
+                }
                 let gate = Arc::clone(self.gate);
                 let obliged = tokio::task::spawn_blocking(move || gate.oblige(text, &obligations, None))
                     .await
@@ -332,8 +344,9 @@ impl Run<'_> {
         tracing::error!(id = %self.id, %error, "a request was denied because the gate failed");
         let message = match error {
             GateError::Ingest(message) => message.clone(),
-            _ => format!("The request was stopped: {error}."),
+            _ => "The gate could not answer safely, so nothing is allowed; the operator can see why.".to_owned(),
         };
+        self.fault = Some(error.to_string());
         self.record = self.host_denial(error.reason(), Phase::Response).await?;
         Ok(Outcome::Denied { reason: error.reason(), message, policy: None, phase: Phase::Response })
     }

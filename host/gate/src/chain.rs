@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use casemate_audit::record::Event;
-use casemate_engine::{Invocation, Plugin, wit};
+use casemate_engine::{Exchange, HostCall, Invocation, Plugin, wit};
 use casemate_types::{Decision, DecisionId, Digest, Generation, LogLevel, Obligation, Phase, PluginName};
 
 use crate::combine::{Combined, Combining, Vote};
@@ -27,6 +27,15 @@ pub struct Decided {
     pub policy: Option<PluginName>,
     /// The index of its record.
     pub index: u64,
+}
+
+/// One verdict as it is recorded: of the chain, or of a policy that only monitors.
+struct Verdict<'a> {
+    decision: &'a Decision,
+    policy: Option<&'a PluginName>,
+    component: Option<Digest>,
+    mode: Mode,
+    exchanges: Vec<Exchange>,
 }
 
 impl Chain {
@@ -54,100 +63,59 @@ impl Chain {
                     votes.push(vote);
                 }
                 Mode::Monitor => {
-                    self.record_monitor(journal, id, &request, phase, plugin, vote, run.trace.exchanges).await?;
+                    let verdict = Verdict {
+                        decision: &vote.decision,
+                        policy: Some(&vote.policy),
+                        component: Some(plugin.component_digest()),
+                        mode: Mode::Monitor,
+                        exchanges: run.trace.exchanges,
+                    };
+                    self.record(journal, id, &request, phase, verdict).await?;
                 }
             }
         }
-        let combined = self.combining.combine(&votes);
-        let index = self.record_combined(journal, id, &request, phase, &combined, exchanges).await?;
-        Ok(Decided { decision: combined.decision, policy: combined.policy, index })
+        let Combined { decision, policy } = self.combining.combine(&votes);
+        let verdict = Verdict {
+            decision: &decision,
+            policy: policy.as_ref(),
+            component: policy.as_ref().and_then(|name| self.digest_of(name)),
+            mode: Mode::Enforce,
+            exchanges,
+        };
+        let index = self.record(journal, id, &request, phase, verdict).await?;
+        Ok(Decided { decision, policy, index })
     }
 
-    async fn record_combined(
+    /// Keeps what a replay needs, then waits until the record of the verdict is durable.
+    async fn record(
         &self,
         journal: &Journal,
         id: DecisionId,
         request: &wit::Request,
         phase: Phase,
-        combined: &Combined,
-        exchanges: Vec<casemate_engine::Exchange>,
+        verdict: Verdict<'_>,
     ) -> Result<u64, GateError> {
-        let component = combined.policy.as_ref().and_then(|name| self.digest_of(name));
-        let event = self.event(
-            journal,
-            id,
-            request,
-            phase,
-            &combined.decision,
-            combined.policy.clone(),
-            component,
-            Mode::Enforce,
-            exchanges,
-        )?;
-        journal.record(event).await
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "one record's worth of facts")]
-    async fn record_monitor(
-        &self,
-        journal: &Journal,
-        id: DecisionId,
-        request: &wit::Request,
-        phase: Phase,
-        plugin: &Plugin,
-        vote: Vote,
-        exchanges: Vec<casemate_engine::Exchange>,
-    ) -> Result<(), GateError> {
-        let component = Some(plugin.component_digest());
-        let event = self.event(
-            journal,
-            id,
-            request,
-            phase,
-            &vote.decision,
-            Some(vote.policy),
-            component,
-            Mode::Monitor,
-            exchanges,
-        )?;
-        journal.record(event).await.map(drop)
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "one record's worth of facts")]
-    fn event(
-        &self,
-        journal: &Journal,
-        id: DecisionId,
-        request: &wit::Request,
-        phase: Phase,
-        decision: &Decision,
-        policy: Option<PluginName>,
-        component: Option<Digest>,
-        mode: Mode,
-        exchanges: Vec<casemate_engine::Exchange>,
-    ) -> Result<Event, GateError> {
-        let host_calls = exchanges.len() as u32;
+        let Verdict { decision, policy, component, mode, exchanges } = verdict;
         let annotations = exchanges
             .iter()
             .filter_map(|exchange| match &exchange.call {
-                casemate_engine::HostCall::Annotate { name, value } => Some((name.clone(), value.clone())),
+                HostCall::Annotate { name, value } => Some((name.clone(), value.clone())),
                 _ => None,
             })
             .collect();
-        let input = serde_json::to_value(request).map_err(|error| GateError::Store(error.to_string()))?;
-        let commitment = journal.keep(id, random_salt()?, phase, input, exchanges)?;
+        let commitment = journal.keep(id, random_salt()?, phase, request, &exchanges).await?;
         let (verdict, reason, obligations) = match decision {
             Decision::Allow => ("allow", None, &[][..]),
             Decision::Deny { reason, .. } => ("deny", Some(reason.clone()), &[][..]),
             Decision::Transform { obligations } => ("transform", None, obligations.as_slice()),
         };
-        Ok(Event::Decision {
+        let event = Event::Decision {
             id,
             user: request.claims.user.clone(),
             phase,
             verdict: verdict.to_owned(),
             reason,
-            policy,
+            policy: policy.cloned(),
             mode: match mode {
                 Mode::Enforce => "enforce",
                 Mode::Monitor => "monitor",
@@ -158,10 +126,11 @@ impl Chain {
             obligations: obligations.iter().map(obligation_kind).collect(),
             input: commitment.input,
             recording: commitment.recording,
-            host_calls,
+            host_calls: exchanges.len() as u32,
             annotations,
             log_level: log_level(obligations),
-        })
+        };
+        journal.record(event).await
     }
 
     fn digest_of(&self, name: &PluginName) -> Option<Digest> {

@@ -38,6 +38,12 @@ pub enum GateError {
     /// The HSM failed or refused.
     #[error("HSM: {0}")]
     Hsm(#[from] casemate_hsm::HsmError),
+    /// Another process has the site open.
+    #[error("the site {path} is in use by another process; stop it first")]
+    InUse {
+        /// Which site.
+        path: PathBuf,
+    },
     /// A document of an ingest cannot be taken.
     #[error("ingest: {0}")]
     Ingest(String),

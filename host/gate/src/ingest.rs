@@ -12,6 +12,7 @@ use crate::collection::{Manifest, Passage, fhe, store};
 use crate::metadata::FieldValue;
 use crate::session::{Compartment, Session};
 use crate::site::Gate;
+use crate::state::SiteKey;
 
 /// One passage to ingest: one line of a JSON-lines file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -85,6 +86,14 @@ impl Gate {
                 progress(done);
             }
             ingested.replaced += replaced_here;
+            self.journal.record_blocking(Event::KeyOperation {
+                operation: "encrypt".to_owned(),
+                class: self.state.key(SiteKey::Metadata)?.class.to_string(),
+                key_id: self.state.key(SiteKey::Metadata)?.id.to_string(),
+                key_check: self.state.key(SiteKey::Metadata)?.check.clone(),
+                user: Some(session.claims.user.to_string()),
+                result: format!("metadata of {} passages", documents.len()),
+            })?;
             self.journal.record_blocking(Event::Ingest {
                 collection: CollectionName::from(name),
                 documents: (ingested.added - added_before + replaced_here) as u64,

@@ -13,6 +13,7 @@ use casemate_types::{DecisionId, Digest, Phase};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;
+use crate::recorder::Recorder;
 
 /// Signs checkpoints with the audit key in the HSM.
 pub(crate) struct HsmSigner {
@@ -37,6 +38,7 @@ pub struct Journal {
     site: String,
     rehearsal: bool,
     recordings: sled::Tree,
+    recorder: Recorder,
     key: Arc<DataKey>,
     last_ms: AtomicU64,
 }
@@ -54,6 +56,15 @@ pub struct Recording {
     pub exchanges: Vec<Exchange>,
 }
 
+/// [`Recording`] as it is written, without copies.
+#[derive(Serialize)]
+struct Kept<'a, T> {
+    salt: String,
+    phase: Phase,
+    input: &'a T,
+    exchanges: &'a [Exchange],
+}
+
 /// Salted commitments to one recording.
 pub(crate) struct Commitment {
     pub(crate) input: Digest,
@@ -61,8 +72,22 @@ pub(crate) struct Commitment {
 }
 
 impl Journal {
-    pub(crate) fn new(log: Log, site: &str, rehearsal: bool, recordings: sled::Tree, key: Arc<DataKey>) -> Self {
-        Self { log, site: site.to_owned(), rehearsal, recordings, key, last_ms: AtomicU64::new(0) }
+    pub(crate) fn new(
+        log: Log,
+        site: &str,
+        rehearsal: bool,
+        recordings: sled::Tree,
+        key: Arc<DataKey>,
+    ) -> Result<Self, GateError> {
+        Ok(Self {
+            log,
+            site: site.to_owned(),
+            rehearsal,
+            recorder: Recorder::start(recordings.clone())?,
+            recordings,
+            key,
+            last_ms: AtomicU64::new(0),
+        })
     }
 
     /// Milliseconds since 1970 UTC; never goes back within a process.
@@ -90,21 +115,21 @@ impl Journal {
     }
 
     /// Commits to the inputs of a run and keeps them, sealed, for replay.
-    pub(crate) fn keep(
+    pub(crate) async fn keep(
         &self,
         id: DecisionId,
         salt: [u8; 32],
         phase: Phase,
-        input: serde_json::Value,
-        exchanges: Vec<Exchange>,
+        input: &(impl Serialize + Sync),
+        exchanges: &[Exchange],
     ) -> Result<Commitment, GateError> {
         let fault = |error: &dyn std::fmt::Display| GateError::Store(format!("cannot keep a recording: {error}"));
-        let input_bytes = serde_json::to_vec(&input).map_err(|e| fault(&e))?;
-        let recording = Recording { salt: hex::encode(salt), phase, input, exchanges };
-        let bytes = serde_json::to_vec(&recording).map_err(|e| fault(&e))?;
+        let input_bytes = serde_json::to_vec(input).map_err(|e| fault(&e))?;
+        let kept = Kept { salt: hex::encode(salt), phase, input, exchanges };
+        let bytes = serde_json::to_vec(&kept).map_err(|e| fault(&e))?;
         let key = format!("{id}/{phase}/{}", hex::encode(salt.get(..8).unwrap_or_default()));
         let sealed = self.key.seal("a recording", &[b"recording", key.as_bytes()], &bytes).map_err(|e| fault(&e))?;
-        self.recordings.insert(key, sealed).map_err(|e| fault(&e))?;
+        self.recorder.put(key, sealed).await?;
         Ok(Commitment { input: Digest::salted(&salt, &input_bytes), recording: Some(Digest::salted(&salt, &bytes)) })
     }
 

@@ -24,6 +24,7 @@ mod init;
 mod journal;
 mod mask;
 mod metadata;
+mod recorder;
 mod services;
 mod session;
 mod site;

@@ -14,6 +14,7 @@ use crate::GateError;
 use crate::collection::{closeness, cosine, parse_document, store};
 use crate::session::Session;
 use crate::site::{Active, Gate};
+use crate::state::SiteKey;
 
 /// One request's view of the gate. A handle, shared by every component that runs for it.
 #[derive(Clone)]
@@ -143,7 +144,7 @@ impl RequestServices {
             phase: wit::Phase::Action,
             claims: (&self.session.claims).into(),
             action: call.action().to_owned(),
-            text: String::new(),
+            text: format!("{plugin} calls {}", call.action()),
             passage: None,
             attributes: vec![Field { name: "plugin".to_owned(), value: plugin.to_string() }],
         };
@@ -287,12 +288,12 @@ impl Services for RequestServices {
                 HostAnswer::Bytes(self.blocking(move |this| Ok(this.gate.keyring.random(count)?.to_vec())).await)
             }
             HostCall::FpeOpen { key } => HostAnswer::Unit(site_key(key, &["mask"])),
-            HostCall::FpeEncrypt { items, .. } => self.fpe(items, true).await,
-            HostCall::FpeDecrypt { items, .. } => self.fpe(items, false).await,
+            HostCall::FpeEncrypt { items, .. } => self.fpe(plugin, items, true).await,
+            HostCall::FpeDecrypt { items, .. } => self.fpe(plugin, items, false).await,
             HostCall::HsmOpen { key } => HostAnswer::Unit(site_key(key, &["audit", "tokens"])),
             HostCall::HsmInfo { key } => HostAnswer::KeyInfo(self.key_info(key)),
-            HostCall::HsmSign { key, message } => self.hsm(key, "audit", message).await,
-            HostCall::HsmMac { key, message } => self.hsm(key, "tokens", message).await,
+            HostCall::HsmSign { key, message } => self.hsm(plugin, key, "audit", message).await,
+            HostCall::HsmMac { key, message } => self.hsm(plugin, key, "tokens", message).await,
             HostCall::KvGet { key } => HostAnswer::Value(self.kv_get(plugin, key)),
             HostCall::KvSet { key, value } => HostAnswer::Unit(self.kv_set(plugin, key, value)),
             HostCall::KvDelete { key } => HostAnswer::Unit(
@@ -364,7 +365,16 @@ impl RequestServices {
         .await
     }
 
-    async fn fpe(&self, items: &[FpeItem], encrypt: bool) -> HostAnswer {
+    /// Every use of a site key by a plugin is recorded before it happens.
+    async fn record_use(&self, plugin: &PluginName, key: SiteKey, operation: &str) -> Result<(), CapabilityError> {
+        let who = format!("{} by {plugin}", self.session.claims.user);
+        self.gate.record_key_use(key, operation, &who, "requested").await.map_err(|error| self.unavailable(error))
+    }
+
+    async fn fpe(&self, plugin: &PluginName, items: &[FpeItem], encrypt: bool) -> HostAnswer {
+        if let Err(error) = self.record_use(plugin, SiteKey::Mask, if encrypt { "encrypt" } else { "decrypt" }).await {
+            return HostAnswer::Texts(Err(error));
+        }
         let items = items.to_vec();
         let texts = self
             .blocking(move |this| match this.gate.masker.transform(&items, encrypt) {
@@ -378,9 +388,13 @@ impl RequestServices {
         HostAnswer::Texts(texts.and_then(|inner| inner))
     }
 
-    async fn hsm(&self, key: &str, purpose: &'static str, message: &[u8]) -> HostAnswer {
+    async fn hsm(&self, plugin: &PluginName, key: &str, purpose: &'static str, message: &[u8]) -> HostAnswer {
         if key != purpose {
             return HostAnswer::Bytes(Err(CapabilityError::Invalid("this key has another purpose".to_owned())));
+        }
+        let operation = if purpose == "audit" { "sign" } else { "mac" };
+        if let Err(error) = self.record_use(plugin, site_key_of(purpose), operation).await {
+            return HostAnswer::Bytes(Err(error));
         }
         let message = plugin_message(message);
         let bytes = self
@@ -448,8 +462,8 @@ fn site_key(key: &str, offered: &[&str]) -> Result<(), CapabilityError> {
     }
 }
 
-fn site_key_of(name: &str) -> crate::state::SiteKey {
-    if name == "audit" { crate::state::SiteKey::Audit } else { crate::state::SiteKey::Tokens }
+fn site_key_of(name: &str) -> SiteKey {
+    if name == "audit" { SiteKey::Audit } else { SiteKey::Tokens }
 }
 
 /// The capability a call belongs to, for `ask-policy`.

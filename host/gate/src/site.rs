@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use casemate_audit::{Log, LogOptions};
+use casemate_audit::{Event, Log, LogOptions};
 use casemate_bundle::{TrustRoot, VerifiedBundle, World};
 use casemate_change::SiteStore;
 use casemate_embed::{Embedder, Lexical, MiniLm};
@@ -33,7 +33,7 @@ pub(crate) const SITE_AAD: &[u8] = b"casemate/site-secrets";
 /// Fourier forms the scoring tier may keep in memory.
 const TIER_BUDGET: usize = 2 << 30;
 
-/// An open site. One per process and folder; the audit log's lock sees to that.
+/// An open site. One per folder, whatever the process; a file lock sees to that.
 pub struct Gate {
     pub(crate) config: SiteConfig,
     pub(crate) state: SiteState,
@@ -49,6 +49,7 @@ pub struct Gate {
     pub(crate) dir: PathBuf,
     engine: Engine,
     active: RwLock<Arc<Active>>,
+    _lock: fs::File,
 }
 
 /// The plugins of one generation. A request holds on to the set it started with.
@@ -61,8 +62,16 @@ pub struct Active {
 }
 
 impl Gate {
-    /// Opens the site in `dir`. The PIN is read from the site's folder, because the site is a rehearsal.
+    /// Opens the site in `dir` with its active plugins. The PIN is read from the site's folder, because the site is a rehearsal.
     pub async fn open(dir: &Path) -> Result<Self, GateError> {
+        let gate = Self::open_without_plugins(dir)?;
+        gate.reload().await?;
+        Ok(gate)
+    }
+
+    /// Opens the site without any plugin, so that it denies everything: for putting a broken set of plugins right.
+    pub fn open_without_plugins(dir: &Path) -> Result<Self, GateError> {
+        let lock = lock(dir)?;
         let config = SiteConfig::read(dir)?;
         let state = SiteState::read(dir)?;
         let keyring = open_keyring(dir, &config)?;
@@ -109,8 +118,8 @@ impl Gate {
             site_key,
             engine,
             active: RwLock::new(nothing),
+            _lock: lock,
         };
-        gate.reload().await?;
         Ok(gate)
     }
 
@@ -184,6 +193,37 @@ impl Gate {
         Session::open(&self.config, &self.state, &self.keyring, &self.journal, credential).await
     }
 
+    /// Ends a session in the log. Its keys go when the last request that uses it does.
+    pub async fn close(&self, session: &Session) -> Result<(), GateError> {
+        let closed = Event::Session {
+            action: "closed".to_owned(),
+            user: session.claims.user.to_string(),
+            compartments: session.claims.compartments.iter().cloned().collect(),
+            reason: None,
+        };
+        self.journal.record(closed).await.map(drop)
+    }
+
+    /// Records that a site key is about to be used on somebody's behalf.
+    pub(crate) async fn record_key_use(
+        &self,
+        key: SiteKey,
+        operation: &str,
+        who: &impl std::fmt::Display,
+        what: &str,
+    ) -> Result<(), GateError> {
+        let reference = self.state.key(key)?;
+        let event = Event::KeyOperation {
+            operation: operation.to_owned(),
+            class: reference.class.to_string(),
+            key_id: reference.id.to_string(),
+            key_check: reference.check.clone(),
+            user: Some(who.to_string()),
+            result: what.to_owned(),
+        };
+        self.journal.record(event).await.map(drop)
+    }
+
     /// The audit log's pen.
     pub fn journal(&self) -> &Journal {
         &self.journal
@@ -207,6 +247,18 @@ impl Gate {
     /// Whether the token answers.
     pub fn health(&self) -> Result<(), GateError> {
         Ok(self.keyring.health()?)
+    }
+}
+
+/// Only one process may have a site open: it would otherwise find the databases half written.
+fn lock(dir: &Path) -> Result<fs::File, GateError> {
+    let path = dir.join("gate.lock");
+    let io = |source| GateError::Io { action: "lock", path: path.clone(), source };
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(GateError::InUse { path: dir.to_owned() }),
+        Err(fs::TryLockError::Error(source)) => Err(io(source)),
     }
 }
 
@@ -239,7 +291,7 @@ pub(crate) fn open_journal(
         checkpoint_every: Duration::from_secs(1),
     };
     let log = Log::open(&dir.join("log"), options, Box::new(signer))?;
-    Ok(Journal::new(log, &config.name, state.rehearsal, recordings, key))
+    Journal::new(log, &config.name, state.rehearsal, recordings, key)
 }
 
 fn open_sled(path: &Path) -> Result<sled::Db, GateError> {

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
@@ -51,13 +52,24 @@ async fn stop() {
 /// | `POST /v1/ask` | `{"question", "filter": {name: value}}` | answer with citations, or a denial |
 /// | `POST /v1/policy/evaluate` | `{"phase", "action", "text", "attributes", "passage"}` | the chain's decision |
 pub fn router(gate: Arc<Gate>) -> Router {
+    let app = Arc::new(App { gate, sessions: Sessions::default() });
+    tokio::spawn(sweep(Arc::downgrade(&app)));
     Router::new()
         .route("/healthz", get(|| async { Json(json!({ "status": "ok" })) }))
         .route("/v1/health", get(health))
         .route("/v1/ask", post(ask))
         .route("/v1/policy/evaluate", post(evaluate))
         .layer(DefaultBodyLimit::max(MAX_TEXT * 2))
-        .with_state(Arc::new(App { gate, sessions: Sessions::default() }))
+        .with_state(app)
+}
+
+/// Ends idle sessions once a minute, as long as the server lives.
+async fn sweep(app: Weak<App>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let Some(app) = app.upgrade() else { return };
+        app.sessions.sweep(&app.gate).await;
+    }
 }
 
 struct App {

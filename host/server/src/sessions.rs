@@ -26,7 +26,6 @@ impl Sessions {
         }
         let session = gate.session(token).await?;
         if let Ok(mut open) = self.open.lock() {
-            open.retain(|_, (_, used)| used.elapsed() < IDLE);
             if open.len() >= MAX_SESSIONS
                 && let Some(oldest) = open.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key)
             {
@@ -35,6 +34,25 @@ impl Sessions {
             open.insert(key, (Arc::clone(&session), Instant::now()));
         }
         Ok(session)
+    }
+
+    /// Ends every session that has been idle for too long; their keys go with them.
+    pub(crate) async fn sweep(&self, gate: &Gate) {
+        let mut ended = Vec::new();
+        if let Ok(mut open) = self.open.lock() {
+            open.retain(|_, (session, used)| {
+                let keep = used.elapsed() < IDLE;
+                if !keep {
+                    ended.push(Arc::clone(session));
+                }
+                keep
+            });
+        }
+        for session in ended {
+            if let Err(error) = gate.close(&session).await {
+                tracing::warn!(%error, "the end of a session could not be recorded");
+            }
+        }
     }
 
     fn lookup(&self, key: &Digest) -> Option<Arc<Session>> {

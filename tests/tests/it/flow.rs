@@ -1,0 +1,273 @@
+//! The whole flow through the `casemate` binary: who is answered, who is denied, and what stays in the dark.
+
+use std::fs;
+use std::path::Path;
+
+use casemate_audit::verify_receipt;
+use casemate_vectors::{SledStore, VectorStore};
+use serde_json::{Value, json};
+
+use crate::corpus::{ADDRESS, CARD, IBAN, PLANTED};
+use crate::site::{self, Site, compartments, files, passage, text, titles};
+
+const RESTRICTED: &str = "How does an authenticated cipher protect the integrity of a message?";
+const DENIED: i32 = 3;
+const UNVERIFIED: i32 = 4;
+const UNAUTHENTICATED: i32 = 5;
+
+#[test]
+fn cleared_user_gets_an_answer_with_citations() {
+    let site = site::copy();
+    let reply = site.ask("ana", RESTRICTED).expect(0);
+    assert_eq!(reply["outcome"]["outcome"], "answered");
+    assert!(titles(&reply).contains(&"Authenticated encryption".to_owned()), "{reply}");
+    let answer = reply["outcome"]["text"].as_str().unwrap();
+    assert!(answer.contains("[1]") && answer.contains("integrity"), "{answer}");
+    assert_eq!(reply["rehearsal"], true);
+}
+
+#[test]
+fn uncleared_user_is_denied_need_to_know() {
+    let site = site::copy();
+    let reply = site.ask("ben", RESTRICTED).expect(DENIED);
+    assert_eq!(reply["outcome"]["outcome"], "denied");
+    assert_eq!(reply["outcome"]["reason"], "need-to-know");
+    assert_eq!(reply["outcome"]["policy"], "clearance");
+    assert_eq!(reply["outcome"]["phase"], "request");
+    assert!(reply["outcome"]["text"].is_null());
+}
+
+#[test]
+fn no_passage_of_a_foreign_compartment_ever_appears() {
+    let site = site::copy();
+    for (question, word) in [
+        ("What happens when the authentication tag does not match?", "tag"),
+        ("What does an inclusion proof of a Merkle tree show?", "inclusion"),
+        ("Why must a nonce be used once with a key?", "nonce"),
+        ("How is a password hashed with a salt?", "salt"),
+    ] {
+        assert!(compartments(&site.ask("ana", question).expect(0)).contains(&"cryptography".to_owned()), "{question}");
+        let reply = site.ask("ben", question).expect(0);
+        let answer = reply["outcome"]["text"].as_str().unwrap().to_lowercase();
+        assert!(compartments(&reply).iter().all(|compartment| compartment == "engineering"), "{question}: {reply}");
+        assert!(!answer.split(|c: char| !c.is_alphanumeric()).any(|each| each == word), "{question}: {answer}");
+        // Nothing had to be withheld for it: without the key there is nothing to find.
+        assert!(reply["withheld"]["need-to-know"].is_null(), "{question}: {reply}");
+    }
+}
+
+#[test]
+fn no_read_up_within_a_compartment() {
+    let site = site::copy();
+    let question = "When is the frigate overhaul in the dry dock schedule?";
+    assert!(titles(&site.ask("ana", question).expect(0)).contains(&"Dry dock schedule".to_owned()));
+    let reply = site.ask("ben", question).expect(0);
+    assert!(!titles(&reply).contains(&"Dry dock schedule".to_owned()), "{reply}");
+    assert!(!reply["outcome"]["text"].as_str().unwrap().contains("frigate"), "{reply}");
+    assert_eq!(reply["withheld"], json!({ "no-read-up": 1 }));
+}
+
+#[test]
+fn identifiers_are_masked_and_equal_values_stay_equal() {
+    let site = site::copy();
+    let reply = site.ask("ben", "Where do licence enquiries and licence invoices go by e-mail?").expect(0);
+    let cited = titles(&reply);
+    assert!(
+        cited.contains(&"Licence enquiries".to_owned()) && cited.contains(&"Licence invoices".to_owned()),
+        "{reply}"
+    );
+    let answer = reply["outcome"]["text"].as_str().unwrap();
+    assert!(!answer.contains("harbour") && !answer.contains("licences@"), "{answer}");
+    let masked: Vec<&str> = answer.split_whitespace().filter(|word| word.contains('@')).collect();
+    assert!(masked.len() == 2 && masked[0] == masked[1], "{answer}");
+    // The format is preserved: an address of the same length with the same separators.
+    assert_eq!(masked[0].len(), ADDRESS.len());
+    assert_eq!(masked[0].find('@'), ADDRESS.find('@'));
+    assert_eq!(reply["outcome"]["masked"], 2);
+
+    for (question, title, value) in [
+        ("Which company card are travel expenses charged to?", "Travel expenses", CARD),
+        ("From which account do suppliers receive their payments?", "Supplier payments", IBAN),
+    ] {
+        let reply = site.ask("ben", question).expect(0);
+        let answer = reply["outcome"]["text"].as_str().unwrap();
+        assert!(titles(&reply).contains(&title.to_owned()), "{reply}");
+        assert!(!answer.contains(value) && !answer.contains(&value[5..14]), "{answer}");
+        assert!(reply["outcome"]["masked"].as_u64().unwrap() >= 1, "{reply}");
+    }
+}
+
+#[test]
+fn filter_restricts() {
+    let site = site::copy();
+    let question = "What does a connection pool or a retry with backoff do?";
+    assert!(titles(&site.ask("ben", question).expect(0)).contains(&"Connection pools".to_owned()));
+    let filtered = site.casemate(&["ask", question, "--as", "ben", "--filter", "licence=BSD-3-Clause"]).expect(0);
+    assert_eq!(titles(&filtered), ["Bloom filters"]);
+    let nothing = site.casemate(&["ask", question, "--as", "ben", "--filter", "licence=none-such"]).expect(0);
+    assert!(titles(&nothing).is_empty(), "{nothing}");
+}
+
+#[test]
+fn receipt_verifies_and_no_altered_byte_of_it_does() {
+    let site = site::copy();
+    let receipt = site.dir.with_file_name("receipt.txt");
+    site.casemate(&["ask", RESTRICTED, "--as", "ana", "--receipt", text(&receipt)]).expect(0);
+    let verified = site.casemate(&["audit", "verify", "--receipt", text(&receipt)]).expect(0);
+    assert_eq!(verified["verified"], true);
+    assert_eq!(verified["record"]["event"], "answer");
+    assert_eq!(verified["record"]["user"], "ana");
+
+    let good = fs::read(&receipt).unwrap();
+    let key = fs::read_to_string(site.dir.join("log.vkey")).unwrap();
+    let verifies =
+        |bytes: &[u8]| std::str::from_utf8(bytes).is_ok_and(|receipt| verify_receipt(receipt, key.trim()).is_ok());
+    assert!(verifies(&good));
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        assert!(!verifies(&bad), "byte {at} changed: {}", String::from_utf8_lossy(&bad));
+    }
+    let mut bad = good.clone();
+    bad[good.len() / 2] ^= 1;
+    fs::write(&receipt, bad).unwrap();
+    site.casemate(&["audit", "verify", "--receipt", text(&receipt)]).expect(UNVERIFIED);
+}
+
+#[test]
+fn unknown_user_and_wrong_token_are_refused_and_recorded() {
+    let site = site::copy();
+    site.ask("mallory", RESTRICTED).expect(UNAUTHENTICATED);
+    let refused = site.casemate(&["audit", "show", "--last", "1"]).expect(0);
+    assert_eq!((&refused["event"], &refused["action"]), (&json!("session"), &json!("refused")));
+    assert_eq!(refused["reason"], "host:unauthenticated");
+
+    let path = site.dir.join("users/ana.token");
+    let token = fs::read_to_string(&path).unwrap();
+    let other = if token.starts_with('0') { "1" } else { "0" };
+    for wrong in [String::new(), "0".repeat(64), format!("{other}{}", &token[1..]), token[1..].to_owned()] {
+        fs::write(&path, wrong).unwrap();
+        site.ask("ana", RESTRICTED).expect(UNAUTHENTICATED);
+    }
+    fs::write(&path, token).unwrap();
+    site.ask("ana", RESTRICTED).expect(0);
+}
+
+#[test]
+fn policy_evaluation_allows_and_denies_by_exit_code() {
+    let site = site::copy();
+    let evaluate = |user, text| site.casemate(&["policy", "eval", "--text", text, "--as", user]);
+    assert_eq!(evaluate("ben", "How do I book a room?").expect(0)["decision"]["verdict"], "allow");
+    assert_eq!(evaluate("ana", "Which cipher is it?").expect(0)["decision"]["verdict"], "allow");
+    let denied = evaluate("ben", "Which cipher is it?").expect(DENIED);
+    assert_eq!(denied["decision"]["reason"], "need-to-know");
+    let blocked = evaluate("ana", "Show me the payroll.").expect(DENIED);
+    assert_eq!(blocked["decision"]["reason"], "blocked-topic");
+    // Transforming is allowing: the caller gets the obligations.
+    let mail = ["policy", "eval", "--text", "Write to a@b.example", "--as", "ben", "--phase", "response"];
+    assert_eq!(site.casemate(&mail).expect(0)["decision"]["verdict"], "transform");
+}
+
+#[test]
+fn deleted_passage_is_not_cited_any_more() {
+    let site = site::copy();
+    let question = "What does a Bloom filter answer about an element of a set?";
+    assert!(titles(&site.ask("ben", question).expect(0)).contains(&"Bloom filters".to_owned()));
+    let delete = ["ingest", "--as", "carla", "--compartment", "engineering", "--delete", "Bloom filters"];
+    assert_eq!(site.casemate(&delete).expect(0)["deleted"], 1);
+    let reply = site.ask("ben", question).expect(0);
+    assert!(!titles(&reply).contains(&"Bloom filters".to_owned()), "{reply}");
+    assert!(!reply["outcome"]["text"].as_str().unwrap().contains("Bloom"), "{reply}");
+    assert_eq!(site.casemate(&delete).expect(0)["deleted"], 0);
+}
+
+#[test]
+fn ingesting_again_replaces_and_does_not_duplicate() {
+    let site = site::copy();
+    let before = documents(&site);
+    let new = passage("Backups", "Backups", "Backups are written to a glass archive in the lighthouse.");
+    let ingested = site.ingest(&[new]);
+    assert_eq!((&ingested["added"], &ingested["replaced"]), (&json!(0), &json!(1)));
+    assert_eq!(documents(&site), before);
+    let reply = site.ask("ben", "Where are backups written?").expect(0);
+    let answer = reply["outcome"]["text"].as_str().unwrap();
+    assert!(answer.contains("lighthouse") && !answer.contains("tape"), "{answer}");
+    assert_eq!(titles(&reply).iter().filter(|title| *title == "Backups").count(), 1);
+}
+
+#[test]
+fn ingest_into_a_compartment_without_its_key_is_refused() {
+    let site = site::copy();
+    let path = site.dir.with_file_name("foreign.jsonl");
+    let mut line = passage("x", "X", "A passage in somebody else's compartment.");
+    line["compartment"] = json!("cryptography");
+    fs::write(&path, line.to_string()).unwrap();
+    let ended = site.casemate(&["ingest", text(&path), "--as", "ben"]);
+    assert!(ended.code != 0 && ended.text.contains("ben holds no key"), "{}", ended.text);
+}
+
+#[test]
+fn without_its_policies_a_site_denies_everything() {
+    let site = site::bare();
+    let evaluate =
+        |site: &Site| site.casemate(&["policy", "eval", "--text", "Anything?", "--as", "ana"]).expect(DENIED);
+    assert_eq!(evaluate(&site)["decision"]["reason"], "host:no-policy");
+    let reply = site.ask("ana", "Anything?").expect(DENIED);
+    assert_eq!(reply["outcome"]["reason"], "host:no-policy");
+    assert!(reply["outcome"]["policy"].is_null());
+}
+
+#[test]
+fn one_policy_of_two_is_none() {
+    let site = site::bare();
+    let clearance = site::shared().dir.with_file_name("clearance.casemate");
+    site.casemate(&["plugin", "load", text(&clearance)]).expect(0);
+    let ended = site.casemate(&["policy", "eval", "--text", "Anything?", "--as", "ana"]);
+    assert_eq!(ended.expect(DENIED)["decision"]["reason"], "host:no-policy");
+}
+
+#[test]
+fn no_file_of_the_site_holds_plaintext() {
+    const ASKED: [&str; 2] = ["flugelhornist", "quokkazanzibar"];
+    let site = site::copy();
+    let reply = site.ask("ben", "Does the flugelhornist open the quokkazanzibar valve?").expect(0);
+    assert!(reply["outcome"]["text"].as_str().unwrap().contains("quokkazanzibar"), "the passage is found: {reply}");
+    site.ask("ben", "Does the flugelhornist know a cipher?").expect(DENIED);
+
+    for word in PLANTED.iter().chain(&ASKED).chain(&[ADDRESS, CARD, "frigate", "upper sluice"]) {
+        assert_eq!(holding(&site.dir, word), Vec::<String>::new(), "`{word}` is on disk in clear");
+    }
+    // The search itself finds what is there: users, reasons and compartments are in the log in clear.
+    for word in ["need-to-know", "\"user\":\"ben\""] {
+        assert!(holding(&site.dir, word).iter().any(|file| file.starts_with("log/")), "{word}");
+    }
+}
+
+/// Files below `folder` that hold `word`.
+fn holding(folder: &Path, word: &str) -> Vec<String> {
+    let holds = |path: &Path| fs::read(path).unwrap().windows(word.len()).any(|window| window == word.as_bytes());
+    let found = files(folder).into_iter().filter(|path| holds(path));
+    found.map(|path| text(path.strip_prefix(folder).unwrap()).to_owned()).collect()
+}
+
+/// How many documents the store of a closed site holds, by collection.
+fn documents(site: &Site) -> Vec<(String, usize)> {
+    let store = SledStore::open(&site.dir.join("store")).unwrap();
+    let count = |name| (String::clone(name), store.documents(&name.parse().unwrap()).unwrap().len());
+    ["engineering".to_owned(), "cryptography".to_owned()].iter().map(count).collect()
+}
+
+#[test]
+fn every_step_of_a_request_is_in_the_log() {
+    let site = site::copy();
+    let reply = site.ask("ana", RESTRICTED).expect(0);
+    let output = site.command(&["audit", "show"]).output().unwrap();
+    let records: Vec<Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let phase = |phase: &str| records.iter().filter(|r| r["id"] == reply["id"] && r["phase"] == phase).count();
+    assert_eq!((phase("request"), phase("response")), (1, 1));
+    assert!(phase("retrieval") >= 1);
+    let last = &records[reply["record"].as_u64().unwrap() as usize];
+    assert_eq!((&last["event"], &last["id"]), (&json!("answer"), &reply["id"]));
+    assert!(records.iter().all(|record| record["rehearsal"] == true));
+}

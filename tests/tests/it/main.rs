@@ -1,0 +1,15 @@
+//! What crosses crates: the whole flow on real parts, attacks on each of them, the crate graph and the quality of search.
+//!
+//! Programs are found beside this one: `cargo xtask test` builds them first.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod corpus;
+mod flow;
+mod graph;
+mod guest;
+mod hostile;
+mod search_quality;
+mod serve;
+mod site;
+mod tamper;

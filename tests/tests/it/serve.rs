@@ -1,0 +1,203 @@
+//! The loopback server, spoken to in raw HTTP/1.1.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::site::{self, Site};
+
+/// `casemate serve` on a free port; killed when dropped.
+pub struct Server {
+    child: Child,
+    /// Where it listens.
+    pub address: String,
+}
+
+impl Server {
+    pub fn start(site: &Site) -> Self {
+        let mut child = site.command(&["serve", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let started: Value = serde_json::from_str(&line).unwrap_or_default();
+        let address = started["listening"].as_str().unwrap_or_default().to_owned();
+        let server = Self { child, address };
+        assert!(!server.address.is_empty(), "{line}");
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A site that is served.
+pub struct Served {
+    server: Server,
+    site: Site,
+}
+
+/// A status and a body.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    head: String,
+    pub body: Value,
+}
+
+impl Served {
+    fn start() -> Self {
+        Self::of(site::copy())
+    }
+
+    /// Serves this site.
+    pub fn of(site: Site) -> Self {
+        Self { server: Server::start(&site), site }
+    }
+
+    fn token(&self, user: &str) -> String {
+        fs::read_to_string(self.site.dir.join(format!("users/{user}.token"))).unwrap().trim().to_owned()
+    }
+
+    fn send(&self, request: &str, authorization: Option<&str>, body: &[u8]) -> Answer {
+        let authorization = authorization.map_or_else(String::new, |value| format!("Authorization: {value}\r\n"));
+        let head = format!(
+            "{request} HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n{authorization}Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(&self.server.address).unwrap();
+        let mut writer = stream.try_clone().unwrap();
+        let mut bytes = Vec::new();
+        std::thread::scope(|scope| {
+            // A server that refuses early need not read to the end.
+            scope.spawn(move || writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(body)));
+            let _ = stream.read_to_end(&mut bytes);
+        });
+        parse(&String::from_utf8(bytes).unwrap())
+    }
+
+    pub fn post(&self, route: &str, user: &str, body: &Value) -> Answer {
+        let bearer = format!("Bearer {}", self.token(user));
+        self.send(&format!("POST {route}"), Some(&bearer), body.to_string().as_bytes())
+    }
+}
+
+fn parse(text: &str) -> Answer {
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Answer { status, head: head.to_lowercase(), body: serde_json::from_str(body).unwrap_or_default() }
+}
+
+#[test]
+fn without_the_right_token_everything_is_401() {
+    let served = Served::start();
+    let token = served.token("ana");
+    let (good, zeros) = (format!("Bearer {token}"), format!("Bearer {}", "0".repeat(64)));
+    let wrong = [
+        None,
+        Some(zeros),
+        Some(format!("Basic {token}")),
+        Some(token.clone()),
+        Some(format!("Bearer {}", &token[1..])),
+        Some(format!("Bearer {token}0")),
+        Some("Bearer ".to_owned()),
+    ];
+    for authorization in &wrong {
+        for request in ["GET /v1/health", "POST /v1/ask", "POST /v1/policy/evaluate"] {
+            // A malformed body does not come before a wrong token.
+            let answer = served.send(request, authorization.as_deref(), b"{");
+            assert_eq!(answer.status, 401, "{request} {authorization:?}");
+            assert_eq!(answer.body["error"], "host:unauthenticated");
+            assert!(answer.head.contains("www-authenticate: bearer"), "{}", answer.head);
+        }
+    }
+    assert_eq!(served.send("GET /v1/health", Some(&good), b"").status, 200);
+}
+
+#[test]
+fn health_is_200() {
+    let served = Served::start();
+    assert_eq!(served.send("GET /healthz", None, b"").body, json!({ "status": "ok" }));
+    let answer = served.send("GET /v1/health", Some(&format!("Bearer {}", served.token("ben"))), b"");
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.body["generation"], 4);
+    assert_eq!(answer.body["rehearsal"], true);
+}
+
+#[test]
+fn ask_answers_or_denies() {
+    let served = Served::start();
+    let question = json!({ "question": "How does an authenticated cipher protect the integrity of a message?" });
+    let answer = served.post("/v1/ask", "ana", &question);
+    assert_eq!((answer.status, &answer.body["outcome"]["outcome"]), (200, &json!("answered")));
+    assert!(site::titles(&answer.body).contains(&"Authenticated encryption".to_owned()), "{}", answer.body);
+    let denied = served.post("/v1/ask", "ben", &question);
+    assert_eq!((denied.status, &denied.body["outcome"]["reason"]), (200, &json!("need-to-know")));
+    let filtered = json!({ "question": "What does a pool do?", "filter": { "licence": "BSD-3-Clause" } });
+    assert_eq!(site::titles(&served.post("/v1/ask", "ben", &filtered).body), ["Bloom filters"]);
+}
+
+#[test]
+fn evaluate_decides_in_every_phase() {
+    let served = Served::start();
+    let evaluate = |body: &Value| {
+        let answer = served.post("/v1/policy/evaluate", "ben", body);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
+    };
+    assert_eq!(evaluate(&json!({ "text": "How do I book a room?" }))["decision"]["verdict"], "allow");
+    assert_eq!(evaluate(&json!({ "text": "Which cipher?" }))["decision"]["reason"], "need-to-know");
+    let passage = |compartment: &str, label: &str| json!({ "phase": "retrieval", "text": "text", "passage": { "compartment": compartment, "label": label } });
+    assert_eq!(evaluate(&passage("engineering", "internal"))["decision"]["verdict"], "allow");
+    assert_eq!(evaluate(&passage("engineering", "secret"))["decision"]["reason"], "no-read-up");
+    assert_eq!(evaluate(&passage("cryptography", "public"))["decision"]["reason"], "need-to-know");
+    let masked = evaluate(&json!({ "phase": "response", "text": "Write to a@b.example" }));
+    assert_eq!(masked["decision"]["obligations"][0]["spans"][0]["kind"], "email");
+}
+
+#[test]
+fn malformed_body_is_400() {
+    let served = Served::start();
+    let bearer = format!("Bearer {}", served.token("ana"));
+    let bodies: [&[u8]; 6] = [
+        b"",
+        b"{",
+        b"[]",
+        b"{\"question\": 7}",
+        b"{\"question\": \"a\", \"claims\": {\"clearance\": \"secret\"}}",
+        b"{\"question\": \"\xff\"}",
+    ];
+    for body in bodies {
+        let answer = served.send("POST /v1/ask", Some(&bearer), body);
+        assert_eq!(answer.status, 400, "{}", String::from_utf8_lossy(body));
+        assert_eq!(answer.body["error"], "bad-request");
+    }
+    let answer = served.send("POST /v1/policy/evaluate", Some(&bearer), br#"{"text": "a", "phase": "afterwards"}"#);
+    assert_eq!(answer.status, 400);
+}
+
+#[test]
+fn oversized_body_is_refused() {
+    let served = Served::start();
+    let bearer = format!("Bearer {}", served.token("ana"));
+    let body = format!("{{\"text\": \"{}\"}}", "x".repeat(3 << 20));
+    let answer = served.send("POST /v1/policy/evaluate", Some(&bearer), body.as_bytes());
+    // The answer may be lost where the connection is reset with the rest of the body under way.
+    assert!(matches!(answer.status, 0 | 413), "{answer:?}");
+    // Below the limit of the body and above that of a text.
+    let body = format!("{{\"text\": \"{}\"}}", "x".repeat((1 << 20) + 1));
+    assert_eq!(served.send("POST /v1/policy/evaluate", Some(&bearer), body.as_bytes()).status, 400);
+    assert_eq!(served.send("GET /v1/health", Some(&bearer), b"").status, 200);
+}
+
+#[test]
+fn only_loopback_is_served() {
+    let site = site::copy();
+    let ended = site.casemate(&["serve", "--listen", "0.0.0.0:0"]);
+    assert!(ended.code != 0 && ended.text.contains("loopback"), "{}", ended.text);
+}

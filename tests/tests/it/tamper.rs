@@ -1,0 +1,243 @@
+//! Somebody who can write to the site's disk: every change is refused, and named.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use casemate_audit::{VerifyError, verify_dir};
+use serde_json::json;
+
+use crate::serve::{Served, Server};
+use crate::site::{self, Site, copy_folder, files, passage, text};
+
+const QUESTION: &str = "How does an authenticated cipher protect the integrity of a message?";
+const DENIED: i32 = 3;
+const UNVERIFIED: i32 = 4;
+
+/// Asks ana's question and insists on a denial because of the store; returns what the operator is told.
+#[track_caller]
+fn store_denial(site: &Site) -> String {
+    let reply = site.ask("ana", QUESTION).expect(DENIED);
+    assert_eq!(reply["outcome"]["reason"], "host:store-failed", "{reply}");
+    let plain = site.plain(&["ask", QUESTION, "--as", "ana"]);
+    let operator = plain.lines().find_map(|line| line.trim().strip_prefix("operator: ")).expect(&plain).to_owned();
+    // The user learns that something is wrong, and not what.
+    assert!(!reply.to_string().contains(&operator) && !reply.to_string().contains("group"), "{reply}");
+    operator
+}
+
+/// Changes the entries of the store whose keys begin with `prefix`, with the database's own checksums made good.
+fn alter(site: &Site, prefix: &[u8], change: impl Fn(&mut Vec<(sled::IVec, Vec<u8>)>)) {
+    let store = sled::open(site.dir.join("store")).unwrap();
+    let mut entries: Vec<(sled::IVec, Vec<u8>)> =
+        store.scan_prefix(prefix).map(Result::unwrap).map(|(key, value)| (key, value.to_vec())).collect();
+    assert!(!entries.is_empty());
+    change(&mut entries);
+    for (key, value) in entries {
+        store.insert(key, value).unwrap();
+    }
+    store.flush().unwrap();
+}
+
+#[test]
+fn altered_group_is_named() {
+    let site = site::copy();
+    alter(&site, b"gcryptography\0", |entries| {
+        let middle = entries[0].1.len() / 2;
+        entries[0].1[middle] ^= 1;
+    });
+    let message = store_denial(&site);
+    assert!(message.contains("cryptography") && message.contains("group 0"), "{message}");
+}
+
+#[test]
+fn altered_passage_is_named() {
+    let site = site::copy();
+    alter(&site, b"pcryptography\0", |entries| {
+        for (_, value) in entries {
+            *value.last_mut().unwrap() ^= 1;
+        }
+    });
+    let message = store_denial(&site);
+    assert!(message.contains("passage") && message.contains("cryptography"), "{message}");
+}
+
+#[test]
+fn passages_that_trade_places_are_refused() {
+    for kind in [b'p', b's'] {
+        let site = site::copy();
+        alter(&site, &[&[kind], b"cryptography\0".as_slice()].concat(), |entries| {
+            let mut values: Vec<Vec<u8>> = entries.iter().map(|(_, value)| value.clone()).collect();
+            values.rotate_left(1);
+            for (entry, value) in entries.iter_mut().zip(values) {
+                entry.1 = value;
+            }
+        });
+        let message = store_denial(&site);
+        assert!(message.contains("cryptography"), "{message}");
+    }
+}
+
+#[test]
+fn store_rolled_back_to_an_old_copy_is_refused() {
+    let site = site::copy();
+    site.ingest(&[passage("new", "New", "A passage that was added after the old copy was made.")]);
+    site.ask("ana", QUESTION).expect(0);
+    fs::remove_dir_all(site.dir.join("store")).unwrap();
+    copy_folder(&site::shared().dir.join("store"), &site.dir.join("store"));
+    let message = store_denial(&site);
+    assert!(message.contains("engineering") && message.contains("old copy"), "{message}");
+}
+
+#[test]
+fn store_that_was_taken_away_is_refused() {
+    let site = site::copy();
+    fs::remove_dir_all(site.dir.join("store")).unwrap();
+    assert!(store_denial(&site).contains("old copy"));
+}
+
+#[test]
+fn fault_in_the_store_is_not_told_over_http() {
+    let site = site::copy();
+    alter(&site, b"gcryptography\0", |entries| entries[0].1[100] ^= 1);
+    let served = Served::of(site);
+    let answer = served.post("/v1/ask", "ana", &json!({ "question": QUESTION }));
+    assert_eq!(answer.body["outcome"]["reason"], "host:store-failed", "{answer:?}");
+    let text = answer.body.to_string();
+    assert!(!text.contains("group") && !text.contains("export"), "{text}");
+}
+
+#[test]
+fn active_bundle_altered_by_one_byte_is_refused_by_name() {
+    let site = site::copy();
+    let list = site.casemate(&["plugin", "list"]).expect(0);
+    for (name, entry) in list["entries"].as_object().unwrap() {
+        let path = site.dir.join(entry["file"].as_str().unwrap());
+        let good = fs::read(&path).unwrap();
+        for at in [0, good.len() / 2, good.len() - 1] {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(&path, bad).unwrap();
+            let error = site.ask("ana", QUESTION).expect(UNVERIFIED)["error"].to_string();
+            assert!(error.contains(&format!("`{name}`")) && error.contains("altered"), "{error}");
+        }
+        fs::remove_file(&path).unwrap();
+        let error = site.ask("ana", QUESTION).expect(UNVERIFIED)["error"].to_string();
+        assert!(error.contains(&format!("`{name}`")) && error.contains("missing"), "{error}");
+        fs::write(&path, good).unwrap();
+    }
+    site.ask("ana", QUESTION).expect(0);
+}
+
+#[test]
+fn bundle_with_one_signature_is_refused_and_recorded() {
+    let site = site::bare();
+    let bundle = site.dir.with_file_name("one.casemate");
+    let source = crate::guest::root().join("plugins/clearance");
+    site.casemate(&["plugin", "build", text(&source), "--out", text(&bundle)]).expect(0);
+    let key = site.dir.join("approvers/ana.key");
+    // Signing twice is still one person.
+    for _ in 0..2 {
+        site.casemate(&["plugin", "sign", text(&bundle), "--key", text(&key)]).expect(0);
+    }
+    site.casemate(&["plugin", "verify", text(&bundle)]).expect(UNVERIFIED);
+    site.casemate(&["plugin", "load", text(&bundle)]).expect(UNVERIFIED);
+    let record = site.casemate(&["audit", "show", "--last", "1"]).expect(0);
+    assert_eq!((record["event"].as_str(), record["action"].as_str()), (Some("bundle"), Some("refused")));
+    assert!(site.casemate(&["plugin", "list"]).expect(0)["entries"].as_object().unwrap().is_empty());
+}
+
+/// The last bundle of entries of a log with less than 256 records.
+fn entries(site: &Site) -> PathBuf {
+    let folder = site.dir.join("log/tile/entries");
+    let width = |path: &Path| path.file_name().unwrap().to_str().unwrap().parse::<u32>().unwrap();
+    let last = files(&folder).into_iter().filter(|path| text(path).contains("000.p")).max_by_key(|path| width(path));
+    last.expect("the log has less than 256 records")
+}
+
+/// Record of each byte of a bundle of entries (C2SP tlog-tiles: length in two bytes, then the record); none for lengths.
+fn records(bundle: &[u8]) -> Vec<Option<u64>> {
+    let (mut owners, mut index) = (Vec::new(), 0);
+    while let Some(length) = bundle.get(owners.len()..owners.len() + 2) {
+        let length = u16::from_be_bytes([length[0], length[1]]).into();
+        owners.extend([None, None]);
+        owners.extend(std::iter::repeat_n(Some(index), length));
+        index += 1;
+    }
+    assert_eq!(owners.len(), bundle.len());
+    owners
+}
+
+#[test]
+fn log_altered_by_one_byte_names_the_record() {
+    let site = site::copy();
+    let log = site.dir.join("log");
+    let key = fs::read_to_string(site.dir.join("log.vkey")).unwrap();
+    let path = entries(&site);
+    let good = fs::read(&path).unwrap();
+    verify_dir(&log, key.trim(), |_| {}).unwrap();
+    for (at, owner) in records(&good).into_iter().enumerate().step_by(53) {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        fs::write(&path, &bad).unwrap();
+        let error = verify_dir(&log, key.trim(), |_| {}).expect_err("an altered log verified");
+        if let Some(owner) = owner {
+            assert!(matches!(error, VerifyError::BadEntry { index } if index == owner), "byte {at}: {error}");
+        }
+    }
+    let owners = records(&good);
+    let at = owners.len() / 2;
+    let owner = owners[at..].iter().flatten().next().unwrap();
+    let mut bad = good.clone();
+    bad[owners.iter().position(|each| each == &Some(*owner)).unwrap()] ^= 1;
+    fs::write(&path, bad).unwrap();
+    let error = site.casemate(&["audit", "verify"]).expect(UNVERIFIED)["error"].to_string();
+    assert!(error.contains(&format!("record {owner} ")), "{error}");
+    fs::write(&path, good).unwrap();
+    site.casemate(&["audit", "verify"]).expect(0);
+}
+
+#[test]
+fn truncated_log_is_refused_and_nobody_is_answered() {
+    let cut = |path: &Path| {
+        let bytes = fs::read(path).unwrap();
+        fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+    };
+    let gone = |path: &Path| fs::remove_file(path).unwrap();
+    type Attack<'a> = (&'a str, &'a dyn Fn(&Path));
+    let attacks: [Attack<'_>; 4] = [("entries", &cut), ("entries", &gone), ("checkpoint", &gone), ("wal", &gone)];
+    for (what, attack) in attacks {
+        let site = site::copy();
+        attack(&if what == "entries" { entries(&site) } else { site.dir.join("log").join(what) });
+        let error = site.casemate(&["audit", "verify"]).expect(UNVERIFIED)["error"].to_string();
+        let named = ["record", "checkpoint", "write-ahead"].iter().any(|part| error.contains(part));
+        assert!(named, "{what}: {error}");
+        site.ask("ana", QUESTION).expect(UNVERIFIED);
+    }
+}
+
+#[test]
+fn log_of_another_site_is_refused() {
+    let site = site::copy();
+    let other = site::bare();
+    // The same keys and another history: the site before anything was loaded, which then took another turn.
+    other.ask("ana", QUESTION).expect(DENIED);
+    let receipt = site.dir.with_file_name("receipt.txt");
+    site.casemate(&["ask", QUESTION, "--as", "ana", "--receipt", text(&receipt)]).expect(0);
+    let foreign = fs::read_to_string(other.dir.join("log/checkpoint")).unwrap();
+    fs::write(site.dir.join("log/checkpoint"), foreign).unwrap();
+    site.casemate(&["audit", "verify"]).expect(UNVERIFIED);
+}
+
+#[test]
+fn second_process_on_the_same_site_is_refused() {
+    let site = site::copy();
+    let server = Server::start(&site);
+    let ended = site.ask("ana", QUESTION);
+    assert_ne!(ended.code, 0, "{}", ended.text);
+    assert_ne!(ended.code, DENIED, "{}", ended.text);
+    assert!(ended.json["outcome"].is_null() && ended.json["error"].is_string(), "{}", ended.text);
+    // Reading needs no lock.
+    site.casemate(&["audit", "verify"]).expect(0);
+    drop(server);
+    site.ask("ana", QUESTION).expect(0);
+}
