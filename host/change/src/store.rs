@@ -1,6 +1,8 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use casemate_bundle::{TrustRoot, VerifiedBundle, verify};
 use casemate_types::{Digest, Generation, PluginName};
@@ -158,10 +160,18 @@ fn read_state(dir: &Path) -> Result<Option<ActiveSet>, ChangeError> {
 fn lock(dir: &Path) -> Result<File, ChangeError> {
     let path = dir.join("lock");
     let file = File::options().create(true).append(true).open(&path).map_err(|source| io("open", &path, source))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ChangeError::Locked { path: dir.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(io("lock", &path, source)),
+    // A change takes milliseconds, and a process that is just being started may hold a copy of the lock until it runs: wait a little.
+    let mut patience = 50;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if patience > 0 => {
+                patience -= 1;
+                thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => return Err(ChangeError::Locked { path: dir.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(io("lock", &path, source)),
+        }
     }
 }
 

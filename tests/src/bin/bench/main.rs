@@ -19,7 +19,10 @@ use std::process::ExitCode;
 
 use report::Report;
 
-const ALL: [(&str, fn(&mut Report)); 5] = [
+/// A benchmark: its name, and what prints its rows.
+type Bench = (&'static str, fn(&mut Report));
+
+const ALL: [Bench; 5] = [
     ("decision", decision::run),
     ("search", search::run),
     ("fpe", fpe_token::run),
