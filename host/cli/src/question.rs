@@ -41,7 +41,12 @@ pub fn run(site: &Path, options: &AskOptions, json: bool) -> Result<ExitCode, Fa
 
 fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
     if json {
-        return output::json(reply);
+        let mut value =
+            serde_json::to_value(reply).map_err(|error| Failure::caused_by("cannot encode the answer", &error))?;
+        if let (Some(fault), Some(fields)) = (&reply.fault, value.as_object_mut()) {
+            fields.insert("operator".to_owned(), fault.clone().into());
+        }
+        return output::json(&value);
     }
     match &reply.outcome {
         Outcome::Answered { text, citations, masked } => {

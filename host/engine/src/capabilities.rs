@@ -61,6 +61,12 @@ macro_rules! ask_fallible {
     }};
 }
 
+/// Bytes of a list of fields, for the byte budget.
+fn field_bytes(fields: &[Field]) -> usize {
+    fields.iter().map(|field| field.name.len() + field.value.len() + 16).sum()
+}
+
+/// An answer that depends on the arguments alone: charged like any call, and not recorded, because a replay gives it again.
 fn invalid<T>(rule: &str) -> Fallible<T> {
     Ok(Err(CapabilityError::Invalid(rule.to_owned())))
 }
@@ -69,12 +75,14 @@ impl types::Host for HostState {}
 
 impl session::Host for HostState {
     async fn current(&mut self) -> Result<Claims> {
+        self.enter(0)?;
         ask!(self, HostCall::SessionClaims, Claims)
     }
 }
 
 impl clock::Host for HostState {
     async fn now(&mut self) -> Result<u64> {
+        self.enter(0)?;
         ask!(self, HostCall::ClockNow, Time)
     }
 }
@@ -83,6 +91,7 @@ const MAX_RANDOM: u32 = 1024;
 
 impl random::Host for HostState {
     async fn bytes(&mut self, count: u32) -> Fallible<Vec<u8>> {
+        self.enter(0)?;
         if count > MAX_RANDOM {
             return invalid("random.bytes: at most 1,024 bytes a call");
         }
@@ -92,6 +101,7 @@ impl random::Host for HostState {
 
 impl log::Host for HostState {
     async fn write(&mut self, level: LogLevel, message: String) -> Result<()> {
+        self.enter(message.len())?;
         let message = message.chars().filter(|c| !c.is_control()).take(1024).collect();
         // A lost operational line is not a reason to end a decision; the audit record is elsewhere.
         let _ = self.ask(HostCall::Log { level, message }).await?;
@@ -115,6 +125,7 @@ impl fpe::Host for HostState {}
 
 impl fpe::HostKey for HostState {
     async fn open(&mut self, name: String) -> Fallible<Resource<FpeKey>> {
+        self.enter(name.len())?;
         if !self.may_use_key(&name) {
             return Ok(Err(CapabilityError::Denied("key-not-in-manifest".to_owned())));
         }
@@ -126,6 +137,7 @@ impl fpe::HostKey for HostState {
     }
 
     async fn encrypt(&mut self, key: Resource<FpeKey>, items: Vec<fpe::Item>) -> Fallible<Vec<String>> {
+        self.enter(items.iter().map(|item| item.text.len() + item.tweak.len() + 24).sum())?;
         if items.len() > MAX_FPE_ITEMS {
             return invalid("fpe.encrypt: at most 1,024 items a call");
         }
@@ -134,6 +146,7 @@ impl fpe::HostKey for HostState {
     }
 
     async fn decrypt(&mut self, key: Resource<FpeKey>, items: Vec<fpe::Item>) -> Fallible<Vec<String>> {
+        self.enter(items.iter().map(|item| item.text.len() + item.tweak.len() + 24).sum())?;
         if items.len() > MAX_FPE_ITEMS {
             return invalid("fpe.decrypt: at most 1,024 items a call");
         }
@@ -151,6 +164,7 @@ const MAX_MESSAGE: usize = 64 * 1024;
 
 impl hsm::Host for HostState {
     async fn random(&mut self, count: u32) -> Fallible<Vec<u8>> {
+        self.enter(0)?;
         if count > MAX_RANDOM {
             return invalid("hsm.random: at most 1,024 bytes a call");
         }
@@ -160,6 +174,7 @@ impl hsm::Host for HostState {
 
 impl hsm::HostKey for HostState {
     async fn open(&mut self, name: String) -> Fallible<Resource<HsmKey>> {
+        self.enter(name.len())?;
         if !self.may_use_key(&name) {
             return Ok(Err(CapabilityError::Denied("key-not-in-manifest".to_owned())));
         }
@@ -171,12 +186,14 @@ impl hsm::HostKey for HostState {
     }
 
     async fn info(&mut self, key: Resource<HsmKey>) -> Result<hsm::KeyInfo> {
+        self.enter(0)?;
         let key = self.hsm_key(&key)?;
         let info: Fallible<hsm::KeyInfo> = ask_fallible!(self, HostCall::HsmInfo { key }, KeyInfo);
         info?.map_err(|_| Refusal::CapabilityFailed { action: "hsm.info" }.into())
     }
 
     async fn sign(&mut self, key: Resource<HsmKey>, message: Vec<u8>) -> Fallible<Vec<u8>> {
+        self.enter(message.len())?;
         if message.len() > MAX_MESSAGE {
             return invalid("hsm.sign: at most 64 KiB");
         }
@@ -185,6 +202,7 @@ impl hsm::HostKey for HostState {
     }
 
     async fn mac(&mut self, key: Resource<HsmKey>, message: Vec<u8>) -> Fallible<Vec<u8>> {
+        self.enter(message.len())?;
         if message.len() > MAX_MESSAGE {
             return invalid("hsm.mac: at most 64 KiB");
         }
@@ -202,6 +220,7 @@ const MAX_QUESTION: usize = 16 * 1024;
 
 impl vectors::Host for HostState {
     async fn collections(&mut self) -> Result<Vec<String>> {
+        self.enter(0)?;
         ask!(self, HostCall::VectorsCollections, Names)
     }
 
@@ -212,6 +231,7 @@ impl vectors::Host for HostState {
         filter: Vec<Field>,
         k: u32,
     ) -> Fallible<Vec<Reference>> {
+        self.enter(field_bytes(&filter))?;
         if !(1..=256).contains(&k) {
             return invalid("vectors.search: k is 1 to 256");
         }
@@ -223,6 +243,7 @@ impl vectors::Host for HostState {
 
 impl vectors::HostCollection for HostState {
     async fn open(&mut self, name: String) -> Fallible<Resource<Collection>> {
+        self.enter(name.len())?;
         let opened: Fallible<()> = ask!(self, HostCall::VectorsOpen { collection: name.clone() }, Unit);
         match opened? {
             Ok(()) => Ok(Ok(self.table.push(Collection(name))?)),
@@ -231,10 +252,12 @@ impl vectors::HostCollection for HostState {
     }
 
     async fn name(&mut self, collection: Resource<Collection>) -> Result<String> {
+        self.enter(0)?;
         Ok(self.table.get(&collection)?.0.clone())
     }
 
     async fn documents(&mut self, collection: Resource<Collection>) -> Result<u64> {
+        self.enter(0)?;
         let collection = self.table.get(&collection)?.0.clone();
         ask!(self, HostCall::VectorsDocuments { collection }, Count)
     }
@@ -247,6 +270,7 @@ impl vectors::HostCollection for HostState {
 
 impl vectors::HostQuery for HostState {
     async fn embed(&mut self, text: String) -> Fallible<Resource<Query>> {
+        self.enter(text.len())?;
         if text.len() > MAX_QUESTION {
             return invalid("vectors.query.embed: at most 16 KiB");
         }
@@ -267,6 +291,7 @@ const MAX_OPEN: usize = 64;
 
 impl records::Host for HostState {
     async fn open(&mut self, references: Vec<Reference>) -> Result<Vec<std::result::Result<Passage, CapabilityError>>> {
+        self.enter(references.iter().map(|r| r.collection.len() + r.document.len() + 16).sum())?;
         if references.len() > MAX_OPEN {
             let error = || Err(CapabilityError::Invalid("records.open: at most 64 passages a call".to_owned()));
             return Ok(references.iter().map(|_| error()).collect());
@@ -284,6 +309,7 @@ impl records::Host for HostState {
 
 impl retrieval::Host for HostState {
     async fn retrieve(&mut self, question: String, filter: Vec<Field>, k: u32) -> Fallible<Vec<Reference>> {
+        self.enter(question.len() + field_bytes(&filter))?;
         if question.len() > MAX_QUESTION {
             return invalid("retrieval.retrieve: at most 16 KiB");
         }
@@ -296,6 +322,7 @@ impl retrieval::Host for HostState {
 
 impl inference::Host for HostState {
     async fn closeness(&mut self, question: String, texts: Vec<String>) -> Fallible<Vec<u16>> {
+        self.enter(question.len() + texts.iter().map(|text| text.len() + 8).sum::<usize>())?;
         if texts.len() > 256 || question.len() > MAX_QUESTION || texts.iter().any(|t| t.len() > 4096) {
             return invalid("inference.closeness: at most 256 texts of 4 KiB and a question of 16 KiB");
         }
@@ -305,6 +332,7 @@ impl inference::Host for HostState {
 
 impl audit::Host for HostState {
     async fn annotate(&mut self, name: String, value: String) -> Fallible<()> {
+        self.enter(name.len() + value.len())?;
         if name.chars().count() > 64 || value.chars().count() > 256 {
             return invalid("audit.annotate: name at most 64 and value at most 256 characters");
         }
@@ -322,6 +350,7 @@ fn kv_key_ok(key: &str) -> bool {
 
 impl kv::Host for HostState {
     async fn get(&mut self, key: String) -> Fallible<Option<Vec<u8>>> {
+        self.enter(key.len())?;
         if !kv_key_ok(&key) {
             return invalid("kv: a key has 1 to 128 characters");
         }
@@ -329,6 +358,7 @@ impl kv::Host for HostState {
     }
 
     async fn set(&mut self, key: String, value: Vec<u8>) -> Fallible<()> {
+        self.enter(key.len() + value.len())?;
         if !kv_key_ok(&key) || value.len() > 4096 {
             return invalid("kv: a key has 1 to 128 characters, a value at most 4 KiB");
         }
@@ -336,6 +366,7 @@ impl kv::Host for HostState {
     }
 
     async fn delete(&mut self, key: String) -> Fallible<()> {
+        self.enter(key.len())?;
         if !kv_key_ok(&key) {
             return invalid("kv: a key has 1 to 128 characters");
         }

@@ -122,35 +122,6 @@ impl HostCall {
             Self::VectorsSearch { .. } => "vectors.search",
         }
     }
-
-    /// Bytes of variable-length arguments, for the byte budget.
-    pub(crate) fn size(&self) -> usize {
-        let fields = |fields: &[Field]| fields.iter().map(|f| f.name.len() + f.value.len() + 16).sum::<usize>();
-        match self {
-            Self::Annotate { name, value } => name.len() + value.len(),
-            Self::Closeness { question, texts } => question.len() + texts.iter().map(|t| t.len() + 8).sum::<usize>(),
-            Self::FpeDecrypt { items, .. } | Self::FpeEncrypt { items, .. } => {
-                items.iter().map(|i| i.text.len() + i.tweak.len() + 24).sum()
-            }
-            Self::FpeOpen { key } | Self::HsmOpen { key } | Self::HsmInfo { key } => key.len(),
-            Self::KvDelete { key } | Self::KvGet { key } => key.len(),
-            Self::HsmMac { message, .. } | Self::HsmSign { message, .. } => message.len(),
-            Self::KvSet { key, value } => key.len() + value.len(),
-            Self::Log { message, .. } => message.len(),
-            Self::RecordsOpen { references } => {
-                references.iter().map(|r| r.collection.len() + r.document.len() + 16).sum()
-            }
-            Self::Retrieve { question, filter, .. } => question.len() + fields(filter),
-            Self::VectorsDocuments { collection } | Self::VectorsOpen { collection } => collection.len(),
-            Self::VectorsEmbed { text } => text.len(),
-            Self::VectorsSearch { collection, filter, .. } => collection.len() + fields(filter),
-            Self::ClockNow
-            | Self::HsmRandom { .. }
-            | Self::RandomBytes { .. }
-            | Self::SessionClaims
-            | Self::VectorsCollections => 0,
-        }
-    }
 }
 
 /// The host's answer, as recorded.

@@ -25,6 +25,7 @@ pub(crate) struct HostState {
     grant: Arc<Grant>,
     invocation: Invocation,
     bytes_used: u64,
+    calls_used: u32,
 }
 
 /// An opened FPE key: its site name. The key itself stays in the HSM.
@@ -50,6 +51,7 @@ impl HostState {
             grant,
             invocation,
             bytes_used: 0,
+            calls_used: 0,
         }
     }
 
@@ -58,12 +60,17 @@ impl HostState {
         self.grant.keys.iter().any(|key| key == name)
     }
 
-    /// Answers a call: charges its budgets, asks the services, records the exchange.
-    pub(crate) async fn ask(&mut self, call: HostCall) -> wasmtime::Result<HostAnswer> {
-        if self.trace.len() >= self.grant.host_calls as usize {
+    /// Charges a call and its arguments. The first thing every host function does, whatever it then answers.
+    pub(crate) fn enter(&mut self, argument_bytes: usize) -> wasmtime::Result<()> {
+        if self.calls_used >= self.grant.host_calls {
             return Err(Refusal::CallBudget { limit: self.grant.host_calls }.into());
         }
-        self.charge(call.size())?;
+        self.calls_used += 1;
+        self.charge(argument_bytes)
+    }
+
+    /// Asks the services, charges the answer, records the exchange.
+    pub(crate) async fn ask(&mut self, call: HostCall) -> wasmtime::Result<HostAnswer> {
         let answer = match &call {
             HostCall::ClockNow => HostAnswer::Time(self.invocation.now_ms),
             HostCall::SessionClaims => HostAnswer::Claims(self.invocation.claims.clone()),

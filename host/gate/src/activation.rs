@@ -37,8 +37,9 @@ impl Gate {
     async fn verify_and_activate(&self, raw: &[u8]) -> Result<(VerifiedBundle, Generation), GateError> {
         let bundle = casemate_bundle::verify(raw, &self.trust()?, jiff::Timestamp::now())?;
         self.try_load(&bundle).await?;
-        self.record_bundle("verified", &bundle, self.active().generation).await?;
-        let generation = SiteStore::open(self.dir())?.activate(&bundle, raw)?;
+        let mut changes = SiteStore::open(self.dir())?;
+        self.record_bundle("verified", &bundle, changes.active().generation).await?;
+        let generation = changes.activate(&bundle, raw)?;
         self.reload().await?;
         Ok((bundle, generation))
     }

@@ -78,10 +78,10 @@ impl Gate {
             for step in documents.chunks(STEP) {
                 let texts: Vec<&str> = step.iter().map(|document| document.text.as_str()).collect();
                 let vectors = embedder.embed(&texts)?;
-                let (replaced, applied) = self.add(name, compartment, embedder.name(), step, vectors)?;
+                let (added, replaced, applied) = self.add(name, compartment, embedder.name(), step, vectors)?;
                 version = applied;
                 replaced_here += replaced;
-                ingested.added += step.len() - replaced;
+                ingested.added += added;
                 done += step.len();
                 progress(done);
             }
@@ -153,7 +153,7 @@ impl Gate {
         embedder: &str,
         documents: &[&Document],
         vectors: Vec<Vec<f32>>,
-    ) -> Result<(usize, u64), GateError> {
+    ) -> Result<(usize, usize, u64), GateError> {
         let collection = CollectionName::from(name);
         let manifest = match self.manifest(name, compartment)? {
             Some(manifest) if manifest.embedder == embedder => manifest,
@@ -187,8 +187,9 @@ impl Gate {
             // The last of several documents with one id wins.
             fresh.insert(id, passage);
         }
+        let added = fresh.len() - replaced.len();
         let version = self.rewrite(name, compartment, manifest, &replaced, fresh.into_iter().collect())?;
-        Ok((replaced.len(), version))
+        Ok((added, replaced.len(), version))
     }
 
     /// Removes `doomed`, adds `fresh`, and encrypts anew every group that changes, under a version of its own.

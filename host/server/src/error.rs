@@ -29,6 +29,12 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    pub(crate) fn too_large(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::PAYLOAD_TOO_LARGE, reason: "too-large".to_owned(), message: message.into() }
+    }
+}
+
 impl From<GateError> for ApiError {
     fn from(error: GateError) -> Self {
         let status = match &error {

@@ -3,8 +3,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -59,9 +58,11 @@ pub fn router(gate: Arc<Gate>) -> Router {
         .route("/v1/health", get(health))
         .route("/v1/ask", post(ask))
         .route("/v1/policy/evaluate", post(evaluate))
-        .layer(DefaultBodyLimit::max(MAX_TEXT * 2))
         .with_state(app)
 }
+
+/// Largest body: a text of the largest size, escaped, and its attributes.
+const MAX_BODY: usize = MAX_TEXT * 2;
 
 /// Ends idle sessions once a minute, as long as the server lives.
 async fn sweep(app: Weak<App>) {
@@ -89,8 +90,12 @@ impl App {
     }
 }
 
-fn body<T: serde::de::DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
-    serde_json::from_slice(bytes).map_err(|error| ApiError::bad_request(format!("malformed body: {error}")))
+/// Reads a body of bounded size. Called after authentication, so that strangers cannot make the server hold their bytes.
+async fn body<T: serde::de::DeserializeOwned>(request: Request) -> Result<T, ApiError> {
+    let bytes = axum::body::to_bytes(request.into_body(), MAX_BODY)
+        .await
+        .map_err(|_| ApiError::too_large(format!("a body has at most {MAX_BODY} bytes")))?;
+    serde_json::from_slice(&bytes).map_err(|error| ApiError::bad_request(format!("malformed body: {error}")))
 }
 
 async fn health(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
@@ -112,9 +117,9 @@ struct AskBody {
     filter: BTreeMap<String, String>,
 }
 
-async fn ask(State(app): State<Arc<App>>, headers: HeaderMap, bytes: Bytes) -> Result<Json<Reply>, ApiError> {
-    let session = app.session(&headers).await?;
-    let ask: AskBody = body(&bytes)?;
+async fn ask(State(app): State<Arc<App>>, request: Request) -> Result<Json<Reply>, ApiError> {
+    let session = app.session(request.headers()).await?;
+    let ask: AskBody = body(request).await?;
     Ok(Json(app.gate.ask(&session, &ask.question, fields(ask.filter)).await?))
 }
 
@@ -153,9 +158,9 @@ fn evaluate_action() -> String {
     "evaluate".to_owned()
 }
 
-async fn evaluate(State(app): State<Arc<App>>, headers: HeaderMap, bytes: Bytes) -> Result<Json<Value>, ApiError> {
-    let session = app.session(&headers).await?;
-    let body: EvaluateBody = body(&bytes)?;
+async fn evaluate(State(app): State<Arc<App>>, request: Request) -> Result<Json<Value>, ApiError> {
+    let session = app.session(request.headers()).await?;
+    let body: EvaluateBody = body(request).await?;
     let question = Question {
         phase: body.phase,
         action: body.action,

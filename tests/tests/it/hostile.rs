@@ -156,8 +156,9 @@ async fn bytes_flood_is_stopped() {
     let refusal = run("stall", "").await.unwrap_err();
     assert!(matches!(refusal, Refusal::ByteBudget { .. }), "{refusal:?}");
     assert_eq!(refusal.reason(), Reason::byte_budget());
-    // One megabyte a line: the host takes a kilobyte of each, or ends it; it never holds the rest.
+    // One megabyte a line: what is moved counts, not what is kept of it.
     let evaluated = run_with("host-bytes-flood", "", Arc::new(Site::default())).await;
+    assert!(matches!(evaluated.outcome, Err(Refusal::ByteBudget { .. })), "{:?}", evaluated.outcome);
     for exchange in &evaluated.trace.exchanges {
         assert!(matches!(&exchange.call, HostCall::Log { message, .. } if message.len() <= 1024));
     }

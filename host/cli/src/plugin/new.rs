@@ -22,12 +22,18 @@ pub fn run(name: &str, kind: Kind, sdk: Option<&Path>) -> Result<ExitCode, Failu
         Kind::Strategy => ("retrieval-strategy", STRATEGY),
         Kind::Agent => ("agent-handler", AGENT),
     };
-    let files = [
+    let mut files = vec![
         ("Cargo.toml", CARGO.replace("{name}", name.as_str()).replace("{sdk}", &sdk.display().to_string())),
         ("manifest.toml", manifest(&name, world, kind)),
-        ("settings.json", "{}\n".to_owned()),
         ("src/lib.rs", source.to_owned()),
     ];
+    match kind {
+        Kind::Policy => {
+            files.push(("settings.json", "{\"word\": \"secret\"}\n".to_owned()));
+            files.push(("cases.json", CASES.to_owned()));
+        }
+        Kind::Strategy | Kind::Agent => files.push(("settings.json", "{}\n".to_owned())),
+    }
     for (file, text) in files {
         let path = dir.join(file);
         path.parent()
@@ -87,3 +93,4 @@ casemate-sdk = { path = "{sdk}" }
 const POLICY: &str = include_str!("templates/policy.rs.txt");
 const STRATEGY: &str = include_str!("templates/strategy.rs.txt");
 const AGENT: &str = include_str!("templates/agent.rs.txt");
+const CASES: &str = include_str!("templates/cases.json.txt");

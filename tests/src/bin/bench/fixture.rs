@@ -46,6 +46,7 @@ impl Fixture {
             .unwrap();
         assert!(new.success());
         fs::write(dir.join("src/lib.rs"), POLICY).unwrap();
+        fs::write(dir.join("settings.json"), "{}").unwrap();
         let manifest = fs::read_to_string(dir.join("manifest.toml")).unwrap();
         fs::write(
             dir.join("manifest.toml"),
