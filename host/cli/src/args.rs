@@ -6,19 +6,24 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A policy-plugin host for sovereign, air-gapped AI.
 ///
-/// Casemate answers questions over encrypted documents. Every request passes signed WebAssembly policies first, keys stay in an HSM,
-/// and every decision is in a tamper-evident log.
+/// Casemate answers questions over encrypted documents. Every request passes signed
+/// WebAssembly policies, keys stay in an HSM, and every decision is in a log that shows
+/// tampering.
 ///
 /// A first walk:
-///   casemate init                                   make a site: token, keys, users
-///   casemate plugin build plugins/clearance         compile and pack a policy
-///   casemate plugin sign clearance.casemate --key site/approvers/ana.key
-///   casemate plugin load clearance.casemate         verify and activate it
+///   casemate init                                  make a site: token, keys, users
+///   for p in clearance disclosure nearest librarian; do
+///     casemate plugin build plugins/$p             compile and pack a plugin
+///     casemate plugin sign $p.casemate --key site/approvers/ana.key
+///     casemate plugin sign $p.casemate --key site/approvers/bo.key
+///     casemate plugin load $p.casemate             verify and activate it
+///   done
 ///   casemate ingest docs/ --as carla --compartment engineering --label internal
-///   casemate ask "What is a deadline?" --as ana     ask
-///   casemate audit verify                           check the log
+///   casemate ask "What does a compromised store learn?" --as ana
+///   casemate audit verify                          check the log
 ///
-/// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 denied by policy; 4 verification failed; 5 not authenticated.
+/// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 denied, by a policy or the host;
+/// 4 verification failed; 5 not authenticated.
 #[derive(Parser)]
 #[command(name = "casemate", version, verbatim_doc_comment, arg_required_else_help = true)]
 pub struct Arguments {
@@ -130,7 +135,7 @@ pub enum PluginCommand {
         #[arg(long, default_value_t = 1)]
         bundle_version: u64,
         /// Days until the signatures expire.
-        #[arg(long, default_value_t = 365)]
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
         valid_days: u32,
         /// Use a component that is compiled already.
         #[arg(long, value_name = "FILE")]
@@ -207,7 +212,7 @@ pub enum AuditCommand {
         /// A receipt to check instead of the whole log.
         #[arg(long, value_name = "FILE")]
         receipt: Option<PathBuf>,
-        /// The log's public key; `log.vkey` of the site otherwise.
+        /// The log's public key, or a file that holds it; `log.vkey` of the site otherwise.
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
     },

@@ -6,9 +6,12 @@ use casemate_audit::{Record, entries, verify_dir, verify_receipt};
 
 use crate::args::AuditCommand;
 use crate::failure::{Failure, code};
-use crate::output;
+use crate::{environment, output};
 
 pub fn run(site: &Path, command: AuditCommand, json: bool) -> Result<ExitCode, Failure> {
+    if !matches!(command, AuditCommand::Verify { key: Some(_), receipt: Some(_) }) {
+        environment::require_site(site)?;
+    }
     match command {
         AuditCommand::Show { last } => show(site, last, json),
         AuditCommand::Verify { receipt: Some(receipt), key } => receipt_verify(site, &receipt, key, json),
@@ -44,7 +47,8 @@ fn summary(record: &Record) -> String {
         .iter()
         .filter(|(name, value)| *name != "event" && !value.is_null() && *value != &serde_json::json!([]))
         .map(|(name, value)| match value {
-            serde_json::Value::String(text) => format!("{name}={}", text.chars().take(48).collect::<String>()),
+            serde_json::Value::String(text) if text.contains(' ') => format!("{name}={text:?}"),
+            serde_json::Value::String(text) => format!("{name}={text}"),
             other => format!("{name}={other}"),
         })
         .collect();
@@ -94,8 +98,15 @@ fn receipt_verify(site: &Path, receipt: &Path, key: Option<String>, json: bool) 
 }
 
 fn verifier_key(site: &Path, key: Option<String>) -> Result<String, Failure> {
-    if let Some(key) = key {
-        return Ok(key);
+    match key {
+        // The key is one line of text; anything that is a file holds it.
+        Some(key) if Path::new(&key).is_file() => {
+            let text =
+                fs::read_to_string(&key).map_err(|error| Failure::caused_by(format!("cannot read {key}"), &error))?;
+            return Ok(text.trim().to_owned());
+        }
+        Some(key) => return Ok(key),
+        None => {}
     }
     let path = site.join("log.vkey");
     let text = fs::read_to_string(&path).map_err(|error| {

@@ -34,6 +34,15 @@ pub fn absolute(site: &Path) -> Result<String, Failure> {
     path.to_str().map(str::to_owned).ok_or_else(|| Failure::new("the site's path is not UTF-8"))
 }
 
+/// Refuses a folder that is no site, before anything is created in it.
+pub fn require_site(site: &Path) -> Result<(), Failure> {
+    if site.join("state.json").is_file() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("{} is no site: it holds no state.json", site.display()))
+        .hint("casemate init, or name the site's folder with --site"))
+}
+
 /// Runs async work on a fresh runtime.
 pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -1,4 +1,5 @@
 use std::error::Error;
+use std::path::Path;
 use std::process::ExitCode;
 
 use casemate_audit::VerifyError;
@@ -35,6 +36,12 @@ impl Failure {
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says which file it is about.
+    pub fn about(mut self, path: &Path) -> Self {
+        self.message = format!("{}: {}", path.display(), self.message);
         self
     }
 
@@ -83,6 +90,11 @@ impl From<GateError> for Failure {
             GateError::Bundle(_) | GateError::Change(_) | GateError::Store(_) => (code::VERIFICATION, None),
             GateError::Audit(_) => (code::VERIFICATION, Some("`casemate audit verify` names the first bad record")),
             GateError::NoSite { .. } => (code::FAILED, Some("casemate init")),
+            GateError::InUse { .. } => (code::FAILED, Some("stop `casemate serve` or wait for the other command")),
+            GateError::Question(_) => (2, None),
+            GateError::Hsm(_) => {
+                (code::FAILED, Some("was the site's folder moved? token/token.conf names the token's storage"))
+            }
             _ => (code::FAILED, None),
         };
         Self { code, message: error.to_string(), causes, hint: hint.map(str::to_owned) }

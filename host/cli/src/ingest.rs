@@ -92,17 +92,20 @@ fn read_all(options: &IngestOptions, compartment: Option<&CompartmentName>) -> R
 
 /// The files of a path: itself, or every Markdown, text and JSON-lines file below it, by name.
 fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let readable = |path: &Path| path.extension().is_some_and(|e| e == "md" || e == "txt" || e == "jsonl");
     if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
+        if readable(path) || !path.exists() {
+            return Ok(vec![path.to_owned()]);
+        }
+        return Err(Failure::new(format!("{} is neither .md, .txt nor .jsonl", path.display())).with_code(2));
     }
     let mut found = Vec::new();
     let entries = fs::read_dir(path).map_err(|error| unreadable(path, &error))?;
     for entry in entries {
         let path = entry.map_err(|error| unreadable(path, &error))?.path();
-        let readable = path.extension().is_some_and(|e| e == "md" || e == "txt" || e == "jsonl");
         if path.is_dir() {
             found.extend(files(&path)?);
-        } else if readable {
+        } else if readable(&path) {
             found.push(path);
         }
     }

@@ -12,6 +12,7 @@ const EXAMPLE: &str = include_str!("site.example.toml");
 const EMBEDDED: &str = "libcasemate_softtoken.so";
 
 pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, Failure> {
+    check(options)?;
     let config_toml = match &options.config {
         Some(path) => fs::read_to_string(path)
             .map_err(|error| Failure::caused_by(format!("cannot read {}", path.display()), &error))?,
@@ -53,6 +54,28 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
         ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What can be wrong with the options is found before the token is touched: keys in an HSM are not made twice.
+fn check(options: &InitOptions) -> Result<(), Failure> {
+    let distinct: std::collections::BTreeSet<&String> = options.approvers.iter().collect();
+    if distinct.len() < 2 || distinct.len() != options.approvers.len() {
+        return Err(Failure::new("--approvers needs at least two different people").with_code(2));
+    }
+    for name in &options.approvers {
+        name.parse::<casemate_types::PluginName>().map_err(|_| {
+            Failure::new(format!("`{name}` cannot name an approver: use lower-case letters, digits or `-`"))
+                .with_code(2)
+        })?;
+    }
+    match &options.model_dir {
+        Some(dir) if !casemate_embed::MiniLm::present(dir) => Err(Failure::new(format!(
+            "{} holds no sentence model: model.safetensors and tokenizer.json are wanted",
+            dir.display()
+        ))
+        .with_code(2)),
+        _ => Ok(()),
+    }
 }
 
 /// The documented example, with this machine's module and model filled in.

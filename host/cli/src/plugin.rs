@@ -33,12 +33,14 @@ pub fn run(site: &Path, command: PluginCommand, json: bool) -> Result<ExitCode, 
             Ok(ExitCode::SUCCESS)
         }
         PluginCommand::Inspect { bundle } => {
-            let inspection = casemate_bundle::inspect(&read(&bundle)?, &trust(site)?)?;
-            show(&inspection, json)
+            let bytes = read(&bundle)?;
+            let inspection = about(&bundle, casemate_bundle::inspect(&bytes, &trust(site)?))?;
+            show(&inspection, &settings(&bytes)?, json)
         }
         PluginCommand::Sign { bundle, key } => sign(site, &bundle, &key, json),
         PluginCommand::Verify { bundle } => {
-            let verified = casemate_bundle::verify(&read(&bundle)?, &trust(site)?, jiff::Timestamp::now())?;
+            let verified =
+                about(&bundle, casemate_bundle::verify(&read(&bundle)?, &trust(site)?, jiff::Timestamp::now()))?;
             let line = format!(
                 "{} {} is signed by {} and unaltered",
                 verified.manifest().name,
@@ -62,8 +64,12 @@ pub fn run(site: &Path, command: PluginCommand, json: bool) -> Result<ExitCode, 
 
 fn sign(site: &Path, bundle: &Path, key: &Path, json: bool) -> Result<ExitCode, Failure> {
     let trust = trust(site)?;
-    let key = ApproverKey::load(key)?;
-    let signed = casemate_bundle::sign(&read(bundle)?, &key, &trust)?;
+    let key = ApproverKey::load(key).map_err(|error| {
+        Failure::from(error)
+            .with_code(crate::failure::code::FAILED)
+            .hint("a key file of an approver, such as site/approvers/NAME.key")
+    })?;
+    let signed = about(bundle, casemate_bundle::sign(&read(bundle)?, &key, &trust))?;
     write(bundle, &signed)?;
     let inspection = casemate_bundle::inspect(&signed, &trust)?;
     if json {
@@ -89,7 +95,8 @@ fn load(site: &Path, bundles: &[PathBuf], json: bool) -> Result<ExitCode, Failur
         // Opened without plugins, so that a site whose active set is broken can be put right.
         let gate = Gate::open_without_plugins(site)?;
         for path in bundles {
-            let (bundle, generation) = gate.load_bundle(&read(path)?).await?;
+            let loaded = gate.load_bundle(&read(path)?).await;
+            let (bundle, generation) = loaded.map_err(|error| Failure::from(error).about(path))?;
             let manifest = bundle.manifest();
             if json {
                 output::json(&serde_json::json!({
@@ -112,6 +119,7 @@ fn load(site: &Path, bundles: &[PathBuf], json: bool) -> Result<ExitCode, Failur
 }
 
 fn list(site: &Path, json: bool) -> Result<ExitCode, Failure> {
+    environment::require_site(site)?;
     let changes = SiteStore::open(site).map_err(casemate_gate::GateError::from)?;
     let active = changes.active();
     if json {
@@ -125,14 +133,28 @@ fn list(site: &Path, json: bool) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(inspection: &Inspection, json: bool) -> Result<ExitCode, Failure> {
+/// Says which bundle an error is about.
+fn about<T>(bundle: &Path, result: Result<T, casemate_bundle::BundleError>) -> Result<T, Failure> {
+    result.map_err(|error| Failure::from(error).about(bundle))
+}
+
+/// The settings as they stand in the bundle: a policy's behaviour may lie in them.
+fn settings(bundle: &[u8]) -> Result<serde_json::Value, Failure> {
+    let entries = casemate_bundle::ustar::read(bundle)?;
+    let bytes = entries.get("settings.json").map_or(&b"{}"[..], Vec::as_slice);
+    serde_json::from_slice(bytes).map_err(|error| Failure::caused_by("settings.json is no JSON", &error))
+}
+
+fn show(inspection: &Inspection, settings: &serde_json::Value, json: bool) -> Result<ExitCode, Failure> {
     let manifest = &inspection.manifest;
     let capabilities: Vec<&str> = manifest.capabilities.iter().map(|c| c.as_str()).collect();
     if json {
         output::json(&serde_json::json!({
             "name": manifest.name, "version": inspection.version, "world": manifest.world.as_str(),
             "summary": manifest.summary, "capabilities": capabilities, "keys": manifest.keys,
-            "component": inspection.component_digest, "settings": inspection.settings_digest,
+            "phases": manifest.phases, "ask-policy": manifest.ask_policy, "limits": manifest.limits,
+            "component": inspection.component_digest, "settings": settings,
+            "settings-digest": inspection.settings_digest,
             "digest": inspection.bundle_digest, "expires": inspection.expires.to_string(),
             "signers": inspection.signers, "missing": inspection.missing_signatures,
         }))?;
@@ -140,7 +162,7 @@ fn show(inspection: &Inspection, json: bool) -> Result<ExitCode, Failure> {
     }
     let limits = &manifest.limits;
     output::line(&format!(
-        "{} {} ({}, bundle version {})\n  {}\n  capabilities  {}\n  keys          {}\n  limits        {} bytes of memory, {} ms, {} host calls, {} bytes moved, {} bytes out\n  component     {}\n  settings      {}\n  bundle        {}\n  expires       {}\n  signed by     {}{}",
+        "{} {} ({}, bundle version {})\n  {}\n  capabilities  {}\n  keys          {}\n  ask-policy    {}\n  phases        {}\n  limits        {} bytes of memory, {} table elements, {} ms, {} host calls, {} bytes moved, {} bytes out\n  component     {}\n  settings      {}\n                {settings}\n  bundle        {}\n  expires       {}\n  signed by     {}{}",
         manifest.name,
         manifest.version,
         manifest.world.as_str(),
@@ -148,7 +170,10 @@ fn show(inspection: &Inspection, json: bool) -> Result<ExitCode, Failure> {
         manifest.summary,
         or_none(&capabilities.join(", ")),
         or_none(&manifest.keys.join(", ")),
+        or_none(&manifest.ask_policy.iter().map(|c| c.as_str()).collect::<Vec<_>>().join(", ")),
+        or_none(&manifest.phases.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         limits.memory_bytes,
+        limits.table_elements,
         limits.time_ms,
         limits.host_calls,
         limits.host_bytes,

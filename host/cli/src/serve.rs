@@ -11,10 +11,17 @@ use crate::failure::Failure;
 use crate::{environment, output};
 
 pub fn run(site: &Path, options: &ServeOptions, json: bool) -> Result<ExitCode, Failure> {
+    if !options.listen.ip().is_loopback() {
+        return Err(Failure::new(format!("{} is no loopback address: there is no TLS here", options.listen))
+            .hint("--listen 127.0.0.1:8470")
+            .with_code(2));
+    }
     environment::prepare(site)?;
     // The listener is bound first; after the lock-down no socket can be made, so nothing can connect out.
-    let listener = TcpListener::bind(options.listen)
-        .map_err(|error| Failure::caused_by(format!("cannot listen on {}", options.listen), &error))?;
+    let listener = TcpListener::bind(options.listen).map_err(|error| {
+        Failure::caused_by(format!("cannot listen on {}", options.listen), &error)
+            .hint("another port: --listen 127.0.0.1:PORT")
+    })?;
     let address =
         listener.local_addr().map_err(|error| Failure::caused_by("cannot read the listener's address", &error))?;
     environment::lock_down_with(Profile::LoopbackListener)?;

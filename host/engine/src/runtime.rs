@@ -120,6 +120,11 @@ fn config(options: &EngineOptions) -> Config {
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .epoch_interruption(true)
+        // Explicit bounds checks and no guard pages: then a memory that a guest grew need not be protected again for the next one,
+        // and no run changes page protections, which would interrupt every core. It also needs no signal handler.
+        .signals_based_traps(false)
+        .memory_guard_size(0)
+        .memory_reservation(options.max_memory_bytes as u64)
         .max_wasm_stack(WASM_STACK)
         .async_stack_size(2 * WASM_STACK)
         .wasm_component_model(true);

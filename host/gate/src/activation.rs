@@ -12,21 +12,24 @@ impl Gate {
     /// Verifies a bundle against the pinned root, compiles it, asks it to describe itself, and activates it. A bundle that fails at
     /// any of these never becomes active, and the refusal is recorded by name.
     pub async fn load_bundle(&self, raw: &[u8]) -> Result<(VerifiedBundle, Generation), GateError> {
-        match self.verify_and_activate(raw).await {
+        let mut verified = None;
+        match self.verify_and_activate(raw, &mut verified).await {
             Ok((bundle, generation)) => {
                 self.record_bundle("activated", &bundle, generation).await?;
                 Ok((bundle, generation))
             }
             Err(error) => {
+                // Names and signers are recorded only where the signatures hold: anyone can write anything into a file.
+                let (name, version, signers) = verified.unwrap_or_default();
                 self.journal
                     .record(Event::Bundle {
                         action: "refused".to_owned(),
-                        name: String::new(),
-                        version: 0,
+                        name,
+                        version,
                         digest: Digest::of(raw),
-                        signers: Vec::new(),
+                        signers,
                         reason: Some(error.to_string().chars().take(512).collect()),
-                        generation: self.active().generation,
+                        generation: SiteStore::open(self.dir()).map(|c| c.active().generation).unwrap_or_default(),
                     })
                     .await?;
                 Err(error)
@@ -34,8 +37,13 @@ impl Gate {
         }
     }
 
-    async fn verify_and_activate(&self, raw: &[u8]) -> Result<(VerifiedBundle, Generation), GateError> {
+    async fn verify_and_activate(
+        &self,
+        raw: &[u8],
+        verified: &mut Option<(String, u64, Vec<String>)>,
+    ) -> Result<(VerifiedBundle, Generation), GateError> {
         let bundle = casemate_bundle::verify(raw, &self.trust()?, jiff::Timestamp::now())?;
+        *verified = Some((bundle.manifest().name.to_string(), bundle.version(), bundle.signers().to_vec()));
         self.try_load(&bundle).await?;
         let mut changes = SiteStore::open(self.dir())?;
         self.record_bundle("verified", &bundle, changes.active().generation).await?;

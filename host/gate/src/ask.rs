@@ -106,7 +106,7 @@ impl Gate {
         question: Question,
     ) -> Result<(DecisionId, Decided), GateError> {
         if question.text.len() > MAX_TEXT || question.attributes.len() > 64 {
-            return Err(GateError::Ingest("a text has at most 1 MiB and 64 attributes".to_owned()));
+            return Err(GateError::Question("a text has at most 1 MiB and 64 attributes".to_owned()));
         }
         let id = random_id()?;
         let active = self.active();
@@ -138,6 +138,9 @@ impl Gate {
         question: &str,
         filter: Vec<Field>,
     ) -> Result<Reply, GateError> {
+        if question.trim().is_empty() || question.len() > MAX_QUESTION {
+            return Err(GateError::Question(format!("a question has 1 to {MAX_QUESTION} bytes")));
+        }
         let id = random_id()?;
         let mut run =
             Run { gate: self, session, id, record: 0, withheld: BTreeMap::new(), fault: None, clock: Clock::start() };
@@ -195,9 +198,6 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn answer(&mut self, question: &str, filter: Vec<Field>) -> Result<Outcome, GateError> {
-        if question.trim().is_empty() || question.len() > MAX_QUESTION {
-            return Err(GateError::Ingest(format!("a question has 1 to {MAX_QUESTION} bytes")));
-        }
         let active = self.gate.active();
         let (gate, session, id) = (Arc::clone(self.gate), Arc::clone(self.session), self.id);
         let now_ms = self.gate.journal.now_ms();
@@ -219,14 +219,14 @@ impl Run<'_> {
         let agent = active
             .agent
             .as_ref()
-            .ok_or_else(|| GateError::NotLoaded { name: self.gate.config.chain.agent.to_string() })?;
+            .ok_or_else(|| GateError::NotLoaded { name: self.gate.config.chain.agent.to_string(), role: "agent" })?;
         let services = services(cap);
         let run = agent.handle(&question, &filter, services.invocation()).await;
         self.clock.step("agent-and-retrieval");
         self.withheld = services.withheld();
-        if let Some(fault) = services.faults().into_iter().next() {
+        if let Some((reason, message)) = services.faults().into_iter().next() {
             // Something below the agent broke. Its answer, if it made one, was made from less than it asked for.
-            return Err(store(fault));
+            return Err(GateError::Below { reason, message });
         }
         let answer = match run.outcome {
             Ok(Ok(answer)) => answer,
@@ -308,6 +308,9 @@ impl Run<'_> {
         match decided.decision {
             Decision::Allow => Ok(Ok(Applied { text, cap: Level::Secret, masked: 0 })),
             Decision::Deny { reason, message } => {
+                if reason == Reason::no_policy() {
+                    self.fault = Some(self.gate.why_no_policy(phase));
+                }
                 Ok(Err(Outcome::Denied { reason, message, policy: decided.policy, phase }))
             }
             Decision::Transform { obligations } => {
@@ -342,10 +345,7 @@ impl Run<'_> {
     /// A failure of the gate is a denial: recorded, with a reason, and without detail for the user.
     async fn fault(&mut self, error: &GateError) -> Result<Outcome, GateError> {
         tracing::error!(id = %self.id, %error, "a request was denied because the gate failed");
-        let message = match error {
-            GateError::Ingest(message) => message.clone(),
-            _ => "The gate could not answer safely, so nothing is allowed; the operator can see why.".to_owned(),
-        };
+        let message = "The gate could not answer safely, so nothing is allowed; the operator can see why.".to_owned();
         self.fault = Some(error.to_string());
         self.record = self.host_denial(error.reason(), Phase::Response).await?;
         Ok(Outcome::Denied { reason: error.reason(), message, policy: None, phase: Phase::Response })

@@ -61,18 +61,33 @@ pub enum GateError {
     #[error("{0}")]
     Load(#[from] casemate_engine::LoadError),
     /// The folder holds no site.
-    #[error("no site here: cannot read {path}; make one with `casemate init`")]
+    #[error("no site here: cannot read {path}")]
     NoSite {
         /// Which file was missing.
         path: PathBuf,
         /// Why it could not be read.
         source: std::io::Error,
     },
-    /// A plugin that the chain names is not active.
-    #[error("plugin `{name}` is not loaded; load it with `casemate plugin load`")]
+    /// A plugin that the chain names is not active in its role.
+    #[error(
+        "site.toml names `{name}` as {role}, but no {role} of that name is active; load it with `casemate plugin load`"
+    )]
     NotLoaded {
         /// Which plugin.
         name: String,
+        /// As what.
+        role: &'static str,
+    },
+    /// A question or a text that cannot be taken.
+    #[error("{0}")]
+    Question(String),
+    /// Something below an agent failed.
+    #[error("{message}")]
+    Below {
+        /// The reason of what failed.
+        reason: Reason,
+        /// What failed.
+        message: String,
     },
     /// A site is there already.
     #[error("{path} holds a site already; remove it or choose another folder")]
@@ -87,7 +102,7 @@ pub enum GateError {
         what: String,
     },
     /// The encrypted store refused, or was altered.
-    #[error("store: {0}")]
+    #[error("{0}")]
     Store(String),
     /// Wrong or missing credentials.
     #[error("the credentials are wrong or missing")]
@@ -101,6 +116,7 @@ impl GateError {
             Self::Audit(_) => Reason::audit_unavailable(),
             Self::Hsm(_) => Reason::token_unavailable(),
             Self::Fhe(_) | Self::Store(_) => Reason::store_failed(),
+            Self::Below { reason, .. } => reason.clone(),
             Self::NotLoaded { .. } => Reason::no_plugin(),
             Self::Unauthenticated => Reason::unauthenticated(),
             _ => Reason::capability_failed(),

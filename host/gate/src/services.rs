@@ -8,7 +8,7 @@ use casemate_bundle::Capability;
 use casemate_engine::wit::{CapabilityError, Field, LogLevel, Passage, Reference, Request};
 use casemate_engine::{FpeItem, HostAnswer, HostCall, Invocation, Plugin, Services, wit};
 use casemate_hsm::HsmError;
-use casemate_types::{Decision, DecisionId, Level, Obligation, Phase, PluginName};
+use casemate_types::{Decision, DecisionId, Level, Obligation, Phase, PluginName, Reason};
 
 use crate::GateError;
 use crate::collection::{closeness, cosine, parse_document, store};
@@ -39,7 +39,7 @@ pub(crate) struct Inner {
     /// Passages a component was shown: only these may be cited.
     opened: Mutex<BTreeMap<(String, String), Opened>>,
     withheld: Mutex<BTreeMap<String, usize>>,
-    faults: Mutex<Vec<String>>,
+    faults: Mutex<Vec<(Reason, String)>>,
 }
 
 /// What a citation may say about a passage that was opened.
@@ -88,7 +88,7 @@ impl RequestServices {
     }
 
     /// What went wrong behind the capabilities, for the operator.
-    pub(crate) fn faults(&self) -> Vec<String> {
+    pub(crate) fn faults(&self) -> Vec<(Reason, String)> {
         self.faults.lock().map(|f| f.clone()).unwrap_or_default()
     }
 
@@ -96,7 +96,7 @@ impl RequestServices {
     fn unavailable(&self, error: GateError) -> CapabilityError {
         tracing::error!(id = %self.id, %error, "a capability failed");
         if let Ok(mut faults) = self.faults.lock() {
-            faults.push(error.to_string());
+            faults.push((error.reason(), error.to_string()));
         }
         CapabilityError::Unavailable(error.reason().to_string())
     }
@@ -174,7 +174,10 @@ impl RequestServices {
 
     async fn retrieve(&self, question: &str, filter: &[Field], k: u32) -> Result<Vec<Reference>, CapabilityError> {
         let Some(strategy) = &self.active.strategy else {
-            return Err(self.unavailable(GateError::NotLoaded { name: self.gate.config.chain.strategy.to_string() }));
+            return Err(self.unavailable(GateError::NotLoaded {
+                name: self.gate.config.chain.strategy.to_string(),
+                role: "retrieval strategy",
+            }));
         };
         let run = strategy.retrieve(question, filter, k, self.invocation()).await;
         let found = match run.outcome {

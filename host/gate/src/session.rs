@@ -1,7 +1,7 @@
 //! Who is asking, and the keys they hold: opened in the HSM at the start of a session, gone at its end.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use casemate_audit::record::Event;
 use casemate_fhe::Params;
@@ -41,16 +41,23 @@ impl Session {
         state: &SiteState,
         keyring: &Arc<Keyring>,
         journal: &Journal,
+        meter: &RefusalMeter,
         credential: &str,
     ) -> Result<Arc<Self>, GateError> {
         let Some(user) = authenticate(config, state, credential) else {
-            let refused = Event::Session {
-                action: "refused".to_owned(),
-                user: String::new(),
-                compartments: Vec::new(),
-                reason: Some(GateError::Unauthenticated.reason()),
-            };
-            journal.record(refused).await?;
+            if let Some(unrecorded) = meter.admit(journal.now_ms()) {
+                let refused = Event::Session {
+                    action: if unrecorded == 0 {
+                        "refused".to_owned()
+                    } else {
+                        format!("refused, and {unrecorded} more before")
+                    },
+                    user: String::new(),
+                    compartments: Vec::new(),
+                    reason: Some(GateError::Unauthenticated.reason()),
+                };
+                journal.record(refused).await?;
+            }
             return Err(GateError::Unauthenticated);
         };
         match unlock(config, state, keyring, journal, &user) {
@@ -79,6 +86,42 @@ impl Session {
 
     pub(crate) fn compartment(&self, name: &str) -> Option<(&CompartmentName, &Compartment)> {
         self.compartments.iter().find(|(held, _)| held.as_str() == name)
+    }
+}
+
+/// Bounds what strangers can write into the log: refusals beyond a rate are counted, and the next record says how many.
+#[derive(Default)]
+pub(crate) struct RefusalMeter(Mutex<Refusals>);
+
+#[derive(Default)]
+struct Refusals {
+    second: u64,
+    recorded: u32,
+    unrecorded: u64,
+}
+
+/// Refused tokens that get a record of their own in one second.
+const REFUSALS_A_SECOND: u32 = 16;
+
+impl RefusalMeter {
+    /// Whether this refusal is recorded, and then how many before it were not.
+    fn admit(&self, now_ms: u64) -> Option<u64> {
+        let mut state = match self.0.lock() {
+            Ok(state) => state,
+            Err(poisoned) => poisoned.into_inner(),
+        };
+        let second = now_ms / 1000;
+        if state.second != second {
+            state.second = second;
+            state.recorded = 0;
+        }
+        if state.recorded < REFUSALS_A_SECOND {
+            state.recorded += 1;
+            Some(std::mem::take(&mut state.unrecorded))
+        } else {
+            state.unrecorded += 1;
+            None
+        }
     }
 }
 
@@ -150,4 +193,19 @@ fn open_compartment(
 /// Binds sealed secrets to their compartment.
 pub(crate) fn compartment_aad(name: &CompartmentName) -> String {
     format!("casemate/compartment/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_wrong_tokens_cannot_flood_the_log() {
+        let meter = RefusalMeter::default();
+        let recorded = (0..1000).filter(|_| meter.admit(5_000).is_some()).count();
+        assert_eq!(recorded, REFUSALS_A_SECOND as usize);
+        // The next second's first record says how many were not recorded.
+        assert_eq!(meter.admit(6_000), Some(1000 - u64::from(REFUSALS_A_SECOND)));
+        assert_eq!(meter.admit(6_001), Some(0));
+    }
 }

@@ -25,7 +25,7 @@ use crate::init::module_path;
 use crate::journal::{HsmSigner, Journal};
 use crate::mask::Masker;
 use crate::metadata::FieldCipher;
-use crate::session::Session;
+use crate::session::{RefusalMeter, Session};
 use crate::state::{SiteKey, SiteState};
 
 pub(crate) const SITE_AAD: &[u8] = b"casemate/site-secrets";
@@ -48,6 +48,7 @@ pub struct Gate {
     pub(crate) site_key: Arc<DataKey>,
     pub(crate) dir: PathBuf,
     engine: Engine,
+    refusals: RefusalMeter,
     active: RwLock<Arc<Active>>,
     _lock: fs::File,
 }
@@ -117,6 +118,7 @@ impl Gate {
             small: kv,
             site_key,
             engine,
+            refusals: RefusalMeter::default(),
             active: RwLock::new(nothing),
             _lock: lock,
         };
@@ -190,7 +192,7 @@ impl Gate {
 
     /// Opens a session for a bearer token.
     pub async fn session(&self, credential: &str) -> Result<Arc<Session>, GateError> {
-        Session::open(&self.config, &self.state, &self.keyring, &self.journal, credential).await
+        Session::open(&self.config, &self.state, &self.keyring, &self.journal, &self.refusals, credential).await
     }
 
     /// Ends a session in the log. Its keys go when the last request that uses it does.
@@ -242,6 +244,19 @@ impl Gate {
     pub(crate) fn embedder(&self) -> Result<Arc<dyn Embedder>, GateError> {
         let slot = self.embedder.read().map_err(|_| GateError::Store("embedder lock".to_owned()))?;
         slot.clone().ok_or(GateError::Store("nothing has been ingested yet, so there is no embedder".to_owned()))
+    }
+
+    /// Why no policy decided, for the operator.
+    pub(crate) fn why_no_policy(&self, phase: casemate_types::Phase) -> String {
+        let active = self.active();
+        let names: Vec<&str> = self.config.chain.policies.iter().map(|entry| entry.plugin.as_str()).collect();
+        if active.chain.policies.is_empty() {
+            return format!(
+                "the policies of site.toml ({}) are not all active; load them with `casemate plugin load`",
+                names.join(", ")
+            );
+        }
+        format!("no enforced policy of site.toml ({}) decides in the {phase} phase", names.join(", "))
     }
 
     /// Whether the token answers.

@@ -30,6 +30,14 @@ impl ApiError {
 }
 
 impl ApiError {
+    pub(crate) fn not_found() -> Self {
+        Self {
+            status: StatusCode::NOT_FOUND,
+            reason: "not-found".to_owned(),
+            message: "There is no such route; see docs/operating.md.".to_owned(),
+        }
+    }
+
     pub(crate) fn too_large(message: impl Into<String>) -> Self {
         Self { status: StatusCode::PAYLOAD_TOO_LARGE, reason: "too-large".to_owned(), message: message.into() }
     }
@@ -39,11 +47,11 @@ impl From<GateError> for ApiError {
     fn from(error: GateError) -> Self {
         let status = match &error {
             GateError::Unauthenticated => StatusCode::UNAUTHORIZED,
-            GateError::Ingest(_) => StatusCode::BAD_REQUEST,
+            GateError::Ingest(_) | GateError::Question(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         let message = match &error {
-            GateError::Unauthenticated | GateError::Ingest(_) => error.to_string(),
+            GateError::Unauthenticated | GateError::Ingest(_) | GateError::Question(_) => error.to_string(),
             // What failed inside is in the operator's log.
             _ => "The gate cannot decide now, so nothing is allowed.".to_owned(),
         };

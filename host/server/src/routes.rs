@@ -58,6 +58,7 @@ pub fn router(gate: Arc<Gate>) -> Router {
         .route("/v1/health", get(health))
         .route("/v1/ask", post(ask))
         .route("/v1/policy/evaluate", post(evaluate))
+        .fallback(|| async { ApiError::not_found() })
         .with_state(app)
 }
 

@@ -20,8 +20,10 @@ fn store_denial(site: &Site) -> String {
     assert_eq!(reply["outcome"]["reason"], "host:store-failed", "{reply}");
     let plain = site.plain(&["ask", QUESTION, "--as", "ana"]);
     let operator = plain.lines().find_map(|line| line.trim().strip_prefix("operator: ")).expect(&plain).to_owned();
-    // The user learns that something is wrong, and not what.
-    assert!(!reply.to_string().contains(&operator) && !reply.to_string().contains("group"), "{reply}");
+    // The user learns that something is wrong, and not what; the operator's line stands apart.
+    let told = reply["outcome"].to_string();
+    assert!(!told.contains(&operator) && !told.contains("group"), "{reply}");
+    assert_eq!(reply["operator"], json!(operator), "{reply}");
     operator
 }
 
