@@ -46,11 +46,15 @@ fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
         if let (Some(fault), Some(fields)) = (&reply.fault, value.as_object_mut()) {
             fields.insert("operator".to_owned(), fault.clone().into());
         }
+        if let Some(fields) = value.as_object_mut() {
+            let withheld = reply.withheld.iter().map(|(reason, count)| (reason.clone(), (*count).into())).collect();
+            fields.insert("withheld".to_owned(), serde_json::Value::Object(withheld));
+        }
         return output::json(&value);
     }
     match &reply.outcome {
         Outcome::Answered { text, citations, masked } => {
-            output::line(text)?;
+            output::line(&plain(text))?;
             if !citations.is_empty() {
                 output::line("")?;
             }
@@ -58,8 +62,8 @@ fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
                 output::line(&format!(
                     "  [{}] {} ({}; {}, {})",
                     mark + 1,
-                    citation.title,
-                    citation.source,
+                    plain(&citation.title),
+                    plain(&citation.source),
                     citation.compartment,
                     citation.label
                 ))?;
@@ -82,4 +86,13 @@ fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
     }
     let rehearsal = if reply.rehearsal { " (rehearsal)" } else { "" };
     output::line(&format!("  decision {} is record {} of the audit log{rehearsal}", reply.id, reply.record))
+}
+
+/// Takes out what could steer a terminal: control characters besides the line break, and marks that turn the reading direction.
+fn plain(text: &str) -> String {
+    let steers = |c: char| {
+        (c.is_control() && c != '\n')
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
 }

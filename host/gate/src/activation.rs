@@ -15,7 +15,9 @@ impl Gate {
         let mut verified = None;
         match self.verify_and_activate(raw, &mut verified).await {
             Ok((bundle, generation)) => {
+                // On disk it is in force from here on, whatever becomes of the others: that is what the log must say.
                 self.record_bundle("activated", &bundle, generation).await?;
+                self.reload().await?;
                 Ok((bundle, generation))
             }
             Err(error) => {
@@ -48,7 +50,6 @@ impl Gate {
         let mut changes = SiteStore::open(self.dir())?;
         self.record_bundle("verified", &bundle, changes.active().generation).await?;
         let generation = changes.activate(&bundle, raw)?;
-        self.reload().await?;
         Ok((bundle, generation))
     }
 

@@ -29,7 +29,8 @@ pub struct Reply {
     pub record: u64,
     /// The site has no two-person custody yet.
     pub rehearsal: bool,
-    /// Passages kept from the agent, by reason.
+    /// Passages kept from the agent, by reason. For the operator alone: a count is an oracle about what a user may not read.
+    #[serde(skip)]
     pub withheld: BTreeMap<String, usize>,
     /// How long each step took, in microseconds.
     pub timings: BTreeMap<&'static str, u64>,
@@ -95,6 +96,8 @@ pub struct Question {
 
 /// Longest question, in bytes.
 pub const MAX_QUESTION: usize = 16 * 1024;
+/// Most fields of a filter.
+const MAX_FILTER: usize = 16;
 /// Longest text under decision, in bytes.
 pub const MAX_TEXT: usize = 1 << 20;
 
@@ -205,7 +208,10 @@ impl Run<'_> {
             |cap| RequestServices::new(Arc::clone(&gate), Arc::clone(&active), Arc::clone(&session), id, now_ms, cap);
 
         // Request phase. Its record is durable before anything else happens.
-        let request = self.request(Phase::Request, question.to_owned());
+        let mut request = self.request(Phase::Request, question.to_owned());
+        // What narrows the question is part of it.
+        request.attributes =
+            filter.iter().map(|f| Field { name: format!("filter.{}", f.name), value: f.value.clone() }).collect();
         let invocation = services(Level::Secret).invocation();
         let decided = active.chain.decide(&self.gate.journal, self.id, request, Phase::Request, invocation).await?;
         self.clock.step("request-policies");
@@ -223,6 +229,8 @@ impl Run<'_> {
         let services = services(cap);
         let run = agent.handle(&question, &filter, services.invocation()).await;
         self.clock.step("agent-and-retrieval");
+        let input = serde_json::json!({ "question": question, "filter": filter });
+        self.gate.journal.keep(self.id, random_salt()?, Phase::Action, &input, &run.trace.exchanges).await?;
         self.withheld = services.withheld();
         if let Some((reason, message)) = services.faults().into_iter().next() {
             // Something below the agent broke. Its answer, if it made one, was made from less than it asked for.
@@ -235,8 +243,6 @@ impl Run<'_> {
                 return self.refused(refusal.reason(), "The agent was stopped by the host.", Phase::Response).await;
             }
         };
-        let input = serde_json::json!({ "question": question, "filter": filter });
-        self.gate.journal.keep(self.id, random_salt()?, Phase::Action, &input, &run.trace.exchanges).await?;
         let Some(citations) =
             answer.citations.iter().map(|r| services.opened(r).map(|o| (r, o))).collect::<Option<Vec<_>>>()
         else {
@@ -254,17 +260,18 @@ impl Run<'_> {
             })
             .collect();
 
-        // Response phase, then the record of what leaves.
-        let request = self.request(Phase::Response, answer.text.clone());
+        // Response phase. Titles and sources leave as well, so they are under decision, and masked, with the text.
+        let leaving = leaving(&answer.text, &citations);
+        let request = self.request(Phase::Response, leaving.clone());
         let decided =
             active.chain.decide(&self.gate.journal, self.id, request, Phase::Response, services.invocation()).await?;
         self.clock.step("response-policies");
         self.record = decided.index;
-        let applied = match self.apply(answer.text, decided, Phase::Response).await? {
+        let applied = match self.apply(leaving, decided, Phase::Response).await? {
             Ok(applied) => applied,
             Err(denied) => return Ok(denied),
         };
-        if citations.iter().any(|citation| citation.label > applied.cap) {
+        if services.highest_opened().is_some_and(|label| label > applied.cap) {
             return self
                 .refused(
                     Reason::from_policy("above-cap"),
@@ -273,6 +280,9 @@ impl Run<'_> {
                 )
                 .await;
         }
+        let Some((text, citations)) = parts(&applied.text, citations) else {
+            return self.refused(Reason::obligation_failed(), "The answer could not be masked.", Phase::Response).await;
+        };
         self.record = self
             .gate
             .journal
@@ -280,11 +290,11 @@ impl Run<'_> {
                 id: self.id,
                 user: self.session.claims.user.to_string(),
                 citations: citations.len() as u32,
-                output: Digest::salted(&random_salt()?, applied.text.as_bytes()),
+                output: Digest::salted(&random_salt()?, text.as_bytes()),
             })
             .await?;
         self.clock.step("mask-and-record");
-        Ok(Outcome::Answered { text: applied.text, citations, masked: applied.masked })
+        Ok(Outcome::Answered { text, citations, masked: applied.masked })
     }
 
     fn request(&self, phase: Phase, text: String) -> Request {
@@ -374,6 +384,29 @@ impl Run<'_> {
             })
             .await
     }
+}
+
+/// Stands between the parts of what leaves; taken out of the parts themselves.
+const PART: char = '\u{1f}';
+
+/// The answer's text with every citation's title and source: all that a caller will see of passages.
+fn leaving(text: &str, citations: &[Citation]) -> String {
+    let shown = citations.iter().flat_map(|citation| [&citation.title, &citation.source]);
+    let parts: Vec<String> =
+        std::iter::once(text).chain(shown.map(String::as_str)).map(|part| part.replace(PART, " ")).collect();
+    parts.join(&format!("\n{PART}"))
+}
+
+/// Takes apart what [`leaving`] put together; nothing when a mask ran over the border of a part.
+fn parts(leaving: &str, mut citations: Vec<Citation>) -> Option<(String, Vec<Citation>)> {
+    let separator = format!("\n{PART}");
+    let mut parts = leaving.split(separator.as_str()).map(str::to_owned);
+    let text = parts.next()?;
+    for citation in &mut citations {
+        citation.title = parts.next()?;
+        citation.source = parts.next()?;
+    }
+    parts.next().is_none().then_some((text, citations))
 }
 
 struct Applied {

@@ -31,6 +31,8 @@ pub(crate) struct Passage {
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) text: String,
     pub(crate) position: Position,
+    /// The collection version its group was encrypted in; an older passage is not the present.
+    pub(crate) version: u64,
     #[serde(with = "hex::serde")]
     pub(crate) vector: Vec<u8>,
 }
@@ -121,7 +123,7 @@ impl Gate {
     }
 
     /// The version this gate last wrote, kept apart from the store.
-    fn version_floor(&self, name: &CompartmentName) -> Result<u64, GateError> {
+    pub(crate) fn version_floor(&self, name: &CompartmentName) -> Result<u64, GateError> {
         let key = floor_key(name);
         let Some(sealed) = self.small.get(&key).map_err(store)? else { return Ok(0) };
         let bytes = self.site_key.open("a collection version", &[key.as_bytes()], &sealed).map_err(store)?;
@@ -130,6 +132,7 @@ impl Gate {
     }
 
     pub(crate) fn raise_version_floor(&self, name: &CompartmentName, version: u64) -> Result<(), GateError> {
+        let version = version.max(self.version_floor(name)?);
         let key = floor_key(name);
         let sealed =
             self.site_key.seal("a collection version", &[key.as_bytes()], &version.to_be_bytes()).map_err(store)?;
@@ -138,11 +141,13 @@ impl Gate {
         Ok(())
     }
 
-    /// Opens a passage and checks that it is the one asked for, at the place the store says.
+    /// Opens a passage and checks that it is the one asked for, at the place the store says, and the one in force: an old passage that
+    /// was put back, or one that was deleted, is refused.
     pub(crate) fn open_passage(
         &self,
         name: &CompartmentName,
         compartment: &Compartment,
+        manifest: &Manifest,
         document: &DocumentId,
     ) -> Result<Option<Passage>, GateError> {
         let Some(record) = self.store.passage(&name.into(), document).map_err(store)? else { return Ok(None) };
@@ -153,6 +158,15 @@ impl Gate {
         let passage: Passage = serde_json::from_slice(&bytes).map_err(store)?;
         if passage.position != record.position {
             return Err(GateError::Store(format!("passage {document} of `{name}` was moved by someone else")));
+        }
+        let position = passage.position;
+        let in_force = manifest.groups.groups.iter().any(|entry| {
+            entry.group == position.group && entry.version == passage.version && position.slot < entry.count
+        });
+        if !in_force {
+            return Err(GateError::Store(format!(
+                "passage {document} of `{name}` is not the one in force: an old copy was put back"
+            )));
         }
         Ok(Some(passage))
     }
@@ -213,7 +227,7 @@ impl Gate {
         ranked.truncate(k);
         ranked
             .into_iter()
-            .map(|(score, position)| self.checked_hit(name, compartment, &collection, vector, filter, score, position))
+            .map(|(score, position)| self.checked_hit(name, compartment, &manifest, vector, filter, score, position))
             .collect()
     }
 
@@ -238,15 +252,15 @@ impl Gate {
         &self,
         name: &CompartmentName,
         compartment: &Compartment,
-        collection: &CollectionName,
+        manifest: &Manifest,
         vector: &[f32],
         filter: &[wit::Field],
         score: f32,
         position: Position,
     ) -> Result<wit::Reference, GateError> {
         let missing = || GateError::Store(format!("`{name}`: the store lost the document at {position}"));
-        let document = self.store.document_at(collection, position).map_err(store)?.ok_or_else(missing)?;
-        let passage = self.open_passage(name, compartment, &document)?.ok_or_else(missing)?;
+        let document = self.store.document_at(&name.into(), position).map_err(store)?.ok_or_else(missing)?;
+        let passage = self.open_passage(name, compartment, manifest, &document)?.ok_or_else(missing)?;
         if passage.position != position {
             return Err(GateError::Store(format!("`{name}`: the store's index names another document at {position}")));
         }

@@ -182,6 +182,7 @@ impl Gate {
                 metadata: document.metadata.clone(),
                 text: document.text.clone(),
                 position: Position { group: 0, slot: 0 },
+                version: 0,
                 vector: Passage::vector_bytes(&vector),
             };
             // The last of several documents with one id wins.
@@ -204,6 +205,10 @@ impl Gate {
         let collection = CollectionName::from(name);
         let capacity = compartment.owner.params().documents_per_group();
         let version = self.store.reserve_version(&collection).map_err(store)?;
+        // The store draws the number, and is not trusted: a version that is not new would let an old manifest pass for the present.
+        if version <= manifest.groups.version.max(self.version_floor(name)?) {
+            return Err(GateError::Store(format!("`{name}`: the store drew version {version}, which is not new")));
+        }
         let mut change = Change { version, delete_passages: doomed.iter().copied().collect(), ..Change::default() };
         let mut queue = fresh.into_iter();
         let mut touched: BTreeMap<u32, Vec<(DocumentId, Passage)>> = BTreeMap::new();
@@ -214,7 +219,7 @@ impl Gate {
             if !room && !doomed_groups.contains(&entry.group) {
                 continue;
             }
-            let mut members = self.members(name, compartment, &collection, entry, doomed)?;
+            let mut members = self.members(name, compartment, &manifest, entry, doomed)?;
             members.extend(queue.by_ref().take(capacity.saturating_sub(members.len())));
             touched.insert(entry.group, members);
         }
@@ -240,6 +245,7 @@ impl Gate {
             change.put_groups.push((group, record));
             for (slot, (document, mut passage)) in members.into_iter().enumerate() {
                 passage.position = Position { group, slot: slot as u32 };
+                passage.version = version;
                 let fields: Vec<FieldValue<'_>> =
                     passage.metadata.iter().map(|(name, value)| FieldValue { name, value }).collect();
                 let metadata = self.fields.encrypt(&self.config, name, &fields)?;
@@ -277,7 +283,7 @@ impl Gate {
         &self,
         name: &CompartmentName,
         compartment: &Compartment,
-        collection: &CollectionName,
+        manifest: &Manifest,
         entry: &GroupEntry,
         doomed: &BTreeSet<DocumentId>,
     ) -> Result<Vec<(DocumentId, Passage)>, GateError> {
@@ -285,8 +291,8 @@ impl Gate {
         for slot in 0..entry.count {
             let position = Position { group: entry.group, slot };
             let lost = || GateError::Store(format!("`{name}`: the store lost the document at {position}"));
-            let document = self.store.document_at(collection, position).map_err(store)?.ok_or_else(lost)?;
-            let passage = self.open_passage(name, compartment, &document)?.ok_or_else(lost)?;
+            let document = self.store.document_at(&name.into(), position).map_err(store)?.ok_or_else(lost)?;
+            let passage = self.open_passage(name, compartment, manifest, &document)?.ok_or_else(lost)?;
             if passage.position != position {
                 return Err(lost());
             }

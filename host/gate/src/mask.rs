@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use casemate_engine::{Alphabet as WitAlphabet, FpeItem};
 use casemate_hsm::{Alphabet, Ff1, Ff1Value, HsmError, Key, KeyRef, Keyring};
-use casemate_types::Span;
+use casemate_types::{PluginName, Span};
 
 use crate::GateError;
 
@@ -84,16 +84,16 @@ impl Masker {
     }
 
     /// Encrypts or decrypts items of the `fpe` capability, all or nothing.
-    pub fn transform(&self, items: &[FpeItem], encrypt: bool) -> Result<Vec<String>, GateError> {
+    pub fn transform(&self, plugin: &PluginName, items: &[FpeItem], encrypt: bool) -> Result<Vec<String>, GateError> {
         items
             .chunk_by(|a, b| a.alphabet == b.alphabet)
-            .map(|run| self.transform_run(run, encrypt))
+            .map(|run| self.transform_run(plugin, run, encrypt))
             .collect::<Result<Vec<_>, _>>()
             .map(|runs| runs.concat())
     }
 
     /// One batch of HSM calls for items of one alphabet.
-    fn transform_run(&self, run: &[FpeItem], encrypt: bool) -> Result<Vec<String>, GateError> {
+    fn transform_run(&self, plugin: &PluginName, run: &[FpeItem], encrypt: bool) -> Result<Vec<String>, GateError> {
         let (alphabet, ff1) = match run.first().map(|item| item.alphabet) {
             None => return Ok(Vec::new()),
             Some(WitAlphabet::Digits) => (Alphabet::digits(), &self.digits),
@@ -103,8 +103,8 @@ impl Masker {
         let mut batch = run
             .iter()
             .map(|item| {
-                // Another tweak space than masking has, so that a plugin cannot unmask answers.
-                let tweak = [b"plugin\0".as_slice(), &item.tweak].concat();
+                // A tweak space for each plugin: none can unmask answers, or decrypt what another encrypted.
+                let tweak = [b"plugin\0".as_slice(), plugin.as_str().as_bytes(), b"\0", &item.tweak].concat();
                 Ok(Ff1Value { numerals: alphabet.numerals(&item.text)?, tweak })
             })
             .collect::<Result<Vec<_>, HsmError>>()?;

@@ -10,11 +10,11 @@ use casemate_engine::{FpeItem, HostAnswer, HostCall, Invocation, Plugin, Service
 use casemate_hsm::HsmError;
 use casemate_types::{Decision, DecisionId, Level, Obligation, Phase, PluginName, Reason};
 
-use crate::GateError;
 use crate::collection::{closeness, cosine, parse_document, store};
 use crate::session::Session;
 use crate::site::{Active, Gate};
 use crate::state::SiteKey;
+use crate::{GateError, random_salt};
 
 /// One request's view of the gate. A handle, shared by every component that runs for it.
 #[derive(Clone)]
@@ -80,6 +80,11 @@ impl RequestServices {
     pub(crate) fn opened(&self, reference: &Reference) -> Option<Opened> {
         let key = (reference.collection.clone(), reference.document.clone());
         self.opened.lock().ok()?.get(&key).cloned()
+    }
+
+    /// The highest label of any passage a component was shown.
+    pub(crate) fn highest_opened(&self) -> Option<Level> {
+        self.opened.lock().ok()?.values().map(|opened| opened.label).max()
     }
 
     /// How many passages each reason kept from the agent.
@@ -180,10 +185,18 @@ impl RequestServices {
             }));
         };
         let run = strategy.retrieve(question, filter, k, self.invocation()).await;
+        let input = serde_json::json!({ "question": question, "filter": filter, "k": k });
+        let kept = async {
+            self.gate.journal.keep(self.id, random_salt()?, Phase::Action, &input, &run.trace.exchanges).await
+        };
+        kept.await.map_err(|error| self.unavailable(error))?;
         let found = match run.outcome {
             Ok(Ok(references)) => references,
             Ok(Err(message)) => return Err(self.unavailable(store(format!("strategy: {message}")))),
-            Err(refusal) => return Err(self.unavailable(store(format!("strategy: {refusal}")))),
+            Err(refusal) => {
+                let message = format!("strategy: {refusal}");
+                return Err(self.unavailable(GateError::Below { reason: refusal.reason(), message }));
+            }
         };
         // A reference into a collection the session cannot open would only ever be refused later; say so now.
         match found.iter().find(|r| self.session.compartment(&r.collection).is_none()) {
@@ -214,7 +227,8 @@ impl RequestServices {
         let opened = self
             .blocking(move |this| {
                 let Some((name, compartment)) = this.session.compartment(&collection) else { return Ok(None) };
-                let passage = this.gate.open_passage(name, compartment, &document)?;
+                let Some(manifest) = this.gate.manifest(name, compartment)? else { return Ok(Some(None)) };
+                let passage = this.gate.open_passage(name, compartment, &manifest, &document)?;
                 Ok(Some(passage.map(|passage| (passage.info(name, &document), passage))))
             })
             .await?;
@@ -300,7 +314,11 @@ impl Services for RequestServices {
             HostCall::KvGet { key } => HostAnswer::Value(self.kv_get(plugin, key)),
             HostCall::KvSet { key, value } => HostAnswer::Unit(self.kv_set(plugin, key, value)),
             HostCall::KvDelete { key } => HostAnswer::Unit(
-                self.gate.small.remove(kv_key(plugin, key)).map(drop).map_err(|e| self.unavailable(store(e))),
+                self.gate
+                    .small
+                    .remove(kv_key(&self.gate, plugin, key))
+                    .map(drop)
+                    .map_err(|e| self.unavailable(store(e))),
             ),
             HostCall::Closeness { question, texts } => HostAnswer::Closeness(self.closeness(question, texts).await),
             HostCall::RecordsOpen { references } => HostAnswer::Passages(self.open_records(references).await),
@@ -378,9 +396,9 @@ impl RequestServices {
         if let Err(error) = self.record_use(plugin, SiteKey::Mask, if encrypt { "encrypt" } else { "decrypt" }).await {
             return HostAnswer::Texts(Err(error));
         }
-        let items = items.to_vec();
+        let (items, plugin) = (items.to_vec(), plugin.clone());
         let texts = self
-            .blocking(move |this| match this.gate.masker.transform(&items, encrypt) {
+            .blocking(move |this| match this.gate.masker.transform(&plugin, &items, encrypt) {
                 Ok(texts) => Ok(Ok(texts)),
                 Err(GateError::Hsm(error)) if is_invalid_value(&error) => {
                     Ok(Err(CapabilityError::Invalid(error.to_string())))
@@ -399,7 +417,7 @@ impl RequestServices {
         if let Err(error) = self.record_use(plugin, site_key_of(purpose), operation).await {
             return HostAnswer::Bytes(Err(error));
         }
-        let message = plugin_message(message);
+        let message = plugin_message(plugin, message);
         let bytes = self
             .blocking(move |this| {
                 let reference = this.gate.state.key(site_key_of(purpose))?;
@@ -424,17 +442,17 @@ impl RequestServices {
     }
 
     fn kv_get(&self, plugin: &PluginName, key: &str) -> Result<Option<Vec<u8>>, CapabilityError> {
-        let key = kv_key(plugin, key);
+        let key = kv_key(&self.gate, plugin, key);
         let Some(sealed) = self.gate.small.get(&key).map_err(|e| self.unavailable(store(e)))? else { return Ok(None) };
         let value = self.gate.site_key.open("small state", &[key.as_bytes()], &sealed);
         value.map(|value| Some(value.to_vec())).map_err(|e| self.unavailable(store(e)))
     }
 
     fn kv_set(&self, plugin: &PluginName, key: &str, value: &[u8]) -> Result<(), CapabilityError> {
-        let full = kv_key(plugin, key);
+        let full = kv_key(&self.gate, plugin, key);
         let small = &self.gate.small;
         let known = small.contains_key(&full).map_err(|e| self.unavailable(store(e)))?;
-        if !known && small.scan_prefix(kv_key(plugin, "")).count() >= MAX_KV_KEYS {
+        if !known && small.scan_prefix(kv_prefix(plugin)).count() >= MAX_KV_KEYS {
             return Err(CapabilityError::Invalid("kv: at most 1,024 keys a plugin".to_owned()));
         }
         let sealed = self
@@ -448,13 +466,25 @@ impl RequestServices {
 
 const MAX_KV_KEYS: usize = 1024;
 
-fn kv_key(plugin: &PluginName, key: &str) -> String {
-    format!("plugin/{plugin}/{key}")
+/// The name under which small state is stored: the plugin's prefix and a keyed digest, because a key is a plugin's own text.
+fn kv_key(gate: &Gate, plugin: &PluginName, key: &str) -> String {
+    let digest = casemate_types::Digest::of_parts(&[
+        gate.names_key.as_slice(),
+        plugin.as_str().as_bytes(),
+        b"\0",
+        key.as_bytes(),
+    ]);
+    format!("{}{}", kv_prefix(plugin), digest.hex())
 }
 
-/// What a plugin signs or authenticates is marked as such: it can never pass for a checkpoint or for a token of ours.
-fn plugin_message(message: &[u8]) -> Vec<u8> {
-    [b"casemate plugin message\0".as_slice(), message].concat()
+fn kv_prefix(plugin: &PluginName) -> String {
+    format!("plugin/{plugin}/")
+}
+
+/// What a plugin signs or authenticates is marked with its name: it can never pass for a checkpoint, a token of ours, or another
+/// plugin's message.
+fn plugin_message(plugin: &PluginName, message: &[u8]) -> Vec<u8> {
+    [b"casemate plugin message\0".as_slice(), plugin.as_str().as_bytes(), b"\0", message].concat()
 }
 
 fn site_key(key: &str, offered: &[&str]) -> Result<(), CapabilityError> {

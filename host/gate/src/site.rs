@@ -46,6 +46,8 @@ pub struct Gate {
     pub(crate) fields: FieldCipher,
     pub(crate) small: sled::Tree,
     pub(crate) site_key: Arc<DataKey>,
+    /// Keys the names of small state.
+    pub(crate) names_key: Zeroizing<[u8; 32]>,
     pub(crate) dir: PathBuf,
     engine: Engine,
     refusals: RefusalMeter,
@@ -93,6 +95,8 @@ impl Gate {
         let masker = Masker::open(&keyring, state.key(SiteKey::Mask)?, state.key(SiteKey::Tokens)?)?;
         let fields = FieldCipher::open(&keyring, state.key(SiteKey::Metadata)?, state.key(SiteKey::Tokens)?)?;
         let engine = open_engine(dir, &keyring, &state)?;
+        let tokens = keyring.find(state.key(SiteKey::Tokens)?)?;
+        let names_key = Zeroizing::new(keyring.mac(&tokens, b"casemate/names-of-small-state")?);
         let embedder = RwLock::new(open_embedder(&config, &kv, &site_key)?);
         let nothing = Arc::new(Active {
             generation: Generation::default(),
@@ -117,6 +121,7 @@ impl Gate {
             fields,
             small: kv,
             site_key,
+            names_key,
             engine,
             refusals: RefusalMeter::default(),
             active: RwLock::new(nothing),

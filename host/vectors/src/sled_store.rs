@@ -29,13 +29,23 @@ impl SledStore {
     /// # Errors
     /// [`VectorsError::Backend`] when the directory cannot be opened or another process holds it.
     pub fn open(directory: &Path) -> Result<Self, VectorsError> {
-        let db = sled::Config::new()
+        let config = sled::Config::new()
             .path(directory)
             .cache_capacity(64 << 20)
             // Changes are flushed where they are applied.
-            .flush_every_ms(None)
-            .open()
-            .map_err(backend("open the vector store"))?;
+            .flush_every_ms(None);
+        // A process that is just being started may hold a copy of the database's lock until it runs: wait a little.
+        let mut patience = 40;
+        let db = loop {
+            match config.open() {
+                Ok(db) => break db,
+                Err(sled::Error::Io(_)) if patience > 0 => {
+                    patience -= 1;
+                    std::thread::sleep(std::time::Duration::from_millis(25));
+                }
+                Err(error) => return Err(backend("open the vector store")(error)),
+            }
+        };
         let store = Self { db, lock: RwLock::new(()) };
         if store.get(IMPORTING)?.is_some() {
             store.clear()?;
