@@ -25,6 +25,8 @@ pub fn run(site: &Path, options: &ServeOptions, json: bool) -> Result<ExitCode, 
     let address =
         listener.local_addr().map_err(|error| Failure::caused_by("cannot read the listener's address", &error))?;
     environment::lock_down_with(Profile::LoopbackListener)?;
+    // The operator's log: what failed inside, which callers are never told.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     environment::block_on(async {
         let gate = Arc::new(Gate::open(site).await?);
         if json {

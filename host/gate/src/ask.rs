@@ -144,6 +144,11 @@ impl Gate {
         if question.trim().is_empty() || question.len() > MAX_QUESTION {
             return Err(GateError::Question(format!("a question has 1 to {MAX_QUESTION} bytes")));
         }
+        if filter.len() > MAX_FILTER || filter.iter().any(|field| field.name.len() > 64 || field.value.len() > 256) {
+            return Err(GateError::Question(
+                "a filter has at most 16 fields, names of 64 and values of 256 bytes".to_owned(),
+            ));
+        }
         let id = random_id()?;
         let mut run =
             Run { gate: self, session, id, record: 0, withheld: BTreeMap::new(), fault: None, clock: Clock::start() };

@@ -55,7 +55,10 @@ impl From<GateError> for ApiError {
             // What failed inside is in the operator's log.
             _ => "The gate cannot decide now, so nothing is allowed.".to_owned(),
         };
-        tracing::warn!(%error, "request refused");
+        // Strangers cannot fill the operator's log.
+        if !matches!(error, GateError::Unauthenticated) {
+            tracing::warn!(%error, "request refused");
+        }
         Self { status, reason: error.reason().to_string(), message }
     }
 }
