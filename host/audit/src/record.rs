@@ -41,6 +41,10 @@ pub enum Event {
         citations: u32,
         /// Salted digest of the answer.
         output: Digest,
+        /// Salted digest of what the agent asked and was told; kept, sealed, beside the log.
+        recording: Option<Digest>,
+        /// The agent's remarks, name and value.
+        annotations: Vec<(String, String)>,
     },
     /// A bundle was verified, refused or activated.
     Bundle {
@@ -208,7 +212,14 @@ mod tests {
         let id = DecisionId::from_random([1; 16]);
         let events = [
             decision().event,
-            Event::Answer { id, user: user(), citations: 3, output: Digest::of(b"o") },
+            Event::Answer {
+                id,
+                user: user(),
+                citations: 3,
+                output: Digest::of(b"o"),
+                recording: Some(Digest::of(b"r")),
+                annotations: vec![("a".into(), "b".into())],
+            },
             Event::KeyOperation {
                 operation: "wrap".into(),
                 class: "kek".into(),

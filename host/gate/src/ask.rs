@@ -9,7 +9,7 @@ use casemate_engine::wit::{self, Field, Request};
 use casemate_types::{Decision, DecisionId, Digest, Level, Obligation, Phase, PluginName, Reason};
 use serde::Serialize;
 
-use crate::chain::Decided;
+use crate::chain::{Decided, annotations};
 use crate::collection::store;
 use crate::services::RequestServices;
 use crate::session::Session;
@@ -150,8 +150,16 @@ impl Gate {
             ));
         }
         let id = random_id()?;
-        let mut run =
-            Run { gate: self, session, id, record: 0, withheld: BTreeMap::new(), fault: None, clock: Clock::start() };
+        let mut run = Run {
+            gate: self,
+            session,
+            id,
+            record: 0,
+            withheld: BTreeMap::new(),
+            fault: None,
+            recording: None,
+            clock: Clock::start(),
+        };
         let outcome = match run.answer(question, filter).await {
             Ok(outcome) => outcome,
             Err(GateError::Audit(error)) => return Err(error.into()),
@@ -201,6 +209,8 @@ struct Run<'a> {
     record: u64,
     withheld: BTreeMap<String, usize>,
     fault: Option<String>,
+    /// Commitment to the agent's run, once there was one.
+    recording: Option<Digest>,
     clock: Clock,
 }
 
@@ -235,7 +245,9 @@ impl Run<'_> {
         let run = agent.handle(&question, &filter, services.invocation()).await;
         self.clock.step("agent-and-retrieval");
         let input = serde_json::json!({ "question": question, "filter": filter });
-        self.gate.journal.keep(self.id, random_salt()?, Phase::Action, &input, &run.trace.exchanges).await?;
+        let kept = self.gate.journal.keep(self.id, random_salt()?, Phase::Action, &input, &run.trace.exchanges).await?;
+        self.recording = kept.recording;
+        let annotations = annotations(&run.trace.exchanges);
         self.withheld = services.withheld();
         if let Some((reason, message)) = services.faults().into_iter().next() {
             // Something below the agent broke. Its answer, if it made one, was made from less than it asked for.
@@ -296,6 +308,8 @@ impl Run<'_> {
                 user: self.session.claims.user.to_string(),
                 citations: citations.len() as u32,
                 output: Digest::salted(&random_salt()?, text.as_bytes()),
+                recording: self.recording,
+                annotations,
             })
             .await?;
         self.clock.step("mask-and-record");
@@ -382,7 +396,7 @@ impl Run<'_> {
                 component: None,
                 obligations: Vec::new(),
                 input: Digest::salted(&random_salt()?, b""),
-                recording: None,
+                recording: self.recording,
                 host_calls: 0,
                 annotations: Vec::new(),
                 log_level: casemate_types::LogLevel::Notice,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use casemate_audit::record::Event;
-use casemate_engine::{Exchange, HostCall, Invocation, Plugin, wit};
+use casemate_engine::{Exchange, HostAnswer, HostCall, Invocation, Plugin, wit};
 use casemate_types::{Decision, DecisionId, Digest, Generation, LogLevel, Obligation, Phase, PluginName};
 
 use crate::combine::{Combined, Combining, Vote};
@@ -96,13 +96,7 @@ impl Chain {
         verdict: Verdict<'_>,
     ) -> Result<u64, GateError> {
         let Verdict { decision, policy, component, mode, exchanges } = verdict;
-        let annotations = exchanges
-            .iter()
-            .filter_map(|exchange| match &exchange.call {
-                HostCall::Annotate { name, value } => Some((name.clone(), value.clone())),
-                _ => None,
-            })
-            .collect();
+        let annotations = annotations(&exchanges);
         let commitment = journal.keep(id, random_salt()?, phase, request, &exchanges).await?;
         let (verdict, reason, obligations) = match decision {
             Decision::Allow => ("allow", None, &[][..]),
@@ -139,6 +133,18 @@ impl Chain {
             .find(|(plugin, _)| plugin.manifest().name == *name)
             .map(|(plugin, _)| plugin.component_digest())
     }
+}
+
+/// The remarks a component made and the host took.
+pub(crate) fn annotations(exchanges: &[Exchange]) -> Vec<(String, String)> {
+    exchanges
+        .iter()
+        .filter(|exchange| exchange.answer == HostAnswer::Unit(Ok(())))
+        .filter_map(|exchange| match &exchange.call {
+            HostCall::Annotate { name, value } => Some((name.clone(), value.clone())),
+            _ => None,
+        })
+        .collect()
 }
 
 fn obligation_kind(obligation: &Obligation) -> String {

@@ -62,6 +62,21 @@ pub struct Active {
     pub(crate) chain: Chain,
     pub(crate) agent: Option<Arc<Plugin>>,
     pub(crate) strategy: Option<Arc<Plugin>>,
+    /// When the first signature of the set expires.
+    expires: Option<jiff::Timestamp>,
+}
+
+impl Active {
+    /// No policy, no agent: everything is denied.
+    fn nothing(generation: Generation) -> Self {
+        Self {
+            generation,
+            chain: Chain { combining: Combining::DenyOverrides, policies: Vec::new(), generation },
+            agent: None,
+            strategy: None,
+            expires: None,
+        }
+    }
 }
 
 impl Gate {
@@ -98,16 +113,7 @@ impl Gate {
         let tokens = keyring.find(state.key(SiteKey::Tokens)?)?;
         let names_key = Zeroizing::new(keyring.mac(&tokens, b"casemate/names-of-small-state")?);
         let embedder = RwLock::new(open_embedder(&config, &kv, &site_key)?);
-        let nothing = Arc::new(Active {
-            generation: Generation::default(),
-            chain: Chain {
-                combining: Combining::DenyOverrides,
-                policies: Vec::new(),
-                generation: Generation::default(),
-            },
-            agent: None,
-            strategy: None,
-        });
+        let nothing = Arc::new(Active::nothing(Generation::default()));
         let gate = Self {
             dir: dir.to_owned(),
             config,
@@ -167,6 +173,7 @@ impl Gate {
             chain: Chain { combining, policies, generation },
             agent: named(&self.config.chain.agent, World::AgentHandler),
             strategy: named(&self.config.chain.strategy, World::RetrievalStrategy),
+            expires: bundles.iter().map(VerifiedBundle::expires).min(),
         })
     }
 
@@ -175,11 +182,15 @@ impl Gate {
         Ok(Plugin::load(&self.engine, bundle).await?)
     }
 
-    /// The set in force now.
+    /// The set in force now. Once a signature of it has expired, that is nothing.
     pub fn active(&self) -> Arc<Active> {
-        match self.active.read() {
+        let active = match self.active.read() {
             Ok(active) => Arc::clone(&active),
             Err(poisoned) => Arc::clone(&poisoned.into_inner()),
+        };
+        match active.expires {
+            Some(expires) if jiff::Timestamp::now() > expires => Arc::new(Active::nothing(active.generation)),
+            _ => active,
         }
     }
 
