@@ -98,13 +98,15 @@ pub enum Event {
     },
     /// Documents entered or left a collection.
     Ingest {
+        /// `begun` before the store is touched, `done` after.
+        action: String,
         /// The collection.
         collection: CollectionName,
         /// Documents added.
         documents: u64,
         /// Documents deleted.
         deleted: u64,
-        /// The store's own generation afterwards.
+        /// The collection's version: before when begun, afterwards when done.
         generation_of_store: u64,
     },
     /// A key was used, made or destroyed.
@@ -243,7 +245,13 @@ mod tests {
                 compartments: vec!["red".parse().unwrap()],
                 reason: None,
             },
-            Event::Ingest { collection: "red".parse().unwrap(), documents: 1, deleted: 0, generation_of_store: 9 },
+            Event::Ingest {
+                action: "done".into(),
+                collection: "red".parse().unwrap(),
+                documents: 1,
+                deleted: 0,
+                generation_of_store: 9,
+            },
             Event::Site { action: "stopped".into(), detail: String::new() },
         ];
         for event in events {

@@ -76,6 +76,10 @@ impl Manifest {
         if raw.world == World::Policy && !raw.ask_policy.is_empty() {
             return Err(rule("ask-policy", "must be empty for a policy: policies are not asked about policies"));
         }
+        // Their answers are settled before the component runs, so there is no call to ask about.
+        if let Some(fixed) = raw.ask_policy.iter().find(|c| matches!(c, Capability::Clock | Capability::Session)) {
+            return Err(rule("ask-policy", format!("cannot name `{fixed}`: it gives what the request already holds")));
+        }
         let keys: BTreeSet<String> = raw.keys.iter().cloned().collect();
         if keys.len() != raw.keys.len() || keys.iter().any(|key| key.parse::<PluginName>().is_err()) {
             return Err(rule("keys", "must be distinct names: a lower-case letter, then `a-z 0-9 -`, at most 63"));
@@ -366,6 +370,14 @@ mod tests {
     fn ask_policy_outside_the_capabilities_is_named() {
         let error = parse("world='agent-handler'\ncapabilities=['log']\nask-policy=['records']");
         assert!(matches!(error, Err(BundleError::ManifestRule { key: "ask-policy", .. })));
+    }
+
+    #[test]
+    fn ask_policy_that_would_never_be_asked_is_refused() {
+        for fixed in ["clock", "session"] {
+            let error = parse(&format!("world='agent-handler'\ncapabilities=['{fixed}']\nask-policy=['{fixed}']"));
+            assert!(matches!(error, Err(BundleError::ManifestRule { key: "ask-policy", .. })), "{fixed}");
+        }
     }
 
     #[test]

@@ -52,6 +52,9 @@ fn report_deleted(deleted: usize, json: bool) -> Result<(), Failure> {
     if json {
         return output::json(&serde_json::json!({ "deleted": deleted }));
     }
+    if deleted == 0 {
+        return output::line("nothing deleted: the compartment holds no passage of these ids");
+    }
     output::line(&format!("{deleted} passages deleted; their groups were encrypted anew"))
 }
 
@@ -86,6 +89,12 @@ fn read_all(options: &IngestOptions, compartment: Option<&CompartmentName>) -> R
                 passages(&file, &text, compartment, label, &mut documents);
             }
         }
+    }
+    if documents.is_empty() && options.delete.is_empty() {
+        return Err(Failure::new(
+            "there is nothing to ingest: no passage in the files, or no .md, .txt or .jsonl in the folders",
+        )
+        .with_code(2));
     }
     Ok(documents)
 }

@@ -36,7 +36,8 @@ pub fn run(site: &Path, command: PolicyCommand, json: bool) -> Result<ExitCode, 
                     obligations.iter().map(|o| format!("  {o:?}")).collect::<Vec<_>>().join("\n")
                 ),
             };
-            output::line(&format!("{line}\n  decision {id} is record {} of the audit log", decided.index))?;
+            let rehearsal = if gate.journal().rehearsal() { " (rehearsal)" } else { "" };
+            output::line(&format!("{line}\n  decision {id} is record {} of the audit log{rehearsal}", decided.index))?;
         }
         Ok(match decided.decision {
             Decision::Deny { .. } => ExitCode::from(code::DENIED),

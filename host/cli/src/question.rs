@@ -1,4 +1,5 @@
-use std::fs;
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -19,6 +20,8 @@ pub fn run(site: &Path, options: &AskOptions, json: bool) -> Result<ExitCode, Fa
         .collect::<Result<Vec<_>, _>>()?;
     environment::block_on(async {
         let (gate, session) = environment::open(site, &options.user).await?;
+        // Before anything is asked: an answer whose receipt cannot be written should not have been given.
+        let receipt_file = options.receipt.as_deref().map(create).transpose()?;
         let reply = gate.ask(&session, &options.question, filter).await?;
         let receipt = tokio::task::spawn_blocking({
             let (gate, record) = (gate.clone(), reply.record);
@@ -26,9 +29,8 @@ pub fn run(site: &Path, options: &AskOptions, json: bool) -> Result<ExitCode, Fa
         })
         .await
         .map_err(|error| Failure::caused_by("cannot make the receipt", &error))??;
-        if let Some(path) = &options.receipt {
-            fs::write(path, receipt.to_text())
-                .map_err(|error| Failure::caused_by(format!("cannot write {}", path.display()), &error))?;
+        if let (Some(path), Some(mut file)) = (&options.receipt, receipt_file) {
+            file.write_all(receipt.to_text().as_bytes()).map_err(|error| unwritable(path, &error))?;
         }
         gate.close(&session).await?;
         print(&reply, json)?;
@@ -37,6 +39,14 @@ pub fn run(site: &Path, options: &AskOptions, json: bool) -> Result<ExitCode, Fa
             Outcome::Denied { .. } => ExitCode::from(code::DENIED),
         })
     })
+}
+
+fn create(path: &Path) -> Result<File, Failure> {
+    File::create(path).map_err(|error| unwritable(path, &error))
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::caused_by(format!("cannot write the receipt {}", path.display()), error)
 }
 
 fn print(reply: &Reply, json: bool) -> Result<(), Failure> {

@@ -16,13 +16,13 @@ pub trait Services: Send + Sync {
     async fn call(&self, plugin: &PluginName, call: &HostCall) -> HostAnswer;
 }
 
-/// Answers every call with `unavailable`: for components that must not need anything, such as while describing themselves.
+/// Denies every call: for components that must not need anything, such as while describing themselves.
 pub struct NoServices;
 
 #[async_trait]
 impl Services for NoServices {
     async fn call(&self, _: &PluginName, _: &HostCall) -> HostAnswer {
-        HostAnswer::Unit(Err(CapabilityError::Unavailable("no services here".to_owned())))
+        HostAnswer::Unit(Err(CapabilityError::Denied("not-here".to_owned())))
     }
 }
 
@@ -144,6 +144,28 @@ pub enum HostAnswer {
 }
 
 impl HostAnswer {
+    /// What the host could not do, if that is the answer. A refusal (denied, invalid, not found) is an answer like any other.
+    pub fn unavailable(&self) -> Option<&str> {
+        let error = match self {
+            Self::Bytes(Err(error))
+            | Self::Closeness(Err(error))
+            | Self::KeyInfo(Err(error))
+            | Self::References(Err(error))
+            | Self::Texts(Err(error))
+            | Self::Unit(Err(error))
+            | Self::Value(Err(error)) => Some(error),
+            Self::Passages(passages) => passages
+                .iter()
+                .filter_map(|passage| passage.as_ref().err())
+                .find(|error| matches!(error, CapabilityError::Unavailable(_))),
+            _ => None,
+        };
+        match error {
+            Some(CapabilityError::Unavailable(what)) => Some(what),
+            _ => None,
+        }
+    }
+
     /// Bytes of variable-length results, for the byte budget.
     pub(crate) fn size(&self) -> usize {
         match self {

@@ -129,7 +129,7 @@ impl Gate {
             passage: question.passage,
             attributes: question.attributes,
         };
-        let decided = active.chain.decide(&self.journal, id, request, question.phase, services.invocation()).await?;
+        let decided = active.chain.decide(&self.journal, id, request, question.phase, services.invocations()).await?;
         Ok((id, decided))
     }
 
@@ -227,8 +227,8 @@ impl Run<'_> {
         // What narrows the question is part of it.
         request.attributes =
             filter.iter().map(|f| Field { name: format!("filter.{}", f.name), value: f.value.clone() }).collect();
-        let invocation = services(Level::Secret).invocation();
-        let decided = active.chain.decide(&self.gate.journal, self.id, request, Phase::Request, invocation).await?;
+        let invocations = services(Level::Secret).invocations();
+        let decided = active.chain.decide(&self.gate.journal, self.id, request, Phase::Request, invocations).await?;
         self.clock.step("request-policies");
         self.record = decided.index;
         let (question, cap) = match self.apply(question.to_owned(), decided, Phase::Request).await? {
@@ -281,7 +281,7 @@ impl Run<'_> {
         let leaving = leaving(&answer.text, &citations);
         let request = self.request(Phase::Response, leaving.clone());
         let decided =
-            active.chain.decide(&self.gate.journal, self.id, request, Phase::Response, services.invocation()).await?;
+            active.chain.decide(&self.gate.journal, self.id, request, Phase::Response, services.invocations()).await?;
         self.clock.step("response-policies");
         self.record = decided.index;
         let applied = match self.apply(leaving, decided, Phase::Response).await? {
@@ -441,7 +441,7 @@ fn cap_of(obligation: &Obligation) -> Option<Level> {
     }
 }
 
-fn spans_of(obligation: &Obligation) -> usize {
+pub(crate) fn spans_of(obligation: &Obligation) -> usize {
     match obligation {
         Obligation::MaskSpans { spans } => spans.len(),
         _ => 0,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use casemate_audit::record::Event;
 use casemate_engine::{Exchange, HostAnswer, HostCall, Invocation, Plugin, wit};
-use casemate_types::{Decision, DecisionId, Digest, Generation, LogLevel, Obligation, Phase, PluginName};
+use casemate_types::{Decision, DecisionId, Digest, Generation, LogLevel, Obligation, Phase, PluginName, Reason};
 
 use crate::combine::{Combined, Combining, Vote};
 use crate::config::Mode;
@@ -29,6 +29,14 @@ pub struct Decided {
     pub index: u64,
 }
 
+/// What stands behind the policies of one question. A policy that only monitors has services of its own: what fails behind them
+/// cannot touch the request.
+#[derive(Clone)]
+pub(crate) struct Invocations {
+    pub(crate) enforced: Invocation,
+    pub(crate) monitored: Invocation,
+}
+
 /// One verdict as it is recorded: of the chain, or of a policy that only monitors.
 struct Verdict<'a> {
     decision: &'a Decision,
@@ -40,21 +48,30 @@ struct Verdict<'a> {
 
 impl Chain {
     /// Asks every policy of `request.phase`, combines the enforced ones, and returns once the record is durable.
-    pub async fn decide(
+    pub(crate) async fn decide(
         &self,
         journal: &Journal,
         id: DecisionId,
         request: wit::Request,
         phase: Phase,
-        invocation: Invocation,
+        invocations: Invocations,
     ) -> Result<Decided, GateError> {
         let mut votes = Vec::new();
         let mut exchanges = Vec::new();
         for (plugin, mode) in self.policies.iter().filter(|(plugin, _)| plugin.manifest().phases.contains(&phase)) {
+            let invocation = match mode {
+                Mode::Enforce => &invocations.enforced,
+                Mode::Monitor => &invocations.monitored,
+            };
             let run = plugin.evaluate(&request, invocation.clone()).await;
-            let (decision, failed) = match run.outcome {
-                Ok(decision) => (decision, false),
-                Err(refusal) => (Decision::Deny { reason: refusal.reason(), message: refusal.to_string() }, true),
+            let (decision, failed) = match (run.outcome, fault(&run.trace.exchanges)) {
+                (Err(refusal), _) => (Decision::Deny { reason: refusal.reason(), message: refusal.to_string() }, true),
+                // What it decided, it decided from less than it asked for.
+                (Ok(_), Some(reason)) => {
+                    let message = "A policy could not be told what it asked for, so nothing is allowed.".to_owned();
+                    (Decision::Deny { reason, message }, true)
+                }
+                (Ok(decision), None) => (decision, false),
             };
             let vote = Vote { policy: plugin.manifest().name.clone(), decision, failed };
             match mode {
@@ -135,6 +152,12 @@ impl Chain {
     }
 }
 
+/// The reason of the first capability that failed behind a component.
+fn fault(exchanges: &[Exchange]) -> Option<Reason> {
+    let code = exchanges.iter().find_map(|exchange| exchange.answer.unavailable())?;
+    Some(Reason::of_host(code).unwrap_or_else(Reason::capability_failed))
+}
+
 /// The remarks a component made and the host took.
 pub(crate) fn annotations(exchanges: &[Exchange]) -> Vec<(String, String)> {
     exchanges
@@ -147,6 +170,9 @@ pub(crate) fn annotations(exchanges: &[Exchange]) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Kinds of spans that a record names; a component may invent as many as it likes.
+const MAX_KINDS: usize = 16;
+
 fn obligation_kind(obligation: &Obligation) -> String {
     match obligation {
         Obligation::CapClassification { level } => format!("cap-classification:{level}"),
@@ -155,7 +181,9 @@ fn obligation_kind(obligation: &Obligation) -> String {
             let mut kinds: Vec<&str> = spans.iter().map(|span| span.kind.as_str()).collect();
             kinds.sort_unstable();
             kinds.dedup();
-            format!("mask-spans:{}:{}", spans.len(), kinds.join("+"))
+            let more = if kinds.len() > MAX_KINDS { "+more" } else { "" };
+            kinds.truncate(MAX_KINDS);
+            format!("mask-spans:{}:{}{more}", spans.len(), kinds.join("+"))
         }
         Obligation::RequireStepUp { method } => format!("require-step-up:{method}"),
     }

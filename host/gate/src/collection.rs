@@ -193,11 +193,11 @@ impl Gate {
         &self,
         name: &CompartmentName,
         compartment: &Compartment,
+        manifest: &Manifest,
         vector: &[f32],
         filter: &[wit::Field],
         k: usize,
     ) -> Result<Vec<wit::Reference>, GateError> {
-        let Some(manifest) = self.manifest(name, compartment)? else { return Ok(Vec::new()) };
         let embedder = self.embedder()?;
         if manifest.embedder != embedder.name() {
             return Err(GateError::Store(format!(
@@ -227,7 +227,7 @@ impl Gate {
         ranked.truncate(k);
         ranked
             .into_iter()
-            .map(|(score, position)| self.checked_hit(name, compartment, &manifest, vector, filter, score, position))
+            .map(|(score, position)| self.checked_hit(name, compartment, manifest, vector, filter, score, position))
             .collect()
     }
 

@@ -52,13 +52,22 @@ pub struct Combined {
 }
 
 impl Combining {
-    /// Parses the `combining` key of `site.toml`. Expressions may name only `policies`.
-    pub fn parse(text: &str, policies: &[PluginName]) -> Result<Self, String> {
+    /// Parses the `combining` key of `site.toml`. An expression names every enforced policy and no other: one that it left out
+    /// would be asked and not heard, and one that only monitors has no vote.
+    pub fn parse(text: &str, enforced: &[PluginName]) -> Result<Self, String> {
         match text {
             "deny-overrides" => Ok(Self::DenyOverrides),
             "first-applicable" => Ok(Self::FirstApplicable),
             "permit-overrides" => Ok(Self::PermitOverrides),
-            _ => Parser::new(text, policies).parse().map(Self::Expression),
+            _ => {
+                let expression = Parser::new(text, enforced).parse()?;
+                match enforced.iter().find(|policy| !expression.names(policy)) {
+                    Some(forgotten) => {
+                        Err(format!("leaves out `{forgotten}`, which is enforced; name it, or let it monitor"))
+                    }
+                    None => Ok(Self::Expression(expression)),
+                }
+            }
         }
     }
 
@@ -132,6 +141,14 @@ fn deny(reason: &str, message: &str) -> Decision {
 }
 
 impl Expression {
+    fn names(&self, policy: &PluginName) -> bool {
+        match self {
+            Self::Policy(name) => name == policy,
+            Self::Not(inner) => inner.names(policy),
+            Self::And(parts) | Self::Or(parts) => parts.iter().any(|part| part.names(policy)),
+        }
+    }
+
     /// Kleene's three values: a policy that does not apply is unknown, and unknown is never a permission.
     fn holds(&self, votes: &[Vote]) -> Option<bool> {
         match self {
@@ -255,11 +272,13 @@ mod tests {
     fn log(policy: &str) -> Vote {
         vote(policy, Decision::Transform { obligations: vec![Obligation::LogAt { level: LogLevel::Alert }] })
     }
-    fn policies() -> Vec<PluginName> {
-        ["a", "b", "c"].iter().map(|n| n.parse().unwrap()).collect()
+    /// The policies that `combining` names; all of them where it is an algorithm.
+    fn policies(combining: &str) -> Vec<PluginName> {
+        let named = |name: &&&str| combining.contains("-") || combining.contains(**name);
+        ["a", "b", "c"].iter().filter(named).map(|n| n.parse().unwrap()).collect()
     }
     fn permitted(combining: &str, votes: &[Vote]) -> bool {
-        let combined = Combining::parse(combining, &policies()).unwrap().combine(votes);
+        let combined = Combining::parse(combining, &policies(combining)).unwrap().combine(votes);
         !matches!(combined.decision, Decision::Deny { .. })
     }
 
@@ -298,7 +317,7 @@ mod tests {
     #[test]
     fn no_policy_denies_under_every_algorithm() {
         for combining in ["deny-overrides", "permit-overrides", "first-applicable", "a || b"] {
-            let combined = Combining::parse(combining, &policies()).unwrap().combine(&[]);
+            let combined = Combining::parse(combining, &policies(combining)).unwrap().combine(&[]);
             assert!(matches!(combined.decision, Decision::Deny { reason, .. } if reason == Reason::no_policy()));
         }
     }
@@ -315,9 +334,17 @@ mod tests {
     }
 
     #[test]
+    fn an_enforced_policy_that_the_expression_leaves_out_is_named() {
+        let enforced: Vec<PluginName> = ["a", "b"].iter().map(|n| n.parse().unwrap()).collect();
+        assert!(Combining::parse("a || (a && !b)", &enforced).is_ok());
+        assert!(Combining::parse("a", &enforced).unwrap_err().contains("`b`"));
+    }
+
+    #[test]
     fn malformed_expressions_are_refused() {
+        let enforced: Vec<PluginName> = ["a", "b"].iter().map(|n| n.parse().unwrap()).collect();
         for text in ["", "a &&", "a b", "(a", "a)", "unknown", "a | b", &"(".repeat(1000)] {
-            assert!(Combining::parse(text, &policies()).is_err(), "{text}");
+            assert!(Combining::parse(text, &enforced).is_err(), "{text}");
         }
     }
 }

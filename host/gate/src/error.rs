@@ -118,6 +118,7 @@ impl GateError {
             Self::Fhe(_) | Self::Store(_) => Reason::store_failed(),
             Self::Below { reason, .. } => reason.clone(),
             Self::NotLoaded { .. } => Reason::no_plugin(),
+            Self::Ingest(_) | Self::Question(_) => Reason::bad_request(),
             Self::Unauthenticated => Reason::unauthenticated(),
             _ => Reason::capability_failed(),
         }

@@ -72,6 +72,10 @@ impl Gate {
         let mut done = 0;
         for (name, documents) in by_compartment {
             let compartment = self.held(session, name)?;
+            let user = &session.claims.user;
+            let what = format!("metadata of {} passages", documents.len());
+            self.record_key_use_blocking(SiteKey::Metadata, "encrypt", user, &what)?;
+            self.record_ingest("begun", name, documents.len(), 0, self.version_floor(name)?)?;
             let mut replaced_here = 0;
             let added_before = ingested.added;
             let mut version = 0;
@@ -86,20 +90,8 @@ impl Gate {
                 progress(done);
             }
             ingested.replaced += replaced_here;
-            self.journal.record_blocking(Event::KeyOperation {
-                operation: "encrypt".to_owned(),
-                class: self.state.key(SiteKey::Metadata)?.class.to_string(),
-                key_id: self.state.key(SiteKey::Metadata)?.id.to_string(),
-                key_check: self.state.key(SiteKey::Metadata)?.check.clone(),
-                user: Some(session.claims.user.to_string()),
-                result: format!("metadata of {} passages", documents.len()),
-            })?;
-            self.journal.record_blocking(Event::Ingest {
-                collection: CollectionName::from(name),
-                documents: (ingested.added - added_before + replaced_here) as u64,
-                deleted: replaced_here as u64,
-                generation_of_store: version,
-            })?;
+            let came = ingested.added - added_before + replaced_here;
+            self.record_ingest("done", name, came, replaced_here, version)?;
         }
         Ok(ingested)
     }
@@ -118,14 +110,32 @@ impl Gate {
         if doomed.is_empty() {
             return Ok(0);
         }
+        // The groups the documents were in are written anew, with the metadata of their other members.
+        let what = format!("metadata beside {} deleted passages", doomed.len());
+        self.record_key_use_blocking(SiteKey::Metadata, "encrypt", &session.claims.user, &what)?;
+        self.record_ingest("begun", name, 0, doomed.len(), manifest.groups.version)?;
         let version = self.rewrite(name, compartment, manifest, &doomed, Vec::new())?;
-        self.journal.record_blocking(Event::Ingest {
-            collection: name.into(),
-            documents: 0,
-            deleted: doomed.len() as u64,
-            generation_of_store: version,
-        })?;
+        self.record_ingest("done", name, 0, doomed.len(), version)?;
         Ok(doomed.len())
+    }
+
+    /// Recorded before the store is touched and after: a change that was cut off stands in the log as begun.
+    fn record_ingest(
+        &self,
+        action: &str,
+        name: &CompartmentName,
+        documents: usize,
+        deleted: usize,
+        version: u64,
+    ) -> Result<(), GateError> {
+        let event = Event::Ingest {
+            action: action.to_owned(),
+            collection: CollectionName::from(name),
+            documents: documents as u64,
+            deleted: deleted as u64,
+            generation_of_store: version,
+        };
+        self.journal.record_blocking(event).map(drop)
     }
 
     fn held<'a>(&self, session: &'a Session, name: &CompartmentName) -> Result<&'a Compartment, GateError> {

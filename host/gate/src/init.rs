@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::GateError;
 use crate::config::SiteConfig;
+use crate::journal::key_operation;
 use crate::session::{SECRETS, compartment_aad};
 use crate::site::{SITE_AAD, open_journal};
 use crate::state::{CompartmentState, SiteKey, SiteState, UserState, WrappedKey, write_private};
@@ -124,14 +125,7 @@ pub fn create(
         detail: format!("rehearsal: one person, no custody; token {} {}", token.model, token.serial),
     })?;
     for (name, key) in &made_keys {
-        journal.record_blocking(Event::KeyOperation {
-            operation: "generate".to_owned(),
-            class: key.class.to_string(),
-            key_id: key.id.to_string(),
-            key_check: key.check.clone(),
-            user: None,
-            result: format!("ok: {name}"),
-        })?;
+        journal.record_blocking(key_operation(key, "generate", None, &format!("ok: {name}")))?;
     }
     journal.checkpoint()?;
     Ok(Created { token, keys: made_keys, approvers: approver_names, verifier_key })

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use casemate_audit::{AuditError, CheckpointSigner, Event, Log, Receipt, Record, SignError};
 use casemate_engine::Exchange;
 use casemate_fhe_owner::DataKey;
-use casemate_hsm::{Key, Keyring};
+use casemate_hsm::{Key, KeyRef, Keyring};
 use casemate_types::{DecisionId, Digest, Phase};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,18 @@ struct Kept<'a, T> {
     phase: Phase,
     input: &'a T,
     exchanges: &'a [Exchange],
+}
+
+/// The record of a use of a key.
+pub(crate) fn key_operation(key: &KeyRef, operation: &str, user: Option<String>, result: &str) -> Event {
+    Event::KeyOperation {
+        operation: operation.to_owned(),
+        class: key.class.to_string(),
+        key_id: key.id.to_string(),
+        key_check: key.check.clone(),
+        user,
+        result: result.to_owned(),
+    }
 }
 
 /// Salted commitments to one recording.

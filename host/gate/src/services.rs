@@ -8,10 +8,11 @@ use casemate_bundle::Capability;
 use casemate_engine::wit::{CapabilityError, Field, LogLevel, Passage, Reference, Request};
 use casemate_engine::{FpeItem, HostAnswer, HostCall, Invocation, Plugin, Services, wit};
 use casemate_hsm::HsmError;
-use casemate_types::{Decision, DecisionId, Level, Obligation, Phase, PluginName, Reason};
+use casemate_types::{CompartmentName, Decision, DecisionId, Level, Obligation, Phase, PluginName, Reason};
 
-use crate::collection::{closeness, cosine, parse_document, store};
-use crate::session::Session;
+use crate::chain::Invocations;
+use crate::collection::{Manifest, closeness, cosine, parse_document, store};
+use crate::session::{Compartment, Session};
 use crate::site::{Active, Gate};
 use crate::state::SiteKey;
 use crate::{GateError, random_salt};
@@ -35,6 +36,8 @@ pub(crate) struct Inner {
     pub(crate) now_ms: u64,
     /// The highest label any passage may have; lowered by `cap-classification`.
     pub(crate) cap: Level,
+    /// Manifests opened so far: one request sees one state of a collection.
+    manifests: Mutex<BTreeMap<CompartmentName, Arc<Manifest>>>,
     vectors: Mutex<BTreeMap<String, Arc<Vec<f32>>>>,
     /// Passages a component was shown: only these may be cited.
     opened: Mutex<BTreeMap<(String, String), Opened>>,
@@ -66,6 +69,7 @@ impl RequestServices {
             id,
             now_ms,
             cap,
+            manifests: Mutex::default(),
             vectors: Mutex::default(),
             opened: Mutex::default(),
             withheld: Mutex::default(),
@@ -75,6 +79,13 @@ impl RequestServices {
 
     pub(crate) fn invocation(&self) -> Invocation {
         Invocation { claims: (&self.session.claims).into(), now_ms: self.now_ms, services: Arc::new(self.clone()) }
+    }
+
+    /// For the chain: policies that only monitor get a view of their own, so that their faults are not this request's.
+    pub(crate) fn invocations(&self) -> Invocations {
+        let (gate, active, session) = (Arc::clone(&self.gate), Arc::clone(&self.active), Arc::clone(&self.session));
+        let apart = Self::new(gate, active, session, self.id, self.now_ms, self.cap);
+        Invocations { enforced: self.invocation(), monitored: apart.invocation() }
     }
 
     pub(crate) fn opened(&self, reference: &Reference) -> Option<Opened> {
@@ -133,6 +144,20 @@ impl RequestServices {
         Ok(vector)
     }
 
+    /// The manifest of a collection; none while it holds nothing.
+    fn manifest(&self, name: &CompartmentName, compartment: &Compartment) -> Result<Option<Arc<Manifest>>, GateError> {
+        if let Ok(known) = self.manifests.lock()
+            && let Some(manifest) = known.get(name)
+        {
+            return Ok(Some(Arc::clone(manifest)));
+        }
+        let Some(manifest) = self.gate.manifest(name, compartment)?.map(Arc::new) else { return Ok(None) };
+        if let Ok(mut known) = self.manifests.lock() {
+            known.insert(name.clone(), Arc::clone(&manifest));
+        }
+        Ok(Some(manifest))
+    }
+
     fn plugin(&self, name: &PluginName) -> Option<&Arc<Plugin>> {
         let policies = self.active.chain.policies.iter().map(|(plugin, _)| plugin);
         policies.chain(&self.active.agent).chain(&self.active.strategy).find(|p| p.manifest().name == *name)
@@ -159,10 +184,11 @@ impl RequestServices {
             now_ms: self.now_ms,
             services: Arc::new(casemate_engine::NoServices),
         };
+        let invocations = Invocations { enforced: invocation.clone(), monitored: invocation };
         let decided = self
             .active
             .chain
-            .decide(&self.gate.journal, self.id, request, Phase::Action, invocation)
+            .decide(&self.gate.journal, self.id, request, Phase::Action, invocations)
             .await
             .map_err(|error| self.unavailable(error))?;
         match decided.decision {
@@ -227,7 +253,7 @@ impl RequestServices {
         let opened = self
             .blocking(move |this| {
                 let Some((name, compartment)) = this.session.compartment(&collection) else { return Ok(None) };
-                let Some(manifest) = this.gate.manifest(name, compartment)? else { return Ok(Some(None)) };
+                let Some(manifest) = this.manifest(name, compartment)? else { return Ok(Some(None)) };
                 let passage = this.gate.open_passage(name, compartment, &manifest, &document)?;
                 Ok(Some(passage.map(|passage| (passage.info(name, &document), passage))))
             })
@@ -261,7 +287,7 @@ impl RequestServices {
         let decided = self
             .active
             .chain
-            .decide(&self.gate.journal, self.id, request, Phase::Retrieval, self.invocation())
+            .decide(&self.gate.journal, self.id, request, Phase::Retrieval, self.invocations())
             .await
             .map_err(|error| self.unavailable(error))?;
         match decided.decision {
@@ -269,6 +295,13 @@ impl RequestServices {
             Decision::Deny { reason, .. } => Err(CapabilityError::Denied(reason.to_string())),
             Decision::Transform { obligations } => {
                 let label = Level::from(info.label);
+                let masked: usize = obligations.iter().map(crate::ask::spans_of).sum();
+                if masked > 0 {
+                    let what = format!("{masked} spans of a passage");
+                    let recorded =
+                        self.gate.record_key_use(SiteKey::Mask, "encrypt", &self.session.claims.user, &what).await;
+                    recorded.map_err(|error| self.unavailable(error))?;
+                }
                 self.blocking(move |this| this.gate.oblige(text, &obligations, Some(label)))
                     .await
                     .and_then(|obliged| obliged.map_err(|reason| CapabilityError::Denied(reason.to_string())))
@@ -356,8 +389,14 @@ impl RequestServices {
         let found = self
             .blocking(move |this| {
                 let Some((name, compartment)) = this.session.compartment(&collection) else { return Ok(None) };
+                let Some(manifest) = this.manifest(name, compartment)? else { return Ok(Some(Vec::new())) };
                 let vector = this.vector(&query)?;
-                this.gate.search(name, compartment, &vector, &filter, k as usize).map(Some)
+                if !filter.is_empty() {
+                    let what = format!("a filter of {} fields on `{name}`", filter.len());
+                    let user = &this.session.claims.user;
+                    this.gate.record_key_use_blocking(SiteKey::Metadata, "encrypt", user, &what)?;
+                }
+                this.gate.search(name, compartment, &manifest, &vector, &filter, k as usize).map(Some)
             })
             .await?;
         found.ok_or_else(|| CapabilityError::Denied("no-key".to_owned()))
@@ -367,7 +406,7 @@ impl RequestServices {
         let Some((name, compartment)) = self.session.compartment(collection) else {
             return HostAnswer::Unit(Err(CapabilityError::Denied("no-key".to_owned())));
         };
-        match self.gate.manifest(name, compartment) {
+        match self.manifest(name, compartment) {
             Ok(manifest) => HostAnswer::Count(
                 manifest.map_or(0, |m| m.groups.groups.iter().map(|entry| u64::from(entry.count)).sum()),
             ),

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::GateError;
 use crate::config::SiteConfig;
-use crate::journal::Journal;
+use crate::journal::{Journal, key_operation};
 use crate::state::{CompartmentState, SiteState};
 
 /// An authenticated user with the opened keys of the compartments the user satisfies.
@@ -154,14 +154,8 @@ fn unlock(
         // A wrapped key that the policy file no longer grants is left wrapped.
         let (Some(sealed), true) = (state.compartments.get(name), entitled.contains(name)) else { continue };
         let key = keyring.unwrap_known(&kek, &sealed.key, &wrapped.0);
-        journal.record_blocking(Event::KeyOperation {
-            operation: "unwrap".to_owned(),
-            class: "compartment".to_owned(),
-            key_id: sealed.key.id.to_string(),
-            key_check: sealed.key.check.clone(),
-            user: Some(user.to_string()),
-            result: if key.is_ok() { "ok" } else { "refused" }.to_owned(),
-        })?;
+        let result = if key.is_ok() { "ok" } else { "refused" };
+        journal.record_blocking(key_operation(&sealed.key, "unwrap", Some(user.to_string()), result))?;
         let compartment = open_compartment(keyring, &key?, name, sealed)?;
         compartments.insert(name.clone(), compartment);
     }

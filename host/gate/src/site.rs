@@ -20,9 +20,9 @@ use zeroize::Zeroizing;
 use crate::GateError;
 use crate::chain::Chain;
 use crate::combine::Combining;
-use crate::config::SiteConfig;
+use crate::config::{Mode, SiteConfig};
 use crate::init::module_path;
-use crate::journal::{HsmSigner, Journal};
+use crate::journal::{HsmSigner, Journal, key_operation};
 use crate::mask::Masker;
 use crate::metadata::FieldCipher;
 use crate::session::{RefusalMeter, Session};
@@ -157,8 +157,15 @@ impl Gate {
         let named = |name: &PluginName, world: World| {
             plugins.iter().find(|p| p.manifest().name == *name && p.manifest().world == world).cloned()
         };
-        let names: Vec<PluginName> = self.config.chain.policies.iter().map(|entry| entry.plugin.clone()).collect();
-        let combining = Combining::parse(&self.config.chain.combining, &names).map_err(GateError::Combining)?;
+        let enforced: Vec<PluginName> = self
+            .config
+            .chain
+            .policies
+            .iter()
+            .filter(|entry| entry.mode == Mode::Enforce)
+            .map(|entry| entry.plugin.clone())
+            .collect();
+        let combining = Combining::parse(&self.config.chain.combining, &enforced).map_err(GateError::Combining)?;
         // A policy that the chain names and that is not loaded is not skipped: without it there is no chain.
         let policies = self
             .config
@@ -230,16 +237,20 @@ impl Gate {
         who: &impl std::fmt::Display,
         what: &str,
     ) -> Result<(), GateError> {
-        let reference = self.state.key(key)?;
-        let event = Event::KeyOperation {
-            operation: operation.to_owned(),
-            class: reference.class.to_string(),
-            key_id: reference.id.to_string(),
-            key_check: reference.check.clone(),
-            user: Some(who.to_string()),
-            result: what.to_owned(),
-        };
+        let event = key_operation(self.state.key(key)?, operation, Some(who.to_string()), what);
         self.journal.record(event).await.map(drop)
+    }
+
+    /// As [`Gate::record_key_use`], for work outside the async runtime.
+    pub(crate) fn record_key_use_blocking(
+        &self,
+        key: SiteKey,
+        operation: &str,
+        who: &impl std::fmt::Display,
+        what: &str,
+    ) -> Result<(), GateError> {
+        let event = key_operation(self.state.key(key)?, operation, Some(who.to_string()), what);
+        self.journal.record_blocking(event).map(drop)
     }
 
     /// The audit log's pen.

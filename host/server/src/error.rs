@@ -27,14 +27,20 @@ impl ApiError {
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, reason: "bad-request".to_owned(), message: message.into() }
     }
-}
 
-impl ApiError {
     pub(crate) fn not_found() -> Self {
         Self {
             status: StatusCode::NOT_FOUND,
             reason: "not-found".to_owned(),
             message: "There is no such route; see docs/operating.md.".to_owned(),
+        }
+    }
+
+    pub(crate) fn too_slow() -> Self {
+        Self {
+            status: StatusCode::REQUEST_TIMEOUT,
+            reason: "too-slow".to_owned(),
+            message: "The body did not arrive in time.".to_owned(),
         }
     }
 

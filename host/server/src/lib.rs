@@ -2,9 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+mod connections;
 mod error;
 mod routes;
 mod sessions;
 
 pub use error::ServerError;
-pub use routes::{router, serve};
+pub use routes::serve;

@@ -12,6 +12,7 @@ use casemate_types::{Decision, Level, Phase};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::connections;
 use crate::error::{ApiError, ServerError};
 use crate::sessions::Sessions;
 
@@ -23,7 +24,10 @@ pub async fn serve(gate: Arc<Gate>, listener: TcpListener) -> Result<(), ServerE
     }
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    axum::serve(listener, router(gate)).with_graceful_shutdown(stop()).await?;
+    let app = Arc::new(App { gate, sessions: Sessions::default() });
+    tokio::spawn(sweep(Arc::downgrade(&app)));
+    connections::serve(listener, router(Arc::clone(&app)), stop()).await;
+    app.sessions.end_all(&app.gate).await;
     Ok(())
 }
 
@@ -50,9 +54,7 @@ async fn stop() {
 /// | `GET /v1/health` | | token, generation, embedder |
 /// | `POST /v1/ask` | `{"question", "filter": {name: value}}` | answer with citations, or a denial |
 /// | `POST /v1/policy/evaluate` | `{"phase", "action", "text", "attributes", "passage"}` | the chain's decision |
-pub fn router(gate: Arc<Gate>) -> Router {
-    let app = Arc::new(App { gate, sessions: Sessions::default() });
-    tokio::spawn(sweep(Arc::downgrade(&app)));
+fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { Json(json!({ "status": "ok" })) }))
         .route("/v1/health", get(health))
@@ -61,6 +63,9 @@ pub fn router(gate: Arc<Gate>) -> Router {
         .fallback(|| async { ApiError::not_found() })
         .with_state(app)
 }
+
+/// A body must be there this soon after its head.
+const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// Largest body: a text of the largest size, escaped, and its attributes.
 const MAX_BODY: usize = MAX_TEXT * 2;
@@ -93,8 +98,9 @@ impl App {
 
 /// Reads a body of bounded size. Called after authentication, so that strangers cannot make the server hold their bytes.
 async fn body<T: serde::de::DeserializeOwned>(request: Request) -> Result<T, ApiError> {
-    let bytes = axum::body::to_bytes(request.into_body(), MAX_BODY)
+    let bytes = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(request.into_body(), MAX_BODY))
         .await
+        .map_err(|_| ApiError::too_slow())?
         .map_err(|_| ApiError::too_large(format!("a body has at most {MAX_BODY} bytes")))?;
     serde_json::from_slice(&bytes).map_err(|error| ApiError::bad_request(format!("malformed body: {error}")))
 }

@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use casemate_gate::{Gate, GateError, Session};
@@ -19,50 +19,70 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
+    /// The session of a token, opened where there is none. Every session that ends by it is recorded as closed.
     pub(crate) async fn get(&self, gate: &Gate, token: &str) -> Result<Arc<Session>, GateError> {
         let key = Digest::of(token.as_bytes());
         if let Some(session) = self.lookup(&key) {
             return Ok(session);
         }
         let session = gate.session(token).await?;
-        if let Ok(mut open) = self.open.lock() {
-            if open.len() >= MAX_SESSIONS
-                && let Some(oldest) = open.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key)
-            {
-                open.remove(&oldest);
-            }
-            open.insert(key, (Arc::clone(&session), Instant::now()));
-        }
+        let (session, ended) = self.keep(key, session);
+        close(gate, ended).await;
         Ok(session)
     }
 
     /// Ends every session that has been idle for too long; their keys go with them.
     pub(crate) async fn sweep(&self, gate: &Gate) {
-        let mut ended = Vec::new();
-        if let Ok(mut open) = self.open.lock() {
-            open.retain(|_, (session, used)| {
-                let keep = used.elapsed() < IDLE;
-                if !keep {
-                    ended.push(Arc::clone(session));
-                }
-                keep
-            });
-        }
-        for session in ended {
-            if let Err(error) = gate.close(&session).await {
-                tracing::warn!(%error, "the end of a session could not be recorded");
-            }
-        }
+        let ended = self.take(|used| used.elapsed() >= IDLE);
+        close(gate, ended).await;
     }
 
+    /// Ends every session.
+    pub(crate) async fn end_all(&self, gate: &Gate) {
+        let ended = self.take(|_| true);
+        close(gate, ended).await;
+    }
+
+    /// An expired session is left for [`Sessions::keep`] to end, so that its end is recorded.
     fn lookup(&self, key: &Digest) -> Option<Arc<Session>> {
-        let mut open = self.open.lock().ok()?;
-        let (session, used) = open.get_mut(key)?;
-        if used.elapsed() >= IDLE {
-            open.remove(key);
-            return None;
-        }
+        let mut open = self.lock();
+        let (session, used) = open.get_mut(key).filter(|(_, used)| used.elapsed() < IDLE)?;
         *used = Instant::now();
         Some(Arc::clone(session))
+    }
+
+    /// Keeps a session that was just opened. Returns the one in force, which another request may have opened meanwhile, and those
+    /// that ended.
+    fn keep(&self, key: Digest, session: Arc<Session>) -> (Arc<Session>, Vec<Arc<Session>>) {
+        let now = Instant::now();
+        let mut open = self.lock();
+        if let Some((other, used)) = open.get_mut(&key).filter(|(_, used)| used.elapsed() < IDLE) {
+            *used = now;
+            return (Arc::clone(other), vec![session]);
+        }
+        let mut ended: Vec<Arc<Session>> = open.remove(&key).map(|(expired, _)| expired).into_iter().collect();
+        if open.len() >= MAX_SESSIONS {
+            let oldest = open.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
+            ended.extend(oldest.and_then(|oldest| open.remove(&oldest)).map(|(evicted, _)| evicted));
+        }
+        open.insert(key, (Arc::clone(&session), now));
+        (session, ended)
+    }
+
+    fn take(&self, ends: impl Fn(&Instant) -> bool) -> Vec<Arc<Session>> {
+        self.lock().extract_if(|_, (_, used)| ends(used)).map(|(_, (session, _))| session).collect()
+    }
+
+    /// A panic elsewhere leaves the map whole: every change to it is one call.
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, (Arc<Session>, Instant)>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn close(gate: &Gate, ended: Vec<Arc<Session>>) {
+    for session in ended {
+        if let Err(error) = gate.close(&session).await {
+            tracing::warn!(%error, "the end of a session could not be recorded");
+        }
     }
 }

@@ -23,6 +23,8 @@ macro_rules! host_reasons {
 host_reasons! {
     /// The audit log could not make the record durable.
     audit_unavailable = "host:audit-unavailable";
+    /// The caller asked for something that cannot be taken, for instance a text that is too long.
+    bad_request = "host:bad-request";
     /// The call's byte budget for host answers or arguments is spent.
     byte_budget = "host:byte-budget";
     /// A capability failed and the component gave up.
@@ -72,6 +74,11 @@ impl Reason {
         if rest.is_empty() { Self("unspecified".to_owned()) } else { Self(rest.to_owned()) }
     }
 
+    /// The host's own reason of this code, if it is one.
+    pub fn of_host(code: &str) -> Option<Self> {
+        Self::HOST.contains(&code).then(|| Self(code.to_owned()))
+    }
+
     /// The code as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -93,6 +100,13 @@ impl fmt::Debug for Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_code_of_the_host_is_one() {
+        assert_eq!(Reason::of_host("host:token-unavailable"), Some(Reason::token_unavailable()));
+        assert_eq!(Reason::of_host("token-unavailable"), None);
+        assert_eq!(Reason::of_host("host:anything"), None);
+    }
 
     #[test]
     fn a_component_cannot_forge_a_host_reason() {

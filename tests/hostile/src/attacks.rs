@@ -14,6 +14,18 @@ pub(crate) fn clock_now(_: &str) -> Decision {
     if clock::now() <= clock::now() { Decision::allow() } else { Decision::deny("clock", "The clock ran backwards.") }
 }
 
+/// Allows, whatever the local model says and even if it says nothing.
+pub(crate) fn deaf(text: &str) -> Decision {
+    let _ = inference::closeness(text, &[text.to_owned()]);
+    Decision::allow()
+}
+
+/// Calls that the host refuses at its border, for ever.
+pub(crate) fn refused_flood(_: &str) -> Decision {
+    while random::bytes(black_box(u32::MAX)).is_err() {}
+    Decision::allow()
+}
+
 pub(crate) fn endless(_: &str) -> Decision {
     let mut count = 0_u64;
     while black_box(count) < u64::MAX {

@@ -98,6 +98,106 @@ fn identifiers_are_masked_and_equal_values_stay_equal() {
 }
 
 #[test]
+fn identifiers_in_titles_and_sources_are_masked() {
+    let site = site::copy();
+    let mut line =
+        passage("pump", "Ask pumps@harbour-works.example", "The bilge pump of the ferry is tested on Mondays.");
+    line["source"] = json!("mail from keeper@harbour-works.example");
+    site.ingest(&[line]);
+    let reply = site.ask("ben", "When is the bilge pump of the ferry tested?").expect(0);
+    let shown = reply.to_string();
+    assert!(shown.contains("Ask ") && shown.contains("mail from "), "the passage is cited: {reply}");
+    assert!(!shown.contains("pumps@") && !shown.contains("keeper@") && !shown.contains("harbour"), "{reply}");
+}
+
+#[test]
+fn every_use_of_a_site_key_for_a_request_is_in_the_log() {
+    let site = site::copy();
+    let before = site.records().len();
+    site.casemate(&["ask", "What does a pool do?", "--as", "ben", "--filter", "licence=MIT"]).expect(0);
+    site.ask("ben", "Where do licence enquiries and licence invoices go by e-mail?").expect(0);
+    let used: Vec<String> = site.records()[before..]
+        .iter()
+        .filter(|record| record["event"] == "key-operation" && record["operation"] == "encrypt")
+        .map(|record| record["result"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(used.iter().any(|what| what == "a filter of 1 fields on `engineering`"), "{used:?}");
+    assert!(used.iter().any(|what| what.ends_with("spans")), "{used:?}");
+}
+
+#[test]
+fn a_change_of_a_collection_is_recorded_before_and_after() {
+    let site = site::copy();
+    let before = site.records().len();
+    site.ingest(&[passage("new", "New", "One more passage.")]);
+    site.casemate(&["ingest", "--as", "carla", "--compartment", "engineering", "--delete", "new"]).expect(0);
+    let records = site.records();
+    let made: Vec<(&str, &str)> = records[before..]
+        .iter()
+        .filter_map(|record| {
+            Some((record["event"].as_str()?, record["action"].as_str().or(record["operation"].as_str())?))
+        })
+        .filter(|(event, action)| *event != "session" && *action != "unwrap")
+        .collect();
+    let change = [("key-operation", "encrypt"), ("ingest", "begun"), ("ingest", "done")];
+    assert_eq!(made, [change, change].concat());
+}
+
+/// In a site where nothing was ingested there is no embedder, so the capability `inference` fails.
+fn site_with_a_policy_that_ignores_a_fault(mode: &str) -> Site {
+    let site = site::bare();
+    let model = model_line(&site);
+    site.configure(&model, "");
+    let entry = format!("{{ plugin = \"hostile\", mode = \"{mode}\" }},\n]");
+    site.configure("]\nagent", &format!("    {entry}\nagent"));
+    for plugin in ["clearance", "disclosure"] {
+        let bundle = site::shared().dir.with_file_name(format!("{plugin}.casemate"));
+        site.casemate(&["plugin", "load", text(&bundle)]).expect(0);
+    }
+    let manifest = "name = \"hostile\"\nversion = \"0.1.0\"\nworld = \"policy\"\nsummary = \"Attacks.\"\n\
+                    capabilities = [\"audit\", \"clock\", \"hsm\", \"inference\", \"kv\", \"log\", \"random\"]\n\
+                    [limits]\ntime-ms = 5000\n";
+    site.load(&crate::guest::component("tests/hostile", ""), manifest, 3600);
+    site
+}
+
+/// The line of `site.toml` that names the sentence model, if there is one.
+fn model_line(site: &Site) -> String {
+    let toml = fs::read_to_string(site.dir.join("site.toml")).unwrap();
+    let line = toml.lines().find(|line| line.starts_with("model-dir"));
+    line.map_or_else(|| "[embedding]".to_owned(), str::to_owned)
+}
+
+#[test]
+fn an_enforced_policy_that_ignores_a_failed_capability_does_not_allow() {
+    let site = site_with_a_policy_that_ignores_a_fault("enforce");
+    let evaluate = ["policy", "eval", "--text", "Anything?", "--as", "ana", "--action", "deaf"];
+    let denied = site.casemate(&evaluate).expect(DENIED);
+    assert_eq!(denied["decision"]["reason"], "host:store-failed", "{denied}");
+    assert_eq!(denied["policy"], "hostile");
+}
+
+#[test]
+fn a_failed_capability_of_a_policy_that_monitors_ends_nothing() {
+    let site = site_with_a_policy_that_ignores_a_fault("monitor");
+    let evaluate = ["policy", "eval", "--text", "Anything?", "--as", "ana", "--action", "deaf"];
+    assert_eq!(site.casemate(&evaluate).expect(0)["decision"]["verdict"], "allow");
+    // What it would have meant is in the log.
+    let monitored = site.records().into_iter().find(|record| record["mode"] == "monitor").unwrap();
+    assert_eq!((&monitored["verdict"], &monitored["reason"]), (&json!("deny"), &json!("host:store-failed")));
+}
+
+#[test]
+fn an_expression_that_leaves_out_an_enforced_policy_is_refused() {
+    let site = site::copy();
+    site.configure("\"deny-overrides\"", "\"disclosure\"");
+    let ended = site.ask("ana", RESTRICTED);
+    assert!(ended.code != 0 && ended.text.contains("leaves out `clearance`"), "{}", ended.text);
+    site.configure("\"disclosure\"\npolicies", "\"clearance && disclosure\"\npolicies");
+    site.ask("ben", RESTRICTED).expect(DENIED);
+}
+
+#[test]
 fn filter_restricts() {
     let site = site::copy();
     let question = "What does a connection pool or a retry with backoff do?";
@@ -261,9 +361,7 @@ fn documents(site: &Site) -> Vec<(String, usize)> {
 fn every_step_of_a_request_is_in_the_log() {
     let site = site::copy();
     let reply = site.ask("ana", RESTRICTED).expect(0);
-    let output = site.command(&["audit", "show"]).output().unwrap();
-    let records: Vec<Value> =
-        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let records = site.records();
     let phase = |phase: &str| records.iter().filter(|r| r["id"] == reply["id"] && r["phase"] == phase).count();
     assert_eq!((phase("request"), phase("response")), (1, 1));
     assert!(phase("retrieval") >= 1);

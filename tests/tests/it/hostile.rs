@@ -1,10 +1,9 @@
 //! Every way in which a component can misbehave has an answer of its own, and the host works on afterwards.
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use casemate_bundle::VerifiedBundle;
 use casemate_engine::{
     CacheKey, Engine, EngineOptions, Evaluated, Exchange, HostAnswer, HostCall, Invocation, LoadError, NoServices,
@@ -13,7 +12,7 @@ use casemate_engine::{
 use casemate_types::{Decision, Obligation, PluginName, Reason};
 use tokio::sync::OnceCell;
 
-use crate::guest;
+use crate::{guest, handmade};
 
 const GUEST: &str = "tests/hostile";
 const TIME_MS: u64 = 1_500;
@@ -122,6 +121,26 @@ async fn memory_bomb_is_stopped() {
 }
 
 #[tokio::test]
+async fn table_bomb_is_stopped() {
+    let component = handmade::policy_that_grows_a_table(1, 500);
+    let bundle = guest::bundle(&component, &manifest("hostile", &[]), "{}");
+    let invocation = Invocation { claims: claims(), now_ms: 42, services: Arc::new(NoServices) };
+    let attacker = Plugin::load(&host().await.engine, &bundle).await.unwrap();
+    let refusal = attacker.evaluate(&request("grow", ""), invocation).await.outcome.unwrap_err();
+    assert_eq!(refusal, Refusal::MemoryLimit { limit: 1024, unit: "table elements" });
+    assert_eq!(refusal.reason(), Reason::memory_limit());
+    assert_eq!(run("ok", "").await, Ok(Decision::Allow), "an honest request after the table bomb");
+}
+
+#[tokio::test]
+async fn table_that_begins_too_large_is_refused() {
+    let component = handmade::policy_that_grows_a_table(1025, 0);
+    let error = refused_load(&guest::bundle(&component, &manifest("hostile", &[]), "{}")).await;
+    let LoadError::Describe { source, .. } = error else { panic!("{error:?}") };
+    assert_eq!(source, Refusal::MemoryLimit { limit: 1024, unit: "table elements" });
+}
+
+#[tokio::test]
 async fn deep_recursion_is_stopped() {
     let refusal = run("deep-recursion", "").await.unwrap_err();
     assert_eq!(refusal, Refusal::StackOverflow);
@@ -149,6 +168,14 @@ async fn host_call_flood_is_stopped() {
         assert_eq!(evaluated.outcome, Err(Refusal::CallBudget { limit: CALLS }), "{attack}");
         assert_eq!(evaluated.trace.exchanges.len(), CALLS as usize, "{attack}");
     }
+}
+
+#[tokio::test]
+async fn flood_of_calls_that_are_refused_is_stopped() {
+    let evaluated = run_with("refused-flood", "", Arc::new(Site::default())).await;
+    assert_eq!(evaluated.outcome, Err(Refusal::CallBudget { limit: CALLS }));
+    // None of them reached a service.
+    assert!(evaluated.trace.exchanges.is_empty());
 }
 
 #[tokio::test]
@@ -321,45 +348,32 @@ async fn recorded_exchanges_replay_to_the_same_decision() {
     assert_ne!(altered.outcome, original.outcome);
 }
 
-type Answering<'a> = Pin<Box<dyn Future<Output = HostAnswer> + Send + 'a>>;
-
 /// A small site in memory: state per plugin, every key there, every remark taken.
 #[derive(Default)]
 struct Site(Mutex<HashMap<String, Vec<u8>>>);
 
+#[async_trait]
 impl Services for Site {
-    fn call<'a, 'b, 'c, 'r>(&'a self, plugin: &'b PluginName, call: &'c HostCall) -> Answering<'r>
-    where
-        'a: 'r,
-        'b: 'r,
-        'c: 'r,
-        Self: 'r,
-    {
+    async fn call(&self, plugin: &PluginName, call: &HostCall) -> HostAnswer {
         let mut kept = self.0.lock().unwrap();
-        let answer = match call {
+        match call {
             HostCall::KvGet { key } => HostAnswer::Value(Ok(kept.get(&format!("{plugin}/{key}")).cloned())),
             HostCall::KvSet { key, value } => {
                 kept.insert(format!("{plugin}/{key}"), value.clone());
                 HostAnswer::Unit(Ok(()))
             }
             _ => HostAnswer::Unit(Ok(())),
-        };
-        Box::pin(std::future::ready(answer))
+        }
     }
 }
 
 /// Never answers.
 struct Silence;
 
+#[async_trait]
 impl Services for Silence {
-    fn call<'a, 'b, 'c, 'r>(&'a self, _: &'b PluginName, _: &'c HostCall) -> Answering<'r>
-    where
-        'a: 'r,
-        'b: 'r,
-        'c: 'r,
-        Self: 'r,
-    {
-        Box::pin(std::future::pending())
+    async fn call(&self, _: &PluginName, _: &HostCall) -> HostAnswer {
+        std::future::pending().await
     }
 }
 
@@ -372,15 +386,9 @@ impl Replay {
     }
 }
 
+#[async_trait]
 impl Services for Replay {
-    fn call<'a, 'b, 'c, 'r>(&'a self, _: &'b PluginName, _: &'c HostCall) -> Answering<'r>
-    where
-        'a: 'r,
-        'b: 'r,
-        'c: 'r,
-        Self: 'r,
-    {
-        let answer = self.0.lock().unwrap().next();
-        Box::pin(std::future::ready(answer.expect("the record is shorter than the run")))
+    async fn call(&self, _: &PluginName, _: &HostCall) -> HostAnswer {
+        self.0.lock().unwrap().next().expect("the component asks what it asked before")
     }
 }

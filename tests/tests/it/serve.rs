@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -58,6 +59,13 @@ impl Served {
     /// Serves this site.
     pub fn of(site: Site) -> Self {
         Self { server: Server::start(&site), site }
+    }
+
+    /// Asks the server to stop, as an operator does, and waits until it has.
+    fn stop(mut self) -> (ExitStatus, Site) {
+        let id = self.server.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        (self.server.child.wait().unwrap(), self.site)
     }
 
     fn token(&self, user: &str) -> String {
@@ -193,6 +201,65 @@ fn oversized_body_is_refused() {
     let body = format!("{{\"text\": \"{}\"}}", "x".repeat((1 << 20) + 1));
     assert_eq!(served.send("POST /v1/policy/evaluate", Some(&bearer), body.as_bytes()).status, 400);
     assert_eq!(served.send("GET /v1/health", Some(&bearer), b"").status, 200);
+}
+
+#[test]
+fn text_that_is_too_long_has_a_reason_of_its_own() {
+    let served = Served::start();
+    let answer = served.post("/v1/ask", "ana", &json!({ "question": "x".repeat(17 << 10) }));
+    assert_eq!((answer.status, &answer.body["error"]), (400, &json!("host:bad-request")));
+}
+
+/// Nothing that connects and then says nothing can keep a place, or keep others out, or keep the server from stopping.
+#[test]
+fn half_open_connections_end_by_themselves() {
+    let served = Served::start();
+    let connect = |beginning: &str| {
+        let mut stream = TcpStream::connect(&served.server.address).unwrap();
+        stream.write_all(beginning.as_bytes()).unwrap();
+        // Longer than any limit of the server: a guard against hanging, not a measurement.
+        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        stream
+    };
+    let bearer = format!("Bearer {}", served.token("ana"));
+    let body_missing =
+        format!("POST /v1/ask HTTP/1.1\r\nHost: gate\r\nAuthorization: {bearer}\r\nContent-Length: 100\r\n\r\n{{");
+    let mut slow = connect(&body_missing);
+    // More than are served at once.
+    let mut open: Vec<TcpStream> =
+        (0..560).map(|n| connect(["", "GET /healthz HT", "GET /healthz HTTP/1.1\r\nHost: g"][n % 3])).collect();
+    assert_eq!(served.send("GET /healthz", None, b"").status, 200);
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).unwrap();
+    let answer = parse(&answer);
+    assert_eq!((answer.status, &answer.body["error"]), (408, &json!("too-slow")));
+    for stream in &mut open {
+        let mut rest = Vec::new();
+        // Ended by the server: end of file or a reset, never the guard.
+        if let Err(error) = stream.read_to_end(&mut rest) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+        }
+        assert!(!rest.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&rest));
+    }
+    let held = connect("GET /healthz HT");
+    let (ended, site) = served.stop();
+    assert!(ended.success());
+    drop(held);
+    site.casemate(&["audit", "verify"]).expect(0);
+}
+
+#[test]
+fn sessions_are_recorded_as_closed_when_the_server_stops() {
+    let served = Served::start();
+    for user in ["ana", "ben"] {
+        served.post("/v1/policy/evaluate", user, &json!({ "text": "a" }));
+    }
+    let (ended, site) = served.stop();
+    assert!(ended.success());
+    let records = site.records();
+    let last: Vec<&Value> = records.iter().rev().take(2).collect();
+    assert!(last.iter().all(|r| r["event"] == "session" && r["action"] == "closed"), "{last:?}");
+    assert_ne!(last[0]["user"], last[1]["user"]);
 }
 
 #[test]

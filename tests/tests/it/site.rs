@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use casemate_bundle::{ApproverKey, BuildInput, TrustRoot};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -146,6 +148,37 @@ impl Site {
         let mut command = Command::new(program());
         command.arg("--site").arg(&self.dir).args(arguments).current_dir(root()).stdin(Stdio::null());
         String::from_utf8(command.output().unwrap().stdout).unwrap()
+    }
+
+    /// Signs a component with both approvers of the site and loads it; the signatures expire in `seconds`.
+    #[track_caller]
+    pub fn load(&self, component: &[u8], manifest_toml: &str, seconds: i64) -> Value {
+        let root = TrustRoot::parse(&fs::read(self.dir.join("trust/root.json")).unwrap()).unwrap();
+        let expires = Timestamp::now().checked_add(SignedDuration::from_secs(seconds)).unwrap();
+        let input = BuildInput { manifest_toml, component, settings_json: b"{}", version: 1, expires };
+        let keys =
+            ["ana", "bo"].map(|name| ApproverKey::load(&self.dir.join(format!("approvers/{name}.key"))).unwrap());
+        let draft = casemate_bundle::build(&root, input).unwrap();
+        let signed = keys.iter().fold(draft, |bundle, key| casemate_bundle::sign(&bundle, key, &root).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("made.casemate");
+        fs::write(&path, signed).unwrap();
+        self.casemate(&["plugin", "load", text(&path)]).expect(0)
+    }
+
+    /// Changes `site.toml`; the text must be there.
+    #[track_caller]
+    pub fn configure(&self, from: &str, to: &str) {
+        let path = self.dir.join("site.toml");
+        let old = fs::read_to_string(&path).unwrap();
+        assert!(old.contains(from), "{old}");
+        fs::write(path, old.replace(from, to)).unwrap();
+    }
+
+    /// Every record of the log.
+    pub fn records(&self) -> Vec<Value> {
+        let output = self.command(&["audit", "show"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Asks a question.

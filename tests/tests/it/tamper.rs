@@ -91,6 +91,35 @@ fn store_rolled_back_to_an_old_copy_is_refused() {
 }
 
 #[test]
+fn old_passages_put_back_are_refused() {
+    let site = site::copy();
+    let kept = site.dir.with_file_name("kept");
+    copy_folder(&site.dir.join("store"), &kept);
+    site.ingest(&[passage("Backups", "Backups", "Backups are written to a glass archive in the lighthouse.")]);
+    let old = sled::open(kept).unwrap();
+    alter(&site, b"pengineering\0", |entries| {
+        for (key, value) in entries {
+            *value = old.get(key).unwrap().unwrap().to_vec();
+        }
+    });
+    let message = store_denial(&site);
+    assert!(message.contains("passage") && message.contains("old copy was put back"), "{message}");
+}
+
+#[test]
+fn version_that_the_store_drew_before_is_refused() {
+    let site = site::copy();
+    site.ingest(&[passage("one", "One", "A passage that raises the version.")]);
+    for number in [b"cengineering\0", b"hengineering\0"] {
+        alter(&site, number, |entries| entries[0].1[..8].fill(0));
+    }
+    let path = site.dir.with_file_name("more.jsonl");
+    fs::write(&path, passage("two", "Two", "A passage under an old version.").to_string()).unwrap();
+    let ended = site.casemate(&["ingest", text(&path), "--as", "carla"]);
+    assert!(ended.code != 0 && ended.text.contains("drew version 1, which is not new"), "{}", ended.text);
+}
+
+#[test]
 fn store_that_was_taken_away_is_refused() {
     let site = site::copy();
     fs::remove_dir_all(site.dir.join("store")).unwrap();
@@ -128,6 +157,31 @@ fn active_bundle_altered_by_one_byte_is_refused_by_name() {
         fs::write(&path, good).unwrap();
     }
     site.ask("ana", QUESTION).expect(0);
+}
+
+#[test]
+fn signatures_that_expire_while_the_site_is_served_are_no_signatures() {
+    let site = site::bare();
+    for plugin in ["clearance", "disclosure"] {
+        let bundle = site::shared().dir.with_file_name(format!("{plugin}.casemate"));
+        site.casemate(&["plugin", "load", text(&bundle)]).expect(0);
+    }
+    let manifest = "name = \"brief\"\nversion = \"0.1.0\"\nworld = \"policy\"\nsummary = \"Is soon over.\"\n\
+                    capabilities = []\n";
+    site.load(&crate::guest::component("plugins/disclosure", ""), manifest, 15);
+    let served = Served::of(site);
+    let evaluate = || served.post("/v1/policy/evaluate", "ben", &json!({ "text": "How do I book a room?" })).body;
+    let before = evaluate();
+    assert_eq!(before["decision"]["verdict"], "allow", "{before}");
+    let mut last = before;
+    for _ in 0..120 {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        last = evaluate();
+        if last["decision"]["verdict"] == "deny" {
+            break;
+        }
+    }
+    assert_eq!(last["decision"]["reason"], "host:no-policy", "{last}");
 }
 
 #[test]

@@ -41,8 +41,9 @@ pub fn run(name: &str, kind: Kind, sdk: Option<&Path>) -> Result<ExitCode, Failu
             .and_then(|()| fs::write(&path, text))
             .map_err(|error| Failure::caused_by(format!("cannot write {}", path.display()), &error))?;
     }
+    let article = if world.starts_with('a') { "an" } else { "a" };
     output::line(&format!(
-        "{name}/ is a {world}. Test it with `cargo test` there, pack it with `casemate plugin build {name}`."
+        "{name}/ is {article} {world}. Test it with `cargo test` there, pack it with `casemate plugin build {name}`."
     ))?;
     Ok(ExitCode::SUCCESS)
 }
