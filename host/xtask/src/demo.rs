@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{corpus, setup, shell};
 
@@ -15,21 +15,25 @@ pub fn run() -> Result<(), String> {
     setup::build(&ready)?;
     let folder = shell::work().join("demo");
     fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-    let demo = Demo { site: folder.join("site"), folder, started: Instant::now() };
+    let demo = Demo { site: folder.join("site"), folder };
     println!("\nCASEMATE DEMO: a rehearsal site in {}", demo.site.display());
-    demo.site(&ready)?;
-    demo.plugins()?;
-    demo.documents()?;
-    demo.questions()?;
-    demo.attacks()?;
-    demo.closing(&ready);
+    let mut times = Vec::new();
+    let mut timed = |what: &'static str, part: &dyn Fn() -> Result<(), String>| {
+        let started = Instant::now();
+        part().inspect(|()| times.push((what, started.elapsed())))
+    };
+    timed("token and keys", &|| demo.site(&ready))?;
+    timed("plugins", &|| demo.plugins())?;
+    timed("documents", &|| demo.documents())?;
+    timed("four questions and their verification", &|| demo.questions())?;
+    timed("three attacks", &|| demo.attacks())?;
+    demo.closing(&ready, &times);
     Ok(())
 }
 
 struct Demo {
     folder: PathBuf,
     site: PathBuf,
-    started: Instant,
 }
 
 impl Demo {
@@ -156,11 +160,14 @@ impl Demo {
         Ok(())
     }
 
-    fn closing(&self, ready: &setup::Ready) {
+    fn closing(&self, ready: &setup::Ready, times: &[(&str, Duration)]) {
+        let total: Duration = times.iter().map(|(_, time)| *time).sum();
+        let times: Vec<String> =
+            times.iter().map(|(what, time)| format!("{what} {:.1} s", time.as_secs_f64())).collect();
         let embedder =
             if ready.model.is_some() { "all-MiniLM-L6-v2 (in Rust, in the gate)" } else { "the lexical embedder" };
         println!(
-            "\nDone in {:.0} s.
+            "\nDone in {:.0} s: {}.
    What ran where: keys in the token; plaintext only in the gate's process, one session at a time; embedding by {embedder};
    scoring on ciphertext; store, scoring tier and log hold no plaintext. This is a REHEARSAL: one person holds every PIN.
    Try next:
@@ -169,7 +176,8 @@ impl Demo {
      {bin} --site {site} serve
      {bin} plugin new my-policy
    docs/operating.md explains each.",
-            self.started.elapsed().as_secs_f64(),
+            total.as_secs_f64(),
+            times.join(", "),
             bin = shell::binary("casemate").display(),
             site = self.site.display(),
         );
