@@ -43,8 +43,6 @@ pub enum Event {
         output: Digest,
         /// Salted digest of what the agent asked and was told; kept, sealed, beside the log.
         recording: Option<Digest>,
-        /// The agent's remarks, name and value.
-        annotations: Vec<(String, String)>,
     },
     /// A bundle was verified, refused or activated.
     Bundle {
@@ -71,7 +69,7 @@ pub enum Event {
         user: String,
         /// Where in the flow.
         phase: Phase,
-        /// `allow`, `deny` or `transform`.
+        /// `allow`, `deny` or `transform`; `skipped` for a monitored policy for which there was no room.
         verdict: String,
         /// Why it was denied.
         reason: Option<Reason>,
@@ -123,6 +121,29 @@ pub enum Event {
         user: Option<String>,
         /// `ok`, or the token's error.
         result: String,
+    },
+    /// An agent or a retrieval strategy ran, and was ended if `ended` says why.
+    Run {
+        /// The decision it belongs to.
+        id: DecisionId,
+        /// For whom.
+        user: String,
+        /// Which one.
+        plugin: PluginName,
+        /// The active generation.
+        generation: Generation,
+        /// The component that ran.
+        component: Digest,
+        /// Why it gave no result.
+        ended: Option<Reason>,
+        /// Salted digest of the input.
+        input: Digest,
+        /// Salted digest of the recording that replays it.
+        recording: Option<Digest>,
+        /// How often the component called the host.
+        host_calls: u32,
+        /// What the component noted.
+        annotations: Vec<(String, String)>,
     },
     /// A session was opened, closed or refused.
     Session {
@@ -220,6 +241,17 @@ mod tests {
                 citations: 3,
                 output: Digest::of(b"o"),
                 recording: Some(Digest::of(b"r")),
+            },
+            Event::Run {
+                id,
+                user: user(),
+                plugin: "nearest".parse().unwrap(),
+                generation: Generation(3),
+                component: Digest::of(b"c"),
+                ended: Some(Reason::deadline()),
+                input: Digest::of(b"i"),
+                recording: None,
+                host_calls: 2,
                 annotations: vec![("a".into(), "b".into())],
             },
             Event::KeyOperation {

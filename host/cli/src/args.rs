@@ -92,7 +92,7 @@ pub struct IngestOptions {
     #[arg(long, default_value = "internal")]
     pub label: String,
     /// Delete the document of this id from --compartment instead. May be repeated.
-    #[arg(long, value_name = "ID", requires = "compartment")]
+    #[arg(long, value_name = "ID", requires = "compartment", conflicts_with = "paths")]
     pub delete: Vec<String>,
 }
 

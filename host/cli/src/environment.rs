@@ -2,6 +2,7 @@ use std::fs;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use casemate_gate::{Gate, Session, SiteConfig};
 use casemate_types::UserName;
@@ -43,17 +44,38 @@ pub fn require_site(site: &Path) -> Result<(), Failure> {
         .hint("casemate init, or name the site's folder with --site"))
 }
 
+/// How long work that was cut off may take to end.
+const SHUTDOWN: Duration = Duration::from_secs(20);
+
 /// Runs async work on a fresh runtime.
 pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::caused_by("cannot start the async runtime", &error))?;
-    runtime.block_on(work)
+    let done = runtime.block_on(work);
+    // Work that hangs in a token or a disk must not keep the program from ending.
+    runtime.shutdown_timeout(SHUTDOWN);
+    done
+}
+
+/// Opens the site and a session of `user`, does the work, and ends the session in the log, whether or not the work was done.
+pub async fn with_session<T, W: Future<Output = Result<T, Failure>>>(
+    site: &Path,
+    user: &UserName,
+    work: impl FnOnce(Arc<Gate>, Arc<Session>) -> W,
+) -> Result<T, Failure> {
+    let (gate, session) = open(site, user).await?;
+    let done = work(Arc::clone(&gate), Arc::clone(&session)).await;
+    gate.finish().await;
+    let closed = gate.close(&session).await;
+    let done = done?;
+    closed?;
+    Ok(done)
 }
 
 /// Opens the site and a session of `user`, whose token a rehearsal site keeps in a file.
-pub async fn open(site: &Path, user: &UserName) -> Result<(Arc<Gate>, Arc<Session>), Failure> {
+async fn open(site: &Path, user: &UserName) -> Result<(Arc<Gate>, Arc<Session>), Failure> {
     let gate = Arc::new(Gate::open(site).await?);
     let path = site.join(format!("users/{user}.token"));
     // A user without a token file gets the same answer, and the same record, as one with a wrong token.

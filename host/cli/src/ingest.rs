@@ -17,8 +17,7 @@ pub fn run(site: &Path, options: &IngestOptions, json: bool) -> Result<ExitCode,
     let documents = read_all(options, compartment.as_ref())?;
     environment::prepare(site)?;
     environment::lock_down()?;
-    environment::block_on(async {
-        let (gate, session) = environment::open(site, &options.user).await?;
+    environment::block_on(environment::with_session(site, &options.user, |gate, session| async move {
         let ids = options.delete.clone();
         // Embedding and encryption use every core; the async runtime only waits.
         tokio::task::spawn_blocking(move || {
@@ -45,7 +44,7 @@ pub fn run(site: &Path, options: &IngestOptions, json: bool) -> Result<ExitCode,
         .await
         .map_err(|error| Failure::caused_by("the ingest stopped", &error))??;
         Ok(ExitCode::SUCCESS)
-    })
+    }))
 }
 
 fn report_deleted(deleted: usize, json: bool) -> Result<(), Failure> {

@@ -204,8 +204,11 @@ fn trust(site: &Path) -> Result<TrustRoot, Failure> {
     Ok(TrustRoot::parse(&bytes)?)
 }
 
+/// A bundle from media, of bounded size.
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    fs::read(path).map_err(|error| Failure::caused_by(format!("cannot read {}", path.display()), &error))
+    let received = casemate_change::ReceivedBundle::read(path)
+        .map_err(|error| Failure::caused_by(format!("cannot read {}", path.display()), &error))?;
+    Ok(received.as_bytes().to_vec())
 }
 
 /// Replaces a file whole.

@@ -16,11 +16,9 @@ pub fn run(site: &Path, command: PolicyCommand, json: bool) -> Result<ExitCode, 
         .iter()
         .map(|text| environment::pair(text).map(|(name, value)| wit::Field { name, value }))
         .collect::<Result<Vec<_>, _>>()?;
-    environment::block_on(async {
-        let (gate, session) = environment::open(site, &user).await?;
+    environment::block_on(environment::with_session(site, &user, |gate, session| async move {
         let question = Question { phase, action, text, passage: None, attributes };
         let (id, decided) = gate.evaluate(&session, question).await?;
-        gate.close(&session).await?;
         let policy = decided.policy.as_ref().map(ToString::to_string);
         if json {
             output::json(&serde_json::json!({
@@ -37,11 +35,16 @@ pub fn run(site: &Path, command: PolicyCommand, json: bool) -> Result<ExitCode, 
                 ),
             };
             let rehearsal = if gate.journal().rehearsal() { " (rehearsal)" } else { "" };
-            output::line(&format!("{line}\n  decision {id} is record {} of the audit log{rehearsal}", decided.index))?;
+            if let Some(fault) = &decided.fault {
+                output::line(&format!("{line}\n  operator: {}", output::plain(fault)))?;
+            } else {
+                output::line(&line)?;
+            }
+            output::line(&format!("  decision {id} is record {} of the audit log{rehearsal}", decided.index))?;
         }
         Ok(match decided.decision {
             Decision::Deny { .. } => ExitCode::from(code::DENIED),
             _ => ExitCode::SUCCESS,
         })
-    })
+    }))
 }

@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use casemate_gate::{Outcome, Reply, wit};
@@ -8,7 +8,7 @@ use casemate_gate::{Outcome, Reply, wit};
 use crate::args::AskOptions;
 use crate::environment;
 use crate::failure::{Failure, code};
-use crate::output;
+use crate::output::{self, plain};
 
 pub fn run(site: &Path, options: &AskOptions, json: bool) -> Result<ExitCode, Failure> {
     environment::prepare(site)?;
@@ -18,10 +18,9 @@ pub fn run(site: &Path, options: &AskOptions, json: bool) -> Result<ExitCode, Fa
         .iter()
         .map(|text| environment::pair(text).map(|(name, value)| wit::Field { name, value }))
         .collect::<Result<Vec<_>, _>>()?;
-    environment::block_on(async {
-        let (gate, session) = environment::open(site, &options.user).await?;
+    environment::block_on(environment::with_session(site, &options.user, |gate, session| async move {
         // Before anything is asked: an answer whose receipt cannot be written should not have been given.
-        let receipt_file = options.receipt.as_deref().map(create).transpose()?;
+        let receipt_file = options.receipt.as_deref().map(ReceiptFile::create).transpose()?;
         let reply = gate.ask(&session, &options.question, filter).await?;
         let receipt = tokio::task::spawn_blocking({
             let (gate, record) = (gate.clone(), reply.record);
@@ -29,20 +28,46 @@ pub fn run(site: &Path, options: &AskOptions, json: bool) -> Result<ExitCode, Fa
         })
         .await
         .map_err(|error| Failure::caused_by("cannot make the receipt", &error))??;
-        if let (Some(path), Some(mut file)) = (&options.receipt, receipt_file) {
-            file.write_all(receipt.to_text().as_bytes()).map_err(|error| unwritable(path, &error))?;
+        if let Some(file) = receipt_file {
+            file.finish(&receipt.to_text())?;
         }
-        gate.close(&session).await?;
         print(&reply, json)?;
         Ok(match reply.outcome {
             Outcome::Answered { .. } => ExitCode::SUCCESS,
             Outcome::Denied { .. } => ExitCode::from(code::DENIED),
         })
-    })
+    }))
 }
 
-fn create(path: &Path) -> Result<File, Failure> {
-    File::create(path).map_err(|error| unwritable(path, &error))
+/// A receipt that is being written. What stood there before stays until the new one is whole.
+struct ReceiptFile<'a> {
+    path: &'a Path,
+    temporary: PathBuf,
+    file: File,
+}
+
+impl<'a> ReceiptFile<'a> {
+    fn create(path: &'a Path) -> Result<Self, Failure> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.tmp", std::process::id()));
+        let temporary = path.with_file_name(name);
+        let file = File::create_new(&temporary).map_err(|error| unwritable(path, &error))?;
+        Ok(Self { path, temporary, file })
+    }
+
+    fn finish(mut self, text: &str) -> Result<(), Failure> {
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_all());
+        written
+            .and_then(|()| std::fs::rename(&self.temporary, self.path))
+            .map_err(|error| unwritable(self.path, &error))
+    }
+}
+
+impl Drop for ReceiptFile<'_> {
+    fn drop(&mut self) {
+        // Gone already when it was finished.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
@@ -59,6 +84,8 @@ fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
         if let Some(fields) = value.as_object_mut() {
             let withheld = reply.withheld.iter().map(|(reason, count)| (reason.clone(), (*count).into())).collect();
             fields.insert("withheld".to_owned(), serde_json::Value::Object(withheld));
+            fields.insert("record".to_owned(), reply.record.into());
+            fields.insert("timings".to_owned(), serde_json::json!(reply.timings));
         }
         return output::json(&value);
     }
@@ -89,20 +116,11 @@ fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
         }
     }
     if let Some(fault) = &reply.fault {
-        output::line(&format!("  operator: {fault}"))?;
+        output::line(&format!("  operator: {}", plain(fault)))?;
     }
     for (reason, count) in &reply.withheld {
         output::line(&format!("  {count} passages withheld: {reason}"))?;
     }
     let rehearsal = if reply.rehearsal { " (rehearsal)" } else { "" };
     output::line(&format!("  decision {} is record {} of the audit log{rehearsal}", reply.id, reply.record))
-}
-
-/// Takes out what could steer a terminal: control characters besides the line break, and marks that turn the reading direction.
-fn plain(text: &str) -> String {
-    let steers = |c: char| {
-        (c.is_control() && c != '\n')
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
 }

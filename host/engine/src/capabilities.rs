@@ -336,6 +336,8 @@ impl audit::Host for HostState {
         if name.chars().count() > 64 || value.chars().count() > 256 {
             return invalid("audit.annotate: name at most 64 and value at most 256 characters");
         }
+        // A remark is one line, and takes no more room in a record than its characters.
+        let [name, value] = [name, value].map(|text| text.replace(char::is_control, " "));
         let made = self.trace.iter().filter(|e| matches!(e.call, HostCall::Annotate { .. })).count();
         if made >= 8 {
             return invalid("audit.annotate: at most 8 remarks a decision");

@@ -16,13 +16,13 @@ pub trait Services: Send + Sync {
     async fn call(&self, plugin: &PluginName, call: &HostCall) -> HostAnswer;
 }
 
-/// Denies every call: for components that must not need anything, such as while describing themselves.
+/// Answers every call with `unavailable`: for components that must not need anything, such as while describing themselves.
 pub struct NoServices;
 
 #[async_trait]
 impl Services for NoServices {
     async fn call(&self, _: &PluginName, _: &HostCall) -> HostAnswer {
-        HostAnswer::Unit(Err(CapabilityError::Denied("not-here".to_owned())))
+        HostAnswer::Unit(Err(CapabilityError::Unavailable("no services here".to_owned())))
     }
 }
 
@@ -170,19 +170,48 @@ impl HostAnswer {
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Bytes(Ok(bytes)) => bytes.len(),
+            Self::Claims(claims) => {
+                let names = [&claims.roles, &claims.groups, &claims.departments, &claims.compartments];
+                claims.user.len() + names.into_iter().map(|names| names_size(names)).sum::<usize>()
+            }
             Self::Closeness(Ok(values)) => values.len() * 2,
-            Self::Names(names) => names.iter().map(|n| n.len() + 8).sum(),
-            Self::Passages(passages) => passages
-                .iter()
-                .map(|p| p.as_ref().map_or(64, |p| p.text.len() + p.info.title.len() + p.info.source.len() + 128))
-                .sum(),
+            Self::KeyInfo(Ok(info)) => info.name.len() + info.purpose.len() + info.check.len(),
+            Self::Names(names) => names_size(names),
+            Self::Passages(passages) => passages.iter().map(|p| p.as_ref().map_or_else(error_size, passage_size)).sum(),
             Self::References(Ok(references)) => {
                 references.iter().map(|r| r.collection.len() + r.document.len() + 16).sum()
             }
             Self::Texts(Ok(texts)) => texts.iter().map(|t| t.len() + 8).sum(),
             Self::Value(Ok(Some(value))) => value.len(),
-            _ => 0,
+            Self::Bytes(Err(error))
+            | Self::Closeness(Err(error))
+            | Self::KeyInfo(Err(error))
+            | Self::References(Err(error))
+            | Self::Texts(Err(error))
+            | Self::Unit(Err(error))
+            | Self::Value(Err(error)) => error_size(error),
+            Self::Count(_) | Self::Time(_) | Self::Unit(Ok(())) | Self::Value(Ok(None)) => 0,
         }
+    }
+}
+
+fn names_size(names: &[String]) -> usize {
+    names.iter().map(|name| name.len() + 8).sum()
+}
+
+/// Metadata is as long as whoever ingested it wanted.
+fn passage_size(passage: &Passage) -> usize {
+    let info = &passage.info;
+    let metadata: usize = info.metadata.iter().map(|field| field.name.len() + field.value.len() + 16).sum();
+    passage.text.len() + info.title.len() + info.source.len() + metadata + 128
+}
+
+fn error_size(error: &CapabilityError) -> usize {
+    match error {
+        CapabilityError::Denied(text)
+        | CapabilityError::Invalid(text)
+        | CapabilityError::NotFound(text)
+        | CapabilityError::Unavailable(text) => text.len() + 16,
     }
 }
 

@@ -9,9 +9,9 @@ use casemate_engine::wit::{self, Field, Request};
 use casemate_types::{Decision, DecisionId, Digest, Level, Obligation, Phase, PluginName, Reason};
 use serde::Serialize;
 
-use crate::chain::{Decided, annotations};
+use crate::chain::Decided;
 use crate::collection::store;
-use crate::services::RequestServices;
+use crate::services::{RequestServices, ended, said};
 use crate::session::Session;
 use crate::site::Gate;
 use crate::state::SiteKey;
@@ -25,14 +25,17 @@ pub struct Reply {
     pub id: DecisionId,
     /// Answered or denied.
     pub outcome: Outcome,
-    /// Index of the last record of this request in the audit log.
+    /// Index of the last record of this request in the audit log. For the operator alone: each passage that was looked at has a
+    /// record, so a difference of two indexes counts passages a user may not read.
+    #[serde(skip)]
     pub record: u64,
     /// The site has no two-person custody yet.
     pub rehearsal: bool,
     /// Passages kept from the agent, by reason. For the operator alone: a count is an oracle about what a user may not read.
     #[serde(skip)]
     pub withheld: BTreeMap<String, usize>,
-    /// How long each step took, in microseconds.
+    /// How long each step took, in microseconds. For the operator alone, for the same reason.
+    #[serde(skip)]
     pub timings: BTreeMap<&'static str, u64>,
     /// What failed inside, for the operator alone: never sent to a caller.
     #[serde(skip)]
@@ -129,7 +132,7 @@ impl Gate {
             passage: question.passage,
             attributes: question.attributes,
         };
-        let decided = active.chain.decide(&self.journal, id, request, question.phase, services.invocations()).await?;
+        let decided = active.chain.decide(self, id, request, question.phase, services.invocations()).await?;
         Ok((id, decided))
     }
 
@@ -228,7 +231,7 @@ impl Run<'_> {
         request.attributes =
             filter.iter().map(|f| Field { name: format!("filter.{}", f.name), value: f.value.clone() }).collect();
         let invocations = services(Level::Secret).invocations();
-        let decided = active.chain.decide(&self.gate.journal, self.id, request, Phase::Request, invocations).await?;
+        let decided = active.chain.decide(self.gate, self.id, request, Phase::Request, invocations).await?;
         self.clock.step("request-policies");
         self.record = decided.index;
         let (question, cap) = match self.apply(question.to_owned(), decided, Phase::Request).await? {
@@ -245,9 +248,7 @@ impl Run<'_> {
         let run = agent.handle(&question, &filter, services.invocation()).await;
         self.clock.step("agent-and-retrieval");
         let input = serde_json::json!({ "question": question, "filter": filter });
-        let kept = self.gate.journal.keep(self.id, random_salt()?, Phase::Action, &input, &run.trace.exchanges).await?;
-        self.recording = kept.recording;
-        let annotations = annotations(&run.trace.exchanges);
+        self.recording = services.record_run(agent, &input, ended(&run.outcome), &run.trace.exchanges).await?;
         self.withheld = services.withheld();
         if let Some((reason, message)) = services.faults().into_iter().next() {
             // Something below the agent broke. Its answer, if it made one, was made from less than it asked for.
@@ -255,7 +256,7 @@ impl Run<'_> {
         }
         let answer = match run.outcome {
             Ok(Ok(answer)) => answer,
-            Ok(Err(message)) => return Err(store(format!("agent: {message}"))),
+            Ok(Err(message)) => return Err(store(format!("agent: {}", said(&message)))),
             Err(refusal) => {
                 return self.refused(refusal.reason(), "The agent was stopped by the host.", Phase::Response).await;
             }
@@ -280,8 +281,7 @@ impl Run<'_> {
         // Response phase. Titles and sources leave as well, so they are under decision, and masked, with the text.
         let leaving = leaving(&answer.text, &citations);
         let request = self.request(Phase::Response, leaving.clone());
-        let decided =
-            active.chain.decide(&self.gate.journal, self.id, request, Phase::Response, services.invocations()).await?;
+        let decided = active.chain.decide(self.gate, self.id, request, Phase::Response, services.invocations()).await?;
         self.clock.step("response-policies");
         self.record = decided.index;
         let applied = match self.apply(leaving, decided, Phase::Response).await? {
@@ -309,7 +309,6 @@ impl Run<'_> {
                 citations: citations.len() as u32,
                 output: Digest::salted(&random_salt()?, text.as_bytes()),
                 recording: self.recording,
-                annotations,
             })
             .await?;
         self.clock.step("mask-and-record");
@@ -337,6 +336,7 @@ impl Run<'_> {
         match decided.decision {
             Decision::Allow => Ok(Ok(Applied { text, cap: Level::Secret, masked: 0 })),
             Decision::Deny { reason, message } => {
+                self.fault = decided.fault;
                 if reason == Reason::no_policy() {
                     self.fault = Some(self.gate.why_no_policy(phase));
                 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use casemate_audit::AuditError;
 use casemate_audit::record::Event;
 use casemate_engine::{Exchange, HostAnswer, HostCall, Invocation, Plugin, wit};
 use casemate_types::{Decision, DecisionId, Digest, Generation, LogLevel, Obligation, Phase, PluginName, Reason};
@@ -9,6 +10,7 @@ use casemate_types::{Decision, DecisionId, Digest, Generation, LogLevel, Obligat
 use crate::combine::{Combined, Combining, Vote};
 use crate::config::Mode;
 use crate::journal::Journal;
+use crate::site::Gate;
 use crate::{GateError, random_salt};
 
 /// The policies of one generation.
@@ -27,6 +29,8 @@ pub struct Decided {
     pub policy: Option<PluginName>,
     /// The index of its record.
     pub index: u64,
+    /// Why the host had to end a policy, for the operator alone.
+    pub fault: Option<String>,
 }
 
 /// What stands behind the policies of one question. A policy that only monitors has services of its own: what fails behind them
@@ -42,15 +46,20 @@ struct Verdict<'a> {
     decision: &'a Decision,
     policy: Option<&'a PluginName>,
     component: Option<Digest>,
+    generation: Generation,
     mode: Mode,
     exchanges: Vec<Exchange>,
 }
 
+/// The verdict of a run that only monitors, where there was no room for it.
+const SKIPPED: &str = "skipped";
+
 impl Chain {
-    /// Asks every policy of `request.phase`, combines the enforced ones, and returns once the record is durable.
+    /// Asks every enforced policy of `phase`, combines their votes, and returns once the record is durable. Policies that only
+    /// monitor run afterwards, beside the request.
     pub(crate) async fn decide(
         &self,
-        journal: &Journal,
+        gate: &Gate,
         id: DecisionId,
         request: wit::Request,
         phase: Phase,
@@ -58,90 +67,91 @@ impl Chain {
     ) -> Result<Decided, GateError> {
         let mut votes = Vec::new();
         let mut exchanges = Vec::new();
-        for (plugin, mode) in self.policies.iter().filter(|(plugin, _)| plugin.manifest().phases.contains(&phase)) {
-            let invocation = match mode {
-                Mode::Enforce => &invocations.enforced,
-                Mode::Monitor => &invocations.monitored,
-            };
-            let run = plugin.evaluate(&request, invocation.clone()).await;
-            let (decision, failed) = match (run.outcome, fault(&run.trace.exchanges)) {
-                (Err(refusal), _) => (Decision::Deny { reason: refusal.reason(), message: refusal.to_string() }, true),
-                // What it decided, it decided from less than it asked for.
-                (Ok(_), Some(reason)) => {
-                    let message = "A policy could not be told what it asked for, so nothing is allowed.".to_owned();
-                    (Decision::Deny { reason, message }, true)
-                }
-                (Ok(decision), None) => (decision, false),
-            };
-            let vote = Vote { policy: plugin.manifest().name.clone(), decision, failed };
-            match mode {
-                Mode::Enforce => {
-                    exchanges.extend(run.trace.exchanges);
-                    votes.push(vote);
-                }
-                Mode::Monitor => {
-                    let verdict = Verdict {
-                        decision: &vote.decision,
-                        policy: Some(&vote.policy),
-                        component: Some(plugin.component_digest()),
-                        mode: Mode::Monitor,
-                        exchanges: run.trace.exchanges,
-                    };
-                    self.record(journal, id, &request, phase, verdict).await?;
-                }
-            }
+        let mut fault = None;
+        for plugin in self.policies_of(phase, Mode::Enforce) {
+            let (vote, why, run) = vote(plugin, &request, invocations.enforced.clone()).await;
+            exchanges.extend(run);
+            votes.push(vote);
+            fault = fault.or(why);
         }
         let Combined { decision, policy } = self.combining.combine(&votes);
         let verdict = Verdict {
             decision: &decision,
             policy: policy.as_ref(),
             component: policy.as_ref().and_then(|name| self.digest_of(name)),
+            generation: self.generation,
             mode: Mode::Enforce,
             exchanges,
         };
-        let index = self.record(journal, id, &request, phase, verdict).await?;
-        Ok(Decided { decision, policy, index })
+        let (decision, index) = match record(&gate.journal, id, &request, phase, verdict).await {
+            Ok(index) => (decision, index),
+            // Remarks and kinds of the policies together are more than a record holds: what cannot be recorded is not allowed.
+            Err(GateError::Audit(AuditError::RecordTooLarge { .. })) => {
+                let message = "The policies said more than a record holds, so nothing is allowed.".to_owned();
+                let denial = Decision::Deny { reason: Reason::output_limit(), message };
+                let verdict = Verdict {
+                    decision: &denial,
+                    policy: None,
+                    component: None,
+                    generation: self.generation,
+                    mode: Mode::Enforce,
+                    exchanges: Vec::new(),
+                };
+                let index = record(&gate.journal, id, &request, phase, verdict).await?;
+                (denial, index)
+            }
+            Err(error) => return Err(error),
+        };
+        for plugin in self.policies_of(phase, Mode::Monitor) {
+            self.monitor(gate, plugin, id, &request, phase, &invocations.monitored);
+        }
+        Ok(Decided { decision, policy, index, fault })
     }
 
-    /// Keeps what a replay needs, then waits until the record of the verdict is durable.
-    async fn record(
+    fn policies_of(&self, phase: Phase, wanted: Mode) -> impl Iterator<Item = &Arc<Plugin>> {
+        let of = move |plugin: &Plugin, mode: Mode| mode == wanted && plugin.manifest().phases.contains(&phase);
+        self.policies.iter().filter(move |(plugin, mode)| of(plugin, *mode)).map(|(plugin, _)| plugin)
+    }
+
+    /// Runs a policy that has no vote, and records what it would have said.
+    fn monitor(
         &self,
-        journal: &Journal,
+        gate: &Gate,
+        plugin: &Arc<Plugin>,
         id: DecisionId,
         request: &wit::Request,
         phase: Phase,
-        verdict: Verdict<'_>,
-    ) -> Result<u64, GateError> {
-        let Verdict { decision, policy, component, mode, exchanges } = verdict;
-        let annotations = annotations(&exchanges);
-        let commitment = journal.keep(id, random_salt()?, phase, request, &exchanges).await?;
-        let (verdict, reason, obligations) = match decision {
-            Decision::Allow => ("allow", None, &[][..]),
-            Decision::Deny { reason, .. } => ("deny", Some(reason.clone()), &[][..]),
-            Decision::Transform { obligations } => ("transform", None, obligations.as_slice()),
-        };
-        let event = Event::Decision {
-            id,
-            user: request.claims.user.clone(),
-            phase,
-            verdict: verdict.to_owned(),
-            reason,
-            policy: policy.cloned(),
-            mode: match mode {
-                Mode::Enforce => "enforce",
-                Mode::Monitor => "monitor",
+        invocation: &Invocation,
+    ) {
+        let (journal, plugin, generation) = (Arc::clone(&gate.journal), Arc::clone(plugin), self.generation);
+        let run = {
+            let (journal, plugin, request, invocation) =
+                (Arc::clone(&journal), Arc::clone(&plugin), request.clone(), invocation.clone());
+            async move {
+                let (vote, _, exchanges) = vote(&plugin, &request, invocation).await;
+                let verdict = Verdict {
+                    decision: &vote.decision,
+                    policy: Some(&vote.policy),
+                    component: Some(plugin.component_digest()),
+                    generation,
+                    mode: Mode::Monitor,
+                    exchanges,
+                };
+                if let Err(error) = record(&journal, id, &request, phase, verdict).await {
+                    tracing::error!(%id, policy = %vote.policy, %error, "a monitored verdict is not recorded");
+                }
             }
-            .to_owned(),
-            generation: self.generation,
-            component,
-            obligations: obligations.iter().map(obligation_kind).collect(),
-            input: commitment.input,
-            recording: commitment.recording,
-            host_calls: exchanges.len() as u32,
-            annotations,
-            log_level: log_level(obligations),
         };
-        journal.record(event).await
+        if !gate.monitors.start(run) {
+            let name = plugin.manifest().name.clone();
+            tracing::warn!(%id, policy = %name, "a monitored policy was skipped: too many run at once");
+            let event = skipped(id, request.claims.user.clone(), phase, name, plugin.component_digest(), generation);
+            tokio::spawn(async move {
+                if let Err(error) = journal.record(event).await {
+                    tracing::error!(%id, %error, "a skipped monitored policy is not recorded");
+                }
+            });
+        }
     }
 
     fn digest_of(&self, name: &PluginName) -> Option<Digest> {
@@ -152,8 +162,100 @@ impl Chain {
     }
 }
 
+/// One policy's word, why the host had to end it if it did, and what it asked the host.
+async fn vote(
+    plugin: &Plugin,
+    request: &wit::Request,
+    invocation: Invocation,
+) -> (Vote, Option<String>, Vec<Exchange>) {
+    let policy = plugin.manifest().name.clone();
+    let run = plugin.evaluate(request, invocation).await;
+    let refused = |reason, message: &str| (Decision::Deny { reason, message: message.to_owned() }, true);
+    let mut fault = None;
+    let (decision, failed) = match (run.outcome, failed_capability(&run.trace.exchanges)) {
+        (Err(refusal), _) => {
+            tracing::warn!(%policy, %refusal, "a policy was ended by the host");
+            fault = Some(format!("policy `{policy}`: {refusal}"));
+            refused(refusal.reason(), "A policy was stopped by the host, so nothing is allowed.")
+        }
+        // What it decided, it decided from less than it asked for.
+        (Ok(_), Some(reason)) => {
+            refused(reason, "A policy could not be told what it asked for, so nothing is allowed.")
+        }
+        (Ok(decision), None) => (decision, false),
+    };
+    (Vote { policy, decision, failed }, fault, run.trace.exchanges)
+}
+
+/// Keeps what a replay needs, then waits until the record of the verdict is durable.
+async fn record(
+    journal: &Journal,
+    id: DecisionId,
+    request: &wit::Request,
+    phase: Phase,
+    verdict: Verdict<'_>,
+) -> Result<u64, GateError> {
+    let Verdict { decision, policy, component, generation, mode, exchanges } = verdict;
+    let annotations = annotations(&exchanges);
+    let commitment = journal.keep(id, random_salt()?, phase, request, &exchanges).await?;
+    let (verdict, reason, obligations) = match decision {
+        Decision::Allow => ("allow", None, &[][..]),
+        Decision::Deny { reason, .. } => ("deny", Some(reason.clone()), &[][..]),
+        Decision::Transform { obligations } => ("transform", None, obligations.as_slice()),
+    };
+    let event = Event::Decision {
+        id,
+        user: request.claims.user.clone(),
+        phase,
+        verdict: verdict.to_owned(),
+        reason,
+        policy: policy.cloned(),
+        mode: match mode {
+            Mode::Enforce => "enforce",
+            Mode::Monitor => "monitor",
+        }
+        .to_owned(),
+        generation,
+        component,
+        obligations: obligations.iter().map(obligation_kind).collect(),
+        input: commitment.input,
+        recording: commitment.recording,
+        host_calls: exchanges.len() as u32,
+        annotations,
+        log_level: log_level(obligations),
+    };
+    journal.record(event).await
+}
+
+fn skipped(
+    id: DecisionId,
+    user: String,
+    phase: Phase,
+    policy: PluginName,
+    component: Digest,
+    generation: Generation,
+) -> Event {
+    Event::Decision {
+        id,
+        user,
+        phase,
+        verdict: SKIPPED.to_owned(),
+        reason: None,
+        policy: Some(policy),
+        mode: "monitor".to_owned(),
+        generation,
+        component: Some(component),
+        obligations: Vec::new(),
+        input: Digest::of(b""),
+        recording: None,
+        host_calls: 0,
+        annotations: Vec::new(),
+        log_level: LogLevel::Notice,
+    }
+}
+
 /// The reason of the first capability that failed behind a component.
-fn fault(exchanges: &[Exchange]) -> Option<Reason> {
+fn failed_capability(exchanges: &[Exchange]) -> Option<Reason> {
     let code = exchanges.iter().find_map(|exchange| exchange.answer.unavailable())?;
     Some(Reason::of_host(code).unwrap_or_else(Reason::capability_failed))
 }

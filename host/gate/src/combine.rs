@@ -14,7 +14,7 @@ pub enum Combining {
     Expression(Expression),
     /// The first policy decides.
     FirstApplicable,
-    /// Any permission permits, with its own obligations; otherwise the first denial.
+    /// Any permission permits, with the obligations of all that permit; otherwise the first denial.
     PermitOverrides,
 }
 
@@ -84,16 +84,17 @@ impl Combining {
                 Some(denial) => settled(denial),
                 None => all(votes),
             },
-            Self::PermitOverrides => match votes.iter().find(|vote| !denies(vote)).or(votes.first()) {
-                Some(vote) => settled(vote),
-                None => Combined { decision: no_policy(), policy: None },
+            Self::PermitOverrides => match (permits(votes).as_slice(), votes.first()) {
+                ([], Some(denial)) => settled(denial),
+                ([], None) => Combined { decision: no_policy(), policy: None },
+                (permits, _) => all(permits),
             },
             Self::FirstApplicable => match votes.first() {
                 Some(vote) => settled(vote),
                 None => Combined { decision: no_policy(), policy: None },
             },
             Self::Expression(expression) => match expression.holds(votes) {
-                Some(true) => all(&votes.iter().filter(|v| !denies(v)).cloned().collect::<Vec<_>>()),
+                Some(true) => all(&permits(votes)),
                 Some(false) => match votes.iter().find(|vote| denies(vote)) {
                     Some(denial) => settled(denial),
                     None => Combined {
@@ -109,6 +110,10 @@ impl Combining {
 
 fn denies(vote: &Vote) -> bool {
     matches!(vote.decision, Decision::Deny { .. })
+}
+
+fn permits(votes: &[Vote]) -> Vec<Vote> {
+    votes.iter().filter(|vote| !denies(vote)).cloned().collect()
 }
 
 fn settled(vote: &Vote) -> Combined {
@@ -149,28 +154,15 @@ impl Expression {
         }
     }
 
-    /// Kleene's three values: a policy that does not apply is unknown, and unknown is never a permission.
+    /// Policies that do not apply in this phase drop out. Where nothing is left there is no answer, and no answer is no permission.
     fn holds(&self, votes: &[Vote]) -> Option<bool> {
         match self {
             Self::Policy(name) => votes.iter().find(|vote| vote.policy == *name).map(|vote| !denies(vote)),
             Self::Not(inner) => inner.holds(votes).map(|value| !value),
-            Self::And(parts) => fold(parts, votes, false),
-            Self::Or(parts) => fold(parts, votes, true),
+            Self::And(parts) => parts.iter().filter_map(|part| part.holds(votes)).reduce(|all, part| all && part),
+            Self::Or(parts) => parts.iter().filter_map(|part| part.holds(votes)).reduce(|any, part| any || part),
         }
     }
-}
-
-/// `and` when `dominant` is false, `or` when it is true.
-fn fold(parts: &[Expression], votes: &[Vote], dominant: bool) -> Option<bool> {
-    let mut unknown = false;
-    for part in parts {
-        match part.holds(votes) {
-            Some(value) if value == dominant => return Some(dominant),
-            Some(_) => {}
-            None => unknown = true,
-        }
-    }
-    if unknown { None } else { Some(!dominant) }
 }
 
 /// Recursive descent: `or := and ("||" and)*`, `and := unit ("&&" unit)*`, `unit := "!" unit | "(" or ")" | name`.
@@ -306,6 +298,16 @@ mod tests {
         assert!(permitted("first-applicable", &[allow("a"), denial("b")]));
     }
 
+    /// A permission that comes first must not let what another would have masked out in clear.
+    #[test]
+    fn permit_overrides_keeps_the_obligations_of_every_permit() {
+        for combining in ["permit-overrides", "a || b || c"] {
+            let combining = Combining::parse(combining, &policies("a b c")).unwrap();
+            let combined = combining.combine(&[allow("a"), log("b"), denial("c")]);
+            assert!(matches!(&combined.decision, Decision::Transform { obligations } if obligations.len() == 1));
+        }
+    }
+
     #[test]
     fn a_failed_policy_denies_under_every_algorithm() {
         let failed = Vote { failed: true, ..denial("a") };
@@ -327,10 +329,16 @@ mod tests {
         assert!(permitted("a && (b || c)", &[allow("a"), denial("b"), allow("c")]));
         assert!(!permitted("a && (b || c)", &[allow("a"), denial("b"), denial("c")]));
         assert!(permitted("a && !b", &[allow("a"), denial("b")]));
-        // A policy that does not apply is no permission, not even negated.
-        assert!(!permitted("a && b", &[allow("a")]));
-        assert!(!permitted("!b", &[allow("a")]));
+        // A policy that does not apply drops out; alone it is no permission, not even negated.
+        assert!(permitted("a && b", &[allow("a")]));
+        assert!(!permitted("a && b", &[denial("a")]));
         assert!(permitted("a || b", &[allow("a")]));
+        assert!(!permitted("a || b", &[denial("a")]));
+        assert!(permitted("a && !b", &[allow("a")]));
+        for alone in ["b", "!b", "b && !b", "b || b"] {
+            let combined = Combining::parse(alone, &policies(alone)).unwrap().combine(&[allow("a")]);
+            assert!(matches!(combined.decision, Decision::Deny { reason, .. } if reason == Reason::no_policy()));
+        }
     }
 
     #[test]
@@ -342,9 +350,12 @@ mod tests {
 
     #[test]
     fn malformed_expressions_are_refused() {
-        let enforced: Vec<PluginName> = ["a", "b"].iter().map(|n| n.parse().unwrap()).collect();
-        for text in ["", "a &&", "a b", "(a", "a)", "unknown", "a | b", &"(".repeat(1000)] {
-            assert!(Combining::parse(text, &enforced).is_err(), "{text}");
+        // Each leaves out nothing, so only its form can be wrong.
+        let enforced: Vec<PluginName> = vec!["a".parse().unwrap()];
+        assert!(Combining::parse("(a)", &enforced).is_ok());
+        for text in ["", "a &&", "a a", "(a", "a)", "a && unknown", "a | a", &"(".repeat(1000)] {
+            let error = Combining::parse(text, &enforced).unwrap_err();
+            assert!(!error.contains("leaves out"), "{text}: {error}");
         }
     }
 }

@@ -57,7 +57,7 @@ pub struct EmbeddingConfig {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ChainConfig {
     /// `deny-overrides`, `permit-overrides`, `first-applicable`, or a boolean expression over policy names such as
-    /// `clearance && (disclosure || audit-only)`.
+    /// `clearance && (disclosure || audit-only)`. In each phase the policies that do not take part in it drop out.
     pub combining: String,
     /// The policies, in order.
     pub policies: Vec<PolicyEntry>,
@@ -138,7 +138,16 @@ impl SiteConfig {
     pub fn read(site: &Path) -> Result<Self, GateError> {
         let path = site.join("site.toml");
         let text = std::fs::read_to_string(&path).map_err(|source| GateError::NoSite { path: path.clone(), source })?;
-        toml::from_str(&text).map_err(|error| GateError::Config { path, problem: error.to_string() })
+        let config: Self = toml::from_str(&text)
+            .map_err(|error| GateError::Config { path: path.clone(), problem: error.to_string() })?;
+        let mut named = BTreeSet::new();
+        match config.chain.policies.iter().find(|entry| !named.insert(&entry.plugin)) {
+            // Twice, once to enforce and once to monitor, would share one small state.
+            Some(twice) => {
+                Err(GateError::Config { path, problem: format!("chain.policies names `{}` twice", twice.plugin) })
+            }
+            None => Ok(config),
+        }
     }
 
     /// The compartments a user satisfies.

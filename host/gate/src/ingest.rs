@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use casemate_audit::record::Event;
-use casemate_types::{CollectionName, CompartmentName, Digest, Level};
+use casemate_types::{Claims, CollectionName, CompartmentName, Digest, Level};
 use casemate_vectors::{Change, DocumentId, GroupEntry, GroupManifest, GroupRecord, Position, VectorStore};
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,9 @@ pub struct Ingested {
 }
 
 const MAX_TEXT: usize = 16 * 1024;
+/// Longest id, title or source, and longest metadata in all, in bytes.
+const MAX_NAME: usize = 1024;
+const MAX_METADATA: usize = 16 * 1024;
 
 /// Passages embedded and encrypted between two steps of progress.
 const STEP: usize = 256;
@@ -82,7 +85,8 @@ impl Gate {
             for step in documents.chunks(STEP) {
                 let texts: Vec<&str> = step.iter().map(|document| document.text.as_str()).collect();
                 let vectors = embedder.embed(&texts)?;
-                let (added, replaced, applied) = self.add(name, compartment, embedder.name(), step, vectors)?;
+                let (added, replaced, applied) =
+                    self.add(session, name, compartment, embedder.name(), step, vectors)?;
                 version = applied;
                 replaced_here += replaced;
                 ingested.added += added;
@@ -96,15 +100,31 @@ impl Gate {
         Ok(ingested)
     }
 
-    /// Deletes documents by id. The groups they were in are encrypted anew. Returns how many there were.
+    /// Deletes documents by id. The groups they were in are encrypted anew. Returns how many there were. Passages above the user's
+    /// clearance are not touched, and a store that hides one is caught.
     pub fn delete(&self, session: &Session, name: &CompartmentName, ids: &[String]) -> Result<usize, GateError> {
         let compartment = self.held(session, name)?;
         let Some(manifest) = self.manifest(name, compartment)? else { return Ok(0) };
         let mut doomed = BTreeSet::new();
+        let mut hidden = BTreeMap::new();
         for id in ids {
             let document = document_id(compartment, id);
-            if self.store.passage(&name.into(), &document).map_err(store)?.is_some() {
-                doomed.insert(document);
+            match self.open_passage(name, compartment, &manifest, &document)? {
+                Some(passage) => {
+                    self.may_change(session, id, passage.label)?;
+                    doomed.insert(document);
+                }
+                None => drop(hidden.insert(document, id)),
+            }
+        }
+        // The store says that it holds no such passage; the manifest, which it cannot write, knows how many there are.
+        if !hidden.is_empty() {
+            for entry in &manifest.groups.groups {
+                for (document, _) in self.members(name, compartment, &manifest, entry, &BTreeSet::new())? {
+                    if let Some(id) = hidden.get(&document) {
+                        return Err(GateError::Store(format!("`{name}`: the store hid the passage `{id}`")));
+                    }
+                }
             }
         }
         if doomed.is_empty() {
@@ -145,8 +165,28 @@ impl Gate {
             .ok_or_else(|| GateError::Ingest(format!("{} holds no key of compartment `{name}`", session.claims.user)))
     }
 
+    /// Who may not read a passage may not write, replace or delete it.
+    fn may_change(&self, session: &Session, id: &str, label: Level) -> Result<(), GateError> {
+        let Claims { user, clearance, .. } = &session.claims;
+        if label > *clearance {
+            return Err(GateError::Ingest(format!("document `{id}`: its label is above the clearance of {user}")));
+        }
+        Ok(())
+    }
+
     fn check_document(&self, session: &Session, document: &Document) -> Result<(), GateError> {
         self.held(session, &document.compartment)?;
+        self.may_change(session, &document.id, document.label)?;
+        let names = [&document.id, &document.title, &document.source];
+        if names.iter().any(|name| name.len() > MAX_NAME) {
+            return Err(GateError::Ingest(format!("a document's id, title and source have at most {MAX_NAME} bytes")));
+        }
+        if document.metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MAX_METADATA {
+            return Err(GateError::Ingest(format!(
+                "document `{}`: the metadata have at most {MAX_METADATA} bytes",
+                document.id
+            )));
+        }
         if document.text.trim().is_empty() || document.text.len() > MAX_TEXT {
             return Err(GateError::Ingest(format!(
                 "document `{}`: the text must have 1 to {MAX_TEXT} bytes",
@@ -158,6 +198,7 @@ impl Gate {
 
     fn add(
         &self,
+        session: &Session,
         name: &CompartmentName,
         compartment: &Compartment,
         embedder: &str,
@@ -182,7 +223,10 @@ impl Gate {
         let mut fresh = BTreeMap::new();
         for (document, vector) in documents.iter().zip(vectors) {
             let id = document_id(compartment, &document.id);
-            if self.store.passage(&collection, &id).map_err(store)?.is_some() {
+            if manifest.groups.version > 0
+                && let Some(old) = self.open_passage(name, compartment, &manifest, &id)?
+            {
+                self.may_change(session, &document.id, old.label)?;
                 replaced.insert(id);
             }
             let passage = Passage {

@@ -24,6 +24,7 @@ mod init;
 mod journal;
 mod mask;
 mod metadata;
+mod monitor;
 mod recorder;
 mod services;
 mod session;

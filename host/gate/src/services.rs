@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use casemate_audit::Event;
 use casemate_bundle::Capability;
 use casemate_engine::wit::{CapabilityError, Field, LogLevel, Passage, Reference, Request};
-use casemate_engine::{FpeItem, HostAnswer, HostCall, Invocation, Plugin, Services, wit};
+use casemate_engine::{Exchange, FpeItem, HostAnswer, HostCall, Invocation, Plugin, Refusal, Services, wit};
 use casemate_hsm::HsmError;
-use casemate_types::{CompartmentName, Decision, DecisionId, Level, Obligation, Phase, PluginName, Reason};
+use casemate_types::{CompartmentName, Decision, DecisionId, Digest, Level, Obligation, Phase, PluginName, Reason};
 
-use crate::chain::Invocations;
+use crate::chain::{Invocations, annotations};
 use crate::collection::{Manifest, closeness, cosine, parse_document, store};
 use crate::session::{Compartment, Session};
 use crate::site::{Active, Gate};
@@ -43,6 +44,23 @@ pub(crate) struct Inner {
     opened: Mutex<BTreeMap<(String, String), Opened>>,
     withheld: Mutex<BTreeMap<String, usize>>,
     faults: Mutex<Vec<(Reason, String)>>,
+}
+
+/// Longest thing a component may say to the operator, in characters.
+const MAX_SAID: usize = 256;
+
+/// What a component says to the operator, on one line: it may be anything.
+pub(crate) fn said(message: &str) -> String {
+    message.chars().take(MAX_SAID).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Why a run gave no result, if it gave none.
+pub(crate) fn ended<T>(outcome: &Result<Result<T, String>, Refusal>) -> Option<Reason> {
+    match outcome {
+        Ok(Ok(_)) => None,
+        Ok(Err(_)) => Some(Reason::capability_failed()),
+        Err(refusal) => Some(refusal.reason()),
+    }
 }
 
 /// What a citation may say about a passage that was opened.
@@ -178,17 +196,11 @@ impl RequestServices {
             passage: None,
             attributes: vec![Field { name: "plugin".to_owned(), value: plugin.to_string() }],
         };
-        // The policy that decides on a call gets no capabilities of its own here, so that deciding cannot recurse.
-        let invocation = Invocation {
-            claims: (&self.session.claims).into(),
-            now_ms: self.now_ms,
-            services: Arc::new(casemate_engine::NoServices),
-        };
-        let invocations = Invocations { enforced: invocation.clone(), monitored: invocation };
+        // Deciding cannot recurse: a policy has no `ask-policy`.
         let decided = self
             .active
             .chain
-            .decide(&self.gate.journal, self.id, request, Phase::Action, invocations)
+            .decide(&self.gate, self.id, request, Phase::Action, self.invocations())
             .await
             .map_err(|error| self.unavailable(error))?;
         match decided.decision {
@@ -203,6 +215,32 @@ impl RequestServices {
         }
     }
 
+    /// Keeps what a replay of an agent's or strategy's run needs, and returns once the record of the run is durable.
+    pub(crate) async fn record_run(
+        &self,
+        plugin: &Plugin,
+        input: &serde_json::Value,
+        ended: Option<Reason>,
+        exchanges: &[Exchange],
+    ) -> Result<Option<Digest>, GateError> {
+        let journal = &self.gate.journal;
+        let kept = journal.keep(self.id, random_salt()?, Phase::Action, input, exchanges).await?;
+        let run = Event::Run {
+            id: self.id,
+            user: self.session.claims.user.to_string(),
+            plugin: plugin.manifest().name.clone(),
+            generation: self.active.generation,
+            component: plugin.component_digest(),
+            ended,
+            input: kept.input,
+            recording: kept.recording,
+            host_calls: exchanges.len() as u32,
+            annotations: annotations(exchanges),
+        };
+        journal.record(run).await?;
+        Ok(kept.recording)
+    }
+
     async fn retrieve(&self, question: &str, filter: &[Field], k: u32) -> Result<Vec<Reference>, CapabilityError> {
         let Some(strategy) = &self.active.strategy else {
             return Err(self.unavailable(GateError::NotLoaded {
@@ -212,13 +250,12 @@ impl RequestServices {
         };
         let run = strategy.retrieve(question, filter, k, self.invocation()).await;
         let input = serde_json::json!({ "question": question, "filter": filter, "k": k });
-        let kept = async {
-            self.gate.journal.keep(self.id, random_salt()?, Phase::Action, &input, &run.trace.exchanges).await
-        };
-        kept.await.map_err(|error| self.unavailable(error))?;
+        self.record_run(strategy, &input, ended(&run.outcome), &run.trace.exchanges)
+            .await
+            .map_err(|error| self.unavailable(error))?;
         let found = match run.outcome {
             Ok(Ok(references)) => references,
-            Ok(Err(message)) => return Err(self.unavailable(store(format!("strategy: {message}")))),
+            Ok(Err(message)) => return Err(self.unavailable(store(format!("strategy: {}", said(&message))))),
             Err(refusal) => {
                 let message = format!("strategy: {refusal}");
                 return Err(self.unavailable(GateError::Below { reason: refusal.reason(), message }));
@@ -287,7 +324,7 @@ impl RequestServices {
         let decided = self
             .active
             .chain
-            .decide(&self.gate.journal, self.id, request, Phase::Retrieval, self.invocations())
+            .decide(&self.gate, self.id, request, Phase::Retrieval, self.invocations())
             .await
             .map_err(|error| self.unavailable(error))?;
         match decided.decision {

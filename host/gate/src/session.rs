@@ -60,7 +60,8 @@ impl Session {
             }
             return Err(GateError::Unauthenticated);
         };
-        match unlock(config, state, keyring, journal, &user) {
+        // A token that hangs must not take an async thread with it.
+        match tokio::task::block_in_place(|| unlock(config, state, keyring, journal, &user)) {
             Ok(session) => {
                 let opened = Event::Session {
                     action: "opened".to_owned(),

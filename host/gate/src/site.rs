@@ -25,6 +25,7 @@ use crate::init::module_path;
 use crate::journal::{HsmSigner, Journal, key_operation};
 use crate::mask::Masker;
 use crate::metadata::FieldCipher;
+use crate::monitor::Monitors;
 use crate::session::{RefusalMeter, Session};
 use crate::state::{SiteKey, SiteState};
 
@@ -38,7 +39,8 @@ pub struct Gate {
     pub(crate) config: SiteConfig,
     pub(crate) state: SiteState,
     pub(crate) keyring: Arc<Keyring>,
-    pub(crate) journal: Journal,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) monitors: Monitors,
     pub(crate) store: Arc<SledStore>,
     pub(crate) tier: Tier,
     pub(crate) embedder: RwLock<Option<Arc<dyn Embedder>>>,
@@ -119,7 +121,8 @@ impl Gate {
             config,
             state,
             keyring,
-            journal,
+            journal: Arc::new(journal),
+            monitors: Monitors::default(),
             store,
             tier,
             embedder,
@@ -141,7 +144,9 @@ impl Gate {
         let trust = self.trust()?;
         let changes = SiteStore::open(&self.dir)?;
         let bundles = changes.load_all(&trust, jiff::Timestamp::now())?;
-        let active = self.load(changes.active().generation, &bundles).await?;
+        let mut active = self.load(changes.active().generation, &bundles).await?;
+        // Under a root that has expired nothing verifies any more.
+        active.expires = active.expires.map(|expires| expires.min(trust.expires()));
         let generation = active.generation;
         if let Ok(mut slot) = self.active.write() {
             *slot = Arc::new(active);
@@ -216,6 +221,11 @@ impl Gate {
     /// Opens a session for a bearer token.
     pub async fn session(&self, credential: &str) -> Result<Arc<Session>, GateError> {
         Session::open(&self.config, &self.state, &self.keyring, &self.journal, &self.refusals, credential).await
+    }
+
+    /// Waits until the policies that only monitor have ended; for a process that is about to end.
+    pub async fn finish(&self) {
+        self.monitors.finish().await;
     }
 
     /// Ends a session in the log. Its keys go when the last request that uses it does.

@@ -10,11 +10,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio_io_timeout::TimeoutStream;
 
 /// Connections open at once; further ones wait in the kernel's queue. Half of what a process may usually have open.
 const MAX_CONNECTIONS: usize = 512;
 /// A request's head must be there this soon; also how long a connection may idle between two requests.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+/// A peer that takes nothing of its answer for this long is cut off.
+const WRITE_TIME: Duration = Duration::from_secs(10);
 /// A connection ends after this long, between two requests.
 const LIFE: Duration = Duration::from_secs(600);
 /// A request under way at the end of its connection, or of the server, may take this long still.
@@ -59,10 +62,12 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: impl Futu
 
 async fn connection(stream: TcpStream, router: Router, mut stopped: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIME));
     let service = TowerToHyperService::new(router);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_headers(64).max_buf_size(64 << 10);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(Box::pin(stream)), service));
     tokio::select! {
         // A peer that breaks off or speaks no HTTP harms only itself.
         _ = connection.as_mut() => return,

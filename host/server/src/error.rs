@@ -2,6 +2,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use casemate_gate::GateError;
+use casemate_types::Reason;
 use serde_json::json;
 
 /// Why the server could not start or go on.
@@ -33,6 +34,15 @@ impl ApiError {
             status: StatusCode::NOT_FOUND,
             reason: "not-found".to_owned(),
             message: "There is no such route; see docs/operating.md.".to_owned(),
+        }
+    }
+
+    pub(crate) fn token_silent() -> Self {
+        tracing::error!("the token did not answer a question about its health");
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            reason: Reason::token_unavailable().to_string(),
+            message: "The token does not answer.".to_owned(),
         }
     }
 

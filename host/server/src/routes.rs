@@ -4,11 +4,13 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware;
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use casemate_gate::{Gate, GateError, MAX_TEXT, Question, Reply, Session};
-use casemate_types::{Decision, Level, Phase};
+use casemate_types::{Level, Phase};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -56,13 +58,25 @@ async fn stop() {
 /// | `POST /v1/policy/evaluate` | `{"phase", "action", "text", "attributes", "passage"}` | the chain's decision |
 fn router(app: Arc<App>) -> Router {
     Router::new()
-        .route("/healthz", get(|| async { Json(json!({ "status": "ok" })) }))
+        .route("/healthz", get(|| async { ([(header::CONNECTION, "close")], Json(json!({ "status": "ok" }))) }))
         .route("/v1/health", get(health))
         .route("/v1/ask", post(ask))
         .route("/v1/policy/evaluate", post(evaluate))
         .fallback(|| async { ApiError::not_found() })
+        .layer(middleware::map_response(close_unless_served))
         .with_state(app)
 }
+
+/// Only who is served keeps a connection: strangers cannot hold the places of users.
+async fn close_unless_served(mut response: Response) -> Response {
+    if response.status() != StatusCode::OK {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The token must answer a question about its health this soon.
+const TOKEN_TIME: Duration = Duration::from_secs(10);
 
 /// A body must be there this soon after its head.
 const BODY_TIME: Duration = Duration::from_secs(10);
@@ -107,7 +121,12 @@ async fn body<T: serde::de::DeserializeOwned>(request: Request) -> Result<T, Api
 
 async fn health(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
     app.session(&headers).await?;
-    app.gate.health()?;
+    let gate = Arc::clone(&app.gate);
+    let asked = tokio::task::spawn_blocking(move || gate.health());
+    match tokio::time::timeout(TOKEN_TIME, asked).await {
+        Ok(Ok(healthy)) => healthy?,
+        Ok(Err(_)) | Err(_) => return Err(ApiError::token_silent()),
+    }
     Ok(Json(json!({
         "status": "ok",
         "generation": app.gate.active().generation,
@@ -184,16 +203,7 @@ async fn evaluate(State(app): State<Arc<App>>, request: Request) -> Result<Json<
         attributes: fields(body.attributes),
     };
     let (id, decided) = app.gate.evaluate(&session, question).await?;
-    Ok(Json(decision_json(
-        &id.to_string(),
-        &decided.decision,
-        decided.policy.as_ref().map(ToString::to_string),
-        decided.index,
-    )))
-}
-
-fn decision_json(id: &str, decision: &Decision, policy: Option<String>, record: u64) -> Value {
-    json!({ "id": id, "decision": decision, "policy": policy, "record": record })
+    Ok(Json(json!({ "id": id, "decision": decided.decision, "policy": decided.policy })))
 }
 
 fn fields(map: BTreeMap<String, String>) -> Vec<casemate_gate::wit::Field> {

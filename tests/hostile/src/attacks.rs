@@ -123,6 +123,18 @@ pub(crate) fn state(text: &str) -> Decision {
     before.map_or_else(Decision::allow, |before| Decision::deny("remembered", &before))
 }
 
+/// Allows, whatever it remembers and even if it cannot.
+pub(crate) fn forgetful(_: &str) -> Decision {
+    let _ = kv::get("text");
+    Decision::allow()
+}
+
+/// Asks for the first word to be masked.
+pub(crate) fn mask_first(text: &str) -> Decision {
+    let end = text.find(' ').unwrap_or(text.len());
+    Decision::mask(vec![span(0, end as u32)])
+}
+
 /// Denied when the host refuses; anything else would have it allocate four gigabytes.
 pub(crate) fn random_huge(_: &str) -> Decision {
     match random::bytes(u32::MAX) {

@@ -1,4 +1,5 @@
-//! One component that attacks its host in every way the contract leaves open. `request.action` chooses the attack.
+//! One component that attacks its host in every way the contract leaves open. The setting `attack` chooses the attack, or where it is
+//! not set `request.action`.
 //!
 //! Attacks that need a binary of their own are features: see `Cargo.toml`.
 #![deny(unsafe_code)]
@@ -9,18 +10,23 @@ mod start_loop;
 #[cfg(feature = "wasi-import")]
 mod wasi;
 
-use casemate_sdk::{Decision, Description, Policy, Request, Settings};
+use casemate_sdk::{Decision, Description, Policy, Request, SettingKind, Settings};
 
 /// The attacker.
 pub struct Hostile;
 
 impl Policy for Hostile {
     fn describe() -> Description {
-        Description::new("Attacks its host; for tests only.")
+        Description::new("Attacks its host; for tests only.").optional(
+            "attack",
+            SettingKind::Text,
+            "The attack, whatever the action.",
+        )
     }
 
-    fn evaluate(request: &Request, _settings: &Settings) -> Decision {
-        match ATTACKS.iter().find(|(name, _)| *name == request.action) {
+    fn evaluate(request: &Request, settings: &Settings) -> Decision {
+        let chosen = settings.text("attack").unwrap_or(&request.action);
+        match ATTACKS.iter().find(|(name, _)| *name == chosen) {
             Some((_, attack)) => attack(&request.text),
             None => Decision::deny("unknown-attack", "There is no such attack."),
         }
@@ -70,6 +76,7 @@ pub const ATTACKS: &[(&str, Attack)] = &[
     ("deep-recursion", attacks::deep_recursion),
     ("echo", attacks::echo),
     ("foreign-key", attacks::foreign_key),
+    ("forgetful", attacks::forgetful),
     ("forge-reason", attacks::forge_reason),
     ("giant-return", attacks::giant_return),
     ("handle-flood", attacks::handle_flood),
@@ -78,6 +85,7 @@ pub const ATTACKS: &[(&str, Attack)] = &[
     ("kv-flood", attacks::kv_flood),
     ("log-flood", attacks::log_flood),
     ("loop", attacks::endless),
+    ("mask-first", attacks::mask_first),
     ("memory-bomb", attacks::memory_bomb),
     ("obligation-flood", attacks::obligation_flood),
     ("ok", attacks::ok),

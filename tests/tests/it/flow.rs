@@ -5,7 +5,7 @@ use std::path::Path;
 
 use casemate_audit::verify_receipt;
 use casemate_vectors::{SledStore, VectorStore};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::corpus::{ADDRESS, CARD, IBAN, PLANTED};
 use crate::site::{self, Site, compartments, files, passage, text, titles};
@@ -122,7 +122,19 @@ fn every_use_of_a_site_key_for_a_request_is_in_the_log() {
         .map(|record| record["result"].as_str().unwrap().to_owned())
         .collect();
     assert!(used.iter().any(|what| what == "a filter of 1 fields on `engineering`"), "{used:?}");
-    assert!(used.iter().any(|what| what.ends_with("spans")), "{used:?}");
+    let spans = |what: &String| what.strip_suffix(" spans").is_some_and(|n| n.parse::<u32>().is_ok());
+    assert!(used.iter().any(spans), "{used:?}");
+}
+
+#[test]
+fn a_passage_masked_on_the_way_to_the_agent_is_recorded_first() {
+    let site = site_with_hostile_policy("enforce", "retrieval", "mask-first");
+    site.ask("ben", "What does a pool do?").expect(0);
+    let records = site.records();
+    let masked = records.iter().position(|record| record["result"] == "1 spans of a passage").unwrap();
+    assert_eq!(records[masked]["operation"], "encrypt");
+    let answered = records.iter().rposition(|record| record["event"] == "answer").unwrap();
+    assert!(masked < answered);
 }
 
 #[test]
@@ -187,6 +199,165 @@ fn a_failed_capability_of_a_policy_that_monitors_ends_nothing() {
     assert_eq!((&monitored["verdict"], &monitored["reason"]), (&json!("deny"), &json!("host:store-failed")));
 }
 
+/// A site with documents in which the hostile policy carries out one attack in one phase, beside the usual plugins.
+fn site_with_hostile_policy(mode: &str, phase: &str, attack: &str) -> Site {
+    let site = site::copy();
+    site.configure("]\nagent", &format!("    {{ plugin = \"hostile\", mode = \"{mode}\" }},\n]\nagent"));
+    let manifest = format!("{HOSTILE}phases = [\"{phase}\"]\n[limits]\ntime-ms = 5000\n");
+    let settings = json!({ "attack": attack }).to_string();
+    site.load_with(&crate::guest::component("tests/hostile", ""), &manifest, &settings, 3600);
+    site
+}
+
+/// Everything that a policy may be granted; without limits and phases.
+const HOSTILE: &str = "name = \"hostile\"\nversion = \"0.1.0\"\nworld = \"policy\"\nsummary = \"Attacks.\"\n\
+                       capabilities = [\"audit\", \"clock\", \"hsm\", \"inference\", \"kv\", \"log\", \"random\"]\n";
+
+/// Lets the agent's calls of `records` be put to the policies.
+fn ask_about_records(site: &Site) {
+    let manifest = fs::read_to_string(crate::guest::root().join("plugins/librarian/manifest.toml")).unwrap();
+    let manifest = manifest.replace("[limits]", "ask-policy = [\"records\"]\n[limits]");
+    let component = crate::guest::component("plugins/librarian", "");
+    let settings = fs::read_to_string(crate::guest::root().join("plugins/librarian/settings.json")).unwrap();
+    site.load_next(&component, &manifest, &settings, 2);
+}
+
+/// Breaks what plugins have in `kv`, so that reading it fails.
+fn break_small_state(site: &Site) {
+    let state = sled::open(site.dir.join("gate")).unwrap();
+    let kv = state.open_tree("kv").unwrap();
+    let keys: Vec<_> = kv.scan_prefix("plugin/hostile/").keys().map(Result::unwrap).collect();
+    assert!(!keys.is_empty());
+    for key in keys {
+        kv.insert(key, b"no longer what was sealed").unwrap();
+    }
+    state.flush().unwrap();
+}
+
+/// The hostile policy remembers something, then cannot read it any more and allows all the same.
+fn site_with_forgetful_policy(mode: &str, phase: &str) -> Site {
+    let site = site_with_hostile_policy(mode, "request", "state");
+    site.casemate(&["policy", "eval", "--text", "Remember me.", "--as", "ana"]).expect(0);
+    let manifest = format!("{HOSTILE}phases = [\"{phase}\"]\n[limits]\ntime-ms = 5000\n");
+    site.load_next(&crate::guest::component("tests/hostile", ""), &manifest, "{\"attack\":\"forgetful\"}", 2);
+    break_small_state(&site);
+    site
+}
+
+#[test]
+fn an_action_that_a_policy_denies_is_not_carried_out() {
+    let site = site_with_hostile_policy("enforce", "action", "echo");
+    ask_about_records(&site);
+    let reply = site.ask("ana", RESTRICTED).expect(0);
+    assert!(titles(&reply).is_empty(), "{reply}");
+    let denied = site.records().into_iter().find(|record| record["phase"] == "action").unwrap();
+    assert_eq!((&denied["verdict"], &denied["policy"]), (&json!("deny"), &json!("hostile")));
+}
+
+#[test]
+fn a_policy_has_its_capabilities_in_the_action_phase() {
+    // `state` allows the first time, and denies once it remembers: it could not if `kv` were refused.
+    let site = site_with_hostile_policy("enforce", "action", "state");
+    ask_about_records(&site);
+    assert!(!titles(&site.ask("ana", RESTRICTED).expect(0)).is_empty());
+    assert!(titles(&site.ask("ana", RESTRICTED).expect(0)).is_empty());
+}
+
+#[test]
+fn a_policy_that_could_not_be_told_allows_no_action() {
+    let site = site_with_forgetful_policy("enforce", "action");
+    ask_about_records(&site);
+    let reply = site.ask("ana", RESTRICTED).expect(DENIED);
+    assert_eq!(reply["outcome"]["reason"], "host:store-failed", "{reply}");
+}
+
+#[test]
+fn a_fault_behind_a_policy_that_only_monitors_passages_ends_nothing() {
+    let enforced = site_with_forgetful_policy("enforce", "retrieval");
+    assert_eq!(enforced.ask("ana", RESTRICTED).expect(DENIED)["outcome"]["reason"], "host:store-failed");
+    let monitored = site_with_forgetful_policy("monitor", "retrieval");
+    assert!(!titles(&monitored.ask("ana", RESTRICTED).expect(0)).is_empty());
+    let faults =
+        monitored.records().iter().filter(|r| r["mode"] == "monitor" && r["reason"] == "host:store-failed").count();
+    assert!(faults > 0);
+}
+
+#[test]
+fn a_slow_policy_that_only_monitors_delays_nothing() {
+    // It would run for five seconds a passage; the agent has five in all.
+    let site = site_with_hostile_policy("monitor", "retrieval", "loop");
+    assert!(!titles(&site.ask("ana", RESTRICTED).expect(0)).is_empty());
+    let ended = site.records().iter().filter(|r| r["mode"] == "monitor" && r["reason"] == "host:deadline").count();
+    assert!(ended > 0, "each run is recorded before the command ends");
+}
+
+#[test]
+fn a_fault_is_told_to_the_operator_and_not_to_the_user() {
+    let site = site_with_hostile_policy("enforce", "response", "trap");
+    let reply = site.ask("ana", RESTRICTED).expect(DENIED);
+    assert_eq!(reply["outcome"]["reason"], "host:trap");
+    assert!(!reply["outcome"]["message"].as_str().unwrap().contains("wasm"), "{reply}");
+    assert!(reply["operator"].as_str().unwrap().contains("trapped"), "{reply}");
+}
+
+#[test]
+fn runs_of_agent_and_strategy_are_recorded() {
+    let site = site::copy();
+    let reply = site.ask("ana", RESTRICTED).expect(0);
+    let runs: Vec<String> = site
+        .records()
+        .iter()
+        .filter(|record| record["event"] == "run" && record["id"] == reply["id"])
+        .map(|record| record["plugin"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(runs, ["nearest", "librarian"]);
+}
+
+#[test]
+fn a_policy_named_twice_is_refused() {
+    let site = site::copy();
+    site.configure("]\nagent", "    { plugin = \"clearance\", mode = \"monitor\" },\n]\nagent");
+    let ended = site.ask("ana", RESTRICTED);
+    assert!(ended.code != 0 && ended.text.contains("names `clearance` twice"), "{}", ended.text);
+}
+
+#[test]
+fn who_may_not_read_a_passage_may_not_replace_or_delete_it() {
+    let site = site::copy();
+    let mut secret = passage("dock", "Dry dock", "The dry dock opens its gate at night.");
+    secret["label"] = json!("secret");
+    site.ingest(&[secret.clone()]);
+    let delete =
+        |user: &str| site.casemate(&["ingest", "--as", user, "--compartment", "engineering", "--delete", "dock"]);
+    let refused = delete("ben");
+    assert!(refused.code != 0 && refused.text.contains("above the clearance of ben"), "{}", refused.text);
+    let path = site.dir.with_file_name("dock.jsonl");
+    for label in ["secret", "internal"] {
+        secret["label"] = json!(label);
+        fs::write(&path, secret.to_string()).unwrap();
+        let refused = site.casemate(&["ingest", text(&path), "--as", "ben"]);
+        assert!(refused.code != 0 && refused.text.contains("above the clearance of ben"), "{}", refused.text);
+    }
+    assert_eq!(delete("carla").expect(0)["deleted"], 1);
+}
+
+#[test]
+fn a_failed_request_leaves_the_old_receipt() {
+    let site = site::copy();
+    let receipt = site.dir.with_file_name("receipt.txt");
+    let ask = ["ask", "What does a pool do?", "--as", "ben", "--receipt", text(&receipt)];
+    site.casemate(&ask).expect(0);
+    let before = fs::read(&receipt).unwrap();
+    let failed = site.casemate(&["ask", " ", "--as", "ben", "--receipt", text(&receipt)]);
+    assert_ne!(failed.code, 0);
+    assert_eq!(fs::read(&receipt).unwrap(), before);
+    // Nothing else is left beside it, and the session of the failed command is closed in the log.
+    let beside = fs::read_dir(receipt.parent().unwrap()).unwrap().flatten();
+    assert!(!beside.into_iter().any(|entry| entry.file_name().to_string_lossy().ends_with(".tmp")));
+    let last = site.records().pop().unwrap();
+    assert_eq!((&last["event"], &last["action"]), (&json!("session"), &json!("closed")));
+}
+
 #[test]
 fn an_expression_that_leaves_out_an_enforced_policy_is_refused() {
     let site = site::copy();
@@ -194,7 +365,8 @@ fn an_expression_that_leaves_out_an_enforced_policy_is_refused() {
     let ended = site.ask("ana", RESTRICTED);
     assert!(ended.code != 0 && ended.text.contains("leaves out `clearance`"), "{}", ended.text);
     site.configure("\"disclosure\"\npolicies", "\"clearance && disclosure\"\npolicies");
-    site.ask("ben", RESTRICTED).expect(DENIED);
+    assert_eq!(site.ask("ben", RESTRICTED).expect(DENIED)["outcome"]["reason"], "need-to-know");
+    assert!(!titles(&site.ask("ana", RESTRICTED).expect(0)).is_empty());
 }
 
 #[test]

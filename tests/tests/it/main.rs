@@ -10,6 +10,7 @@ mod graph;
 mod guest;
 mod handmade;
 mod hostile;
+mod lockdown;
 mod search_quality;
 mod serve;
 mod site;

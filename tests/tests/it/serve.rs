@@ -65,7 +65,12 @@ impl Served {
     fn stop(mut self) -> (ExitStatus, Site) {
         let id = self.server.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-        (self.server.child.wait().unwrap(), self.site)
+        // A guard against hanging, far above the server's own limits.
+        let ended = (0..1200).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            self.server.child.try_wait().unwrap()
+        });
+        (ended.expect("the server did not stop"), self.site)
     }
 
     fn token(&self, user: &str) -> String {
@@ -246,6 +251,52 @@ fn half_open_connections_end_by_themselves() {
     assert!(ended.success());
     drop(held);
     site.casemate(&["audit", "verify"]).expect(0);
+}
+
+/// Whoever is not served cannot keep one of the places that connections have.
+#[test]
+fn strangers_cannot_keep_a_connection() {
+    let served = Served::start();
+    let keep_open = |request: &str, more: &str| {
+        let mut stream = TcpStream::connect(&served.server.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        // A second request lies behind the first and is not read.
+        stream.write_all(format!("{request} HTTP/1.1\r\nHost: gate\r\n{more}\r\n").repeat(2).as_bytes()).unwrap();
+        let mut text = Vec::new();
+        if let Err(error) = stream.read_to_end(&mut text) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+        }
+        String::from_utf8(text).unwrap()
+    };
+    let wrong = "Authorization: Bearer nobody\r\n";
+    for (request, more, status) in [
+        ("GET /healthz", "", 200),
+        ("GET /v1/health", "", 401),
+        ("GET /v1/health", wrong, 401),
+        ("GET /nowhere", "", 404),
+        ("PUT /healthz", "", 405),
+    ] {
+        let text = keep_open(request, more);
+        assert_eq!(text.matches("HTTP/1.1").count(), 1, "{request}: {text}");
+        let answer = parse(&text);
+        assert!(answer.status == status && answer.head.contains("connection: close"), "{request}: {text}");
+    }
+}
+
+/// An index of the log would count passages that a user may not read.
+#[test]
+fn nothing_that_counts_passages_is_told_over_http() {
+    let served = Served::start();
+    let asked = served.post("/v1/ask", "ana", &json!({ "question": "What does a pool do?" }));
+    let evaluated = served.post("/v1/policy/evaluate", "ana", &json!({ "text": "a" }));
+    for answer in [asked, evaluated] {
+        assert_eq!(answer.status, 200);
+        let keys: Vec<&String> = answer.body.as_object().unwrap().keys().collect();
+        assert!(
+            keys.iter().all(|key| ["decision", "id", "outcome", "policy", "rehearsal"].contains(&key.as_str())),
+            "{keys:?}"
+        );
+    }
 }
 
 #[test]

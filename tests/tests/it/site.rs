@@ -153,9 +153,33 @@ impl Site {
     /// Signs a component with both approvers of the site and loads it; the signatures expire in `seconds`.
     #[track_caller]
     pub fn load(&self, component: &[u8], manifest_toml: &str, seconds: i64) -> Value {
+        self.load_with(component, manifest_toml, "{}", seconds)
+    }
+
+    /// As [`Site::load`], with settings.
+    #[track_caller]
+    pub fn load_with(&self, component: &[u8], manifest_toml: &str, settings_json: &str, seconds: i64) -> Value {
+        self.load_bundle(component, manifest_toml, settings_json, 1, seconds)
+    }
+
+    /// As [`Site::load_with`], as a later version of a plugin that is there.
+    #[track_caller]
+    pub fn load_next(&self, component: &[u8], manifest_toml: &str, settings_json: &str, version: u64) -> Value {
+        self.load_bundle(component, manifest_toml, settings_json, version, 3600)
+    }
+
+    #[track_caller]
+    fn load_bundle(
+        &self,
+        component: &[u8],
+        manifest_toml: &str,
+        settings_json: &str,
+        version: u64,
+        seconds: i64,
+    ) -> Value {
         let root = TrustRoot::parse(&fs::read(self.dir.join("trust/root.json")).unwrap()).unwrap();
         let expires = Timestamp::now().checked_add(SignedDuration::from_secs(seconds)).unwrap();
-        let input = BuildInput { manifest_toml, component, settings_json: b"{}", version: 1, expires };
+        let input = BuildInput { manifest_toml, component, settings_json: settings_json.as_bytes(), version, expires };
         let keys =
             ["ana", "bo"].map(|name| ApproverKey::load(&self.dir.join(format!("approvers/{name}.key"))).unwrap());
         let draft = casemate_bundle::build(&root, input).unwrap();

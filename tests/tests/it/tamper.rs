@@ -119,6 +119,31 @@ fn version_that_the_store_drew_before_is_refused() {
     assert!(ended.code != 0 && ended.text.contains("drew version 1, which is not new"), "{}", ended.text);
 }
 
+/// The store answers that it has no such passage, so that it is not deleted.
+#[test]
+fn hidden_passage_cannot_escape_its_deletion() {
+    let site = site::copy();
+    site.ingest(&[passage("doomed", "Doomed", "A passage that somebody wants to keep.")]);
+    let store = sled::open(site.dir.join("store")).unwrap();
+    let entries: Vec<_> = store.scan_prefix(b"pengineering\0").map(Result::unwrap).collect();
+    let delete = ["ingest", "--as", "carla", "--compartment", "engineering", "--delete", "doomed"];
+    for (key, _) in &entries {
+        store.remove(key).unwrap();
+    }
+    store.flush().unwrap();
+    drop(store);
+    let ended = site.casemate(&delete);
+    assert!(ended.code == 4 && ended.text.contains("lost the document"), "{}", ended.text);
+    // Put back, it is deleted.
+    let store = sled::open(site.dir.join("store")).unwrap();
+    for (key, value) in entries {
+        store.insert(key, value).unwrap();
+    }
+    store.flush().unwrap();
+    drop(store);
+    assert_eq!(site.casemate(&delete).expect(0)["deleted"], 1);
+}
+
 #[test]
 fn store_that_was_taken_away_is_refused() {
     let site = site::copy();
