@@ -12,6 +12,7 @@
 #![deny(unsafe_code)]
 
 mod class;
+mod driver;
 mod error;
 pub mod fpe;
 mod key;
@@ -19,6 +20,7 @@ mod keyring;
 mod module;
 mod ops;
 mod pin;
+pub mod probe;
 mod raw;
 mod sessions;
 
