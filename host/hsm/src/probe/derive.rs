@@ -43,13 +43,17 @@ pub(super) fn xor(line: &mut Line<'_>) -> Found {
 }
 
 pub(super) fn encrypt_data(line: &mut Line<'_>) -> Found {
-    let readable = line.generate("readable", &Template::aes().clear().on(&[CKA_DERIVE]))?;
-    let base = aes_base(line, Guard::Open)?;
+    let readable = line.generate("readable", &Template::aes().clear().on(&[CKA_DERIVE])).ok();
+    let Ok(base) = aes_base(line, Guard::Open) else { return no_base() };
     let mut results = Vec::new();
     for mechanism in encrypt_data_mechanisms() {
         results.push((mechanism_name(mechanism.kind()), controlled(line, &mechanism, readable, base, 32, None)));
     }
     Ok(verdict(&results))
+}
+
+fn no_base() -> Found {
+    Ok((Absent, "the token makes no key of this kind that derives".to_owned()))
 }
 
 /// Another mechanism in `CKA_ALLOWED_MECHANISMS` of the base forbids all of the above.
@@ -77,47 +81,49 @@ fn encrypt_data_mechanisms() -> [Mech; 2] {
 
 /// Runs attacks on an unguarded generic secret.
 fn open(line: &mut Line<'_>, attacks: &[Attack]) -> Found {
-    let other = line.generate("readable", &Template::secret().clear().on(&[CKA_DERIVE]))?;
-    let base = secret_base(line, Guard::Open)?;
+    let readable = line.generate("readable", &Template::secret().clear().on(&[CKA_DERIVE])).ok();
+    let Ok(base) = secret_base(line, Guard::Open) else { return no_base() };
     let known = line.sign(CKM_SHA256_HMAC, base, MESSAGE).ok();
     let mut results = Vec::new();
     for attack in attacks {
-        let (mechanism, length) = attack(other);
+        let (mechanism, length) = attack(readable.unwrap_or(base));
         let known = known.as_ref().map(|mac| mac.as_slice());
-        results.push((mechanism_name(mechanism.kind()), controlled(line, &mechanism, other, base, length, known)));
+        results.push((mechanism_name(mechanism.kind()), controlled(line, &mechanism, readable, base, length, known)));
     }
     Ok(verdict(&results))
 }
 
-/// An attack counts only where the same derivation from a readable key works.
+/// A refusal counts only where the same derivation from a readable key works, if the token makes one.
 fn controlled(
     line: &mut Line<'_>,
     mechanism: &Mech,
-    readable: Object,
+    readable: Option<Object>,
     base: Object,
     length: usize,
     known: Option<&[u8]>,
 ) -> Got {
-    let control = attempt(line, mechanism, readable, length, None);
+    let works = readable.is_none_or(|readable| attempt(line, mechanism, readable, length, None) == Got::Clear);
     match attempt(line, mechanism, base, length, known) {
-        Got::Nothing if control != Got::Clear => Got::NoMechanism,
+        Got::Nothing if !works => Got::NoMechanism,
         got => got,
     }
 }
 
 /// Runs every attack on guarded bases.
 fn all(line: &mut Line<'_>, guard: Guard) -> Found {
-    let base = secret_base(line, guard)?;
-    let other = line.generate("other", &Template::secret().clear().on(&[CKA_DERIVE]))?;
     let mut results = Vec::new();
-    let attacks: [Attack; 2] = [|_| (Mech::Extract, 32), |_| (Mech::Data(CKM_XOR_BASE_AND_DATA, vec![0; 32]), 32)];
-    for attack in attacks.into_iter().chain(CONCATENATE) {
-        let (mechanism, length) = attack(other);
-        results.push((mechanism_name(mechanism.kind()), attempt(line, &mechanism, base, length, None)));
+    if let Ok(base) = secret_base(line, guard) {
+        let attacks: [Attack; 2] = [|_| (Mech::Extract, 32), |_| (Mech::Data(CKM_XOR_BASE_AND_DATA, vec![0; 32]), 32)];
+        let other = line.generate("readable", &Template::secret().clear().on(&[CKA_DERIVE])).unwrap_or(base);
+        for attack in attacks.into_iter().chain(CONCATENATE) {
+            let (mechanism, length) = attack(other);
+            results.push((mechanism_name(mechanism.kind()), attempt(line, &mechanism, base, length, None)));
+        }
     }
-    let base = aes_base(line, guard)?;
-    for mechanism in encrypt_data_mechanisms() {
-        results.push((mechanism_name(mechanism.kind()), attempt(line, &mechanism, base, 32, None)));
+    if let Ok(base) = aes_base(line, guard) {
+        for mechanism in encrypt_data_mechanisms() {
+            results.push((mechanism_name(mechanism.kind()), attempt(line, &mechanism, base, 32, None)));
+        }
     }
     // Here a mechanism that the token calls invalid is one that the key does not allow.
     Ok(match verdict(&results) {

@@ -14,10 +14,10 @@ pub(super) fn forged_trust(line: &mut Line<'_>) -> Found {
     let mut ways = Vec::new();
     let generated = line.generate("forged", &trusted);
     let imported = line.import("forged", &trusted, &[0x42; 32]);
-    let raised = line.generate("raised", &kek.on(&[CKA_MODIFIABLE])).map(|key| {
+    let raised = line.generate("raised", &kek.on(&[CKA_MODIFIABLE]));
+    if let Ok(key) = raised {
         let _ = line.set(key, Attr(CKA_TRUSTED, Value::Flag(true)));
-        key
-    });
+    }
     for (way, key) in [("C_GenerateKey", generated), ("C_CreateObject", imported), ("C_SetAttributeValue", raised)] {
         if key.is_ok_and(|key| line.flag(key, CKA_TRUSTED) == Some(true)) {
             ways.push(way);
@@ -67,8 +67,9 @@ pub(super) fn set_role(line: &mut Line<'_>) -> Found {
         }
     }
     // Shown, not judged: whether CKA_MODIFIABLE is what refuses.
-    let open = line.generate("modifiable", &Template::aes().on(&[CKA_ENCRYPT, CKA_MODIFIABLE]))?;
-    let _ = line.set(open, Attr(CKA_DECRYPT, Value::Flag(true)));
+    if let Ok(open) = line.generate("modifiable", &Template::aes().on(&[CKA_ENCRYPT, CKA_MODIFIABLE])) {
+        let _ = line.set(open, Attr(CKA_DECRYPT, Value::Flag(true)));
+    }
     Ok(if raised.is_empty() {
         (Held, "a key with MODIFIABLE=false takes no further use".to_owned())
     } else {
