@@ -56,14 +56,21 @@ fn no_base() -> Found {
     Ok((Absent, "the token makes no key of this kind that derives".to_owned()))
 }
 
-/// Another mechanism in `CKA_ALLOWED_MECHANISMS` of the base forbids all of the above.
+/// Another mechanism in `CKA_ALLOWED_MECHANISMS` of a secret forbids all of the above. Secrets are what derives; AES keys are
+/// not made so.
 pub(super) fn allowed_mechanisms(line: &mut Line<'_>) -> Found {
-    all(line, Guard::Allowed)
+    let results = from_secret(line, Guard::Allowed);
+    Ok(guarded(&results))
 }
 
 /// `CKA_DERIVE` false forbids all of the above.
 pub(super) fn derive_false(line: &mut Line<'_>) -> Found {
-    all(line, Guard::NoDerive)
+    let mut results = from_secret(line, Guard::NoDerive);
+    let base = aes_base(line, Guard::NoDerive)?;
+    for mechanism in encrypt_data_mechanisms() {
+        results.push((mechanism_name(mechanism.kind()), attempt(line, &mechanism, base, 32, None)));
+    }
+    Ok(guarded(&results))
 }
 
 type Attack = fn(Object) -> (Mech, usize);
@@ -109,27 +116,26 @@ fn controlled(
     }
 }
 
-/// Runs every attack on guarded bases.
-fn all(line: &mut Line<'_>, guard: Guard) -> Found {
+/// Runs every attack on a guarded secret.
+fn from_secret(line: &mut Line<'_>, guard: Guard) -> Vec<(String, Got)> {
+    // A secret that is not made gives nothing away.
+    let Ok(base) = secret_base(line, guard) else { return Vec::new() };
+    let attacks: [Attack; 2] = [|_| (Mech::Extract, 32), |_| (Mech::Data(CKM_XOR_BASE_AND_DATA, vec![0; 32]), 32)];
+    let other = line.generate("readable", &Template::secret().clear().on(&[CKA_DERIVE])).unwrap_or(base);
     let mut results = Vec::new();
-    if let Ok(base) = secret_base(line, guard) {
-        let attacks: [Attack; 2] = [|_| (Mech::Extract, 32), |_| (Mech::Data(CKM_XOR_BASE_AND_DATA, vec![0; 32]), 32)];
-        let other = line.generate("readable", &Template::secret().clear().on(&[CKA_DERIVE])).unwrap_or(base);
-        for attack in attacks.into_iter().chain(CONCATENATE) {
-            let (mechanism, length) = attack(other);
-            results.push((mechanism_name(mechanism.kind()), attempt(line, &mechanism, base, length, None)));
-        }
+    for attack in attacks.into_iter().chain(CONCATENATE) {
+        let (mechanism, length) = attack(other);
+        results.push((mechanism_name(mechanism.kind()), attempt(line, &mechanism, base, length, None)));
     }
-    if let Ok(base) = aes_base(line, guard) {
-        for mechanism in encrypt_data_mechanisms() {
-            results.push((mechanism_name(mechanism.kind()), attempt(line, &mechanism, base, 32, None)));
-        }
-    }
-    // Here a mechanism that the token calls invalid is one that the key does not allow.
-    Ok(match verdict(&results) {
+    results
+}
+
+/// Here a mechanism that the token calls invalid is one that the key does not allow.
+fn guarded(results: &[(String, Got)]) -> (super::Finding, String) {
+    match verdict(results) {
         (Absent, _) => (Held, "nothing is derived".to_owned()),
         found => found,
-    })
+    }
 }
 
 /// A secret that also signs, so that it is recognised when it comes out.
@@ -138,7 +144,7 @@ fn secret_base(line: &mut Line<'_>, guard: Guard) -> Answer<Object> {
 }
 
 fn aes_base(line: &mut Line<'_>, guard: Guard) -> Answer<Object> {
-    base(line, Template::aes(), guard, CKM_AES_KEY_WRAP)
+    base(line, Template::aes(), guard, CKM_AES_ECB)
 }
 
 fn base(line: &mut Line<'_>, template: Template, guard: Guard, other: CK_MECHANISM_TYPE) -> Answer<Object> {

@@ -53,7 +53,8 @@ const fn scratch(
     Spec { id, title, kind: Attack, destructive: true, run, rules, answer }
 }
 
-const NO_DERIVE: &str = "no key is made with CKA_DERIVE, and every key names its one mechanism";
+const LIMITED: &str =
+    "a key that derives names its one mechanism in CKA_ALLOWED_MECHANISMS, every other has CKA_DERIVE false";
 
 /// Every line, in the order in which they run: what changes logins comes last.
 #[rustfmt::skip]
@@ -76,11 +77,11 @@ pub(super) static LINES: &[Spec] = &[
     line("unwrap/as-asked", "unwrap with Casemate's template", keys::unwrap_as_asked, [M, M, M], ""),
     line("unwrap/template", "unwrap weaker than CKA_UNWRAP_TEMPLATE", keys::unwrap_template, [M, C, C], "every attribute is written at unwrapping and read back"),
     line("unwrap/to-clear", "unwrap into a readable key", keys::unwrap_to_clear, [C, C, C], "every attribute is written at unwrapping and read back"),
-    line("derive/extract", "EXTRACT_KEY_FROM_KEY to clear", derive::extract, [M, C, C], NO_DERIVE),
-    line("derive/concatenate", "CONCATENATE to clear", derive::concatenate, [M, C, C], NO_DERIVE),
-    line("derive/xor", "XOR_BASE_AND_DATA to clear", derive::xor, [M, C, C], NO_DERIVE),
-    line("derive/encrypt-data", "AES_*_ENCRYPT_DATA to clear", derive::encrypt_data, [C, C, C], NO_DERIVE),
-    line("derive/allowed-mechanisms", "derive past CKA_ALLOWED_MECHANISMS", derive::allowed_mechanisms, [M, C, C], "no key is made with CKA_DERIVE"),
+    line("derive/extract", "EXTRACT_KEY_FROM_KEY to clear", derive::extract, [M, C, C], LIMITED),
+    line("derive/concatenate", "CONCATENATE to clear", derive::concatenate, [M, C, C], LIMITED),
+    line("derive/xor", "XOR_BASE_AND_DATA to clear", derive::xor, [M, C, C], LIMITED),
+    line("derive/encrypt-data", "AES_*_ENCRYPT_DATA to clear", derive::encrypt_data, [C, C, C], "no AES key is made with CKA_DERIVE"),
+    line("derive/allowed-mechanisms", "derive from a secret past CKA_ALLOWED_MECHANISMS", derive::allowed_mechanisms, [M, M, M], ""),
     line("derive/false", "derive from a key with CKA_DERIVE false", derive::derive_false, [M, M, M], ""),
     line("role/limit", "use a mechanism outside CKA_ALLOWED_MECHANISMS", roles::limit, [M, C, C], "an operation of another class is refused before it reaches the token"),
     line("role/set", "add a use to a key with CKA_MODIFIABLE false", roles::set_role, [M, M, M], ""),

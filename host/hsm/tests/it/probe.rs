@@ -9,6 +9,9 @@ use std::sync::Arc;
 use casemate_hsm::probe::{self, Access, Finding, Fingerprint, Outcome, Report, ScratchToken};
 use casemate_hsm::{HsmError, KeyClass, Keyring, Module};
 use casemate_types::Profile;
+use cryptoki::context::Pkcs11;
+use cryptoki::object::{Attribute, KeyType, ObjectClass};
+use cryptoki::session::Session;
 
 use crate::fixture::{PIN, SO_PIN, pin};
 
@@ -111,6 +114,18 @@ fn accepted_for_rehearsal_only(module: &Arc<Module>) {
     module.initialise(label, &pin(SO_PIN), &pin(PIN)).unwrap();
     let ring = Keyring::open(Arc::clone(module), label, &pin(PIN)).unwrap();
     let key = ring.generate(KeyClass::AtRest, "kept").unwrap();
+    let session = direct(module, label);
+    let objects = session.find_objects(&[]).unwrap().len();
+    // What a crash left behind.
+    let left = [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::Token(true),
+        Attribute::Label(b"casemate probe scratch".to_vec()),
+        Attribute::Value(vec![7; 32]),
+    ];
+    session.create_object(&left).unwrap();
+    drop(session);
     let live = Access::Live { pin: &pin(PIN) };
     // The PIN of a process that is logged in cannot be checked.
     assert!(matches!(probe::run(module, label, &live, &|_| ()), Err(HsmError::AlreadyOpen { .. })));
@@ -135,7 +150,16 @@ fn accepted_for_rehearsal_only(module: &Arc<Module>) {
     // The token is as it was: its key is there, its PIN is right, and nothing was added.
     let ring = Keyring::open(Arc::clone(module), label, &pin(PIN)).unwrap();
     ring.find(&key).unwrap();
+    assert_eq!(direct(module, label).find_objects(&[]).unwrap().len(), objects);
     fingerprint(module, label, &report);
+}
+
+/// A session around this crate. The login is the process's, so it holds here too.
+fn direct(module: &Arc<Module>, label: &str) -> Session {
+    let direct = Pkcs11::new(module.path()).unwrap();
+    let slots = direct.get_slots_with_initialized_token().unwrap();
+    let slot = slots.into_iter().find(|slot| direct.get_token_info(*slot).unwrap().label().trim_end() == label);
+    direct.open_rw_session(slot.unwrap()).unwrap()
 }
 
 fn fingerprint(module: &Arc<Module>, label: &str, report: &Report) {
