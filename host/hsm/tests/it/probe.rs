@@ -86,6 +86,16 @@ fn scratch_report(module: &Arc<Module>) -> Report {
         line.evidence.iter().for_each(|call| println!("    {call}"));
     }
     assert!(report.scratch);
+    // All three take known keys, so a mechanism that is not compared with its standard would be a fault of the probe.
+    for id in ["mechanism/aes-ecb", "mechanism/aes-gcm", "mechanism/aes-kw", "mechanism/hmac-sha256"] {
+        assert_eq!(detail(&report, id), "gives the standard's example", "{id}");
+    }
+    assert!(
+        report
+            .lines
+            .iter()
+            .all(|line| line.id == "mechanism/listed" || line.finding == Finding::Absent || !line.evidence.is_empty())
+    );
     // A second run finds the same: nothing of the first is left, and the PIN is what it was.
     let again = scratch.probe(module, &|_| ()).unwrap();
     assert_eq!(again.digest(), report.digest());
