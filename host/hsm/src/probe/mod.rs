@@ -111,12 +111,14 @@ impl ScratchToken {
     /// [`HsmError::NoFreeSlot`], or as the module answers.
     pub fn make(module: &Arc<Module>) -> Result<Self, HsmError> {
         let (pin, so_pin) = (Pin::random()?, Pin::random()?);
+        // A label of its own: an earlier scratch token may still be there.
+        let label = format!("casemate scratch {}", Pin::random()?.expose_secret().get(..8).unwrap_or_default());
         let (slot, _) = module.free_slot()?;
         let driver = Driver::new(Arc::clone(module));
         let fail = |code: Code| HsmError::from_code("initialise a scratch token", Function::InitToken, code);
-        driver.init_token(slot.id(), so_pin.expose_secret().as_bytes(), LABEL).map_err(fail)?;
+        driver.init_token(slot.id(), so_pin.expose_secret().as_bytes(), &label).map_err(fail)?;
         // Some modules move the token to another slot; NSS leaves it where it is, under a name of its own.
-        let slot = module.slot(LABEL).map_or(slot, |(slot, _)| slot);
+        let slot = module.slot(&label).map_or(slot, |(slot, _)| slot);
         let session = driver.open_session(slot.id()).map_err(fail)?;
         let officer = driver.login(session, cryptoki_sys::CKU_SO, so_pin.expose_secret().as_bytes());
         // NSS knows a security officer, with an empty PIN, only until the user's PIN is set.
@@ -142,5 +144,3 @@ impl ScratchToken {
         run(module, &self.token.label, &access, progress)
     }
 }
-
-const LABEL: &str = "casemate scratch";

@@ -162,6 +162,8 @@ fn accepted_for_rehearsal_only(module: &Arc<Module>) {
     ring.find(&key).unwrap();
     assert_eq!(direct(module, label).find_objects(&[]).unwrap().len(), objects);
     fingerprint(module, label, &report);
+    // The first scratch token is still there, and does not stand in the way of a second.
+    ScratchToken::make(module).unwrap().probe(module, &|_| ()).unwrap();
 }
 
 /// A session around this crate. The login is the process's, so it holds here too.
