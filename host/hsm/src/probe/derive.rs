@@ -3,7 +3,8 @@
 use cryptoki_sys::*;
 
 use super::Finding::{Absent, Broken, Held};
-use super::bench::{Found, Line, Object, Template, mac_here};
+use super::line::{Found, Line, Object};
+use super::template::{Template, mac_here};
 use crate::driver::{Answer, Code, Mech, Value, mechanism_name};
 
 const MESSAGE: &[u8] = b"casemate probe";

@@ -3,7 +3,8 @@
 use cryptoki_sys::*;
 
 use super::Finding::{Absent, Broken, Held};
-use super::bench::{BLOCK, Found, Line, Object, Template, encrypt_here};
+use super::line::{Found, Line, Object};
+use super::template::{BLOCK, Template, encrypt_here};
 use crate::driver::{Answer, Attr, Mech, Value, mechanism_name};
 
 pub(super) const ECB: Mech = Mech::Plain(CKM_AES_ECB);

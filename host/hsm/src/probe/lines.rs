@@ -1,6 +1,6 @@
 //! The lines of the probe and what each profile demands of them.
 
-use super::bench::{Found, Line};
+use super::line::{Found, Line};
 use super::report::Kind::{Attack, Need};
 use super::report::{Kind, Rule};
 use super::{derive, keys, logins, mechanisms, roles};
@@ -85,7 +85,7 @@ pub(super) static LINES: &[Spec] = &[
     line("derive/false", "derive from a key with CKA_DERIVE false", derive::derive_false, [M, M, M], ""),
     line("role/limit", "use a mechanism outside CKA_ALLOWED_MECHANISMS", roles::limit, [M, C, C], "an operation of another class is refused before it reaches the token"),
     line("role/set", "add a use to a key with CKA_MODIFIABLE false", roles::set_role, [M, M, M], ""),
-    line("role/copy", "add a use in a copy of a key with CKA_COPYABLE false", roles::copy_role, [M, M, C], "a second object with the same CKA_ID refuses both"),
+    line("role/copy", "add a use in a copy of a key with CKA_COPYABLE false", roles::copy_role, [M, M, W], "whoever is logged in can copy a key and give the copy another use"),
     line("role/defaults", "uses that a template leaves out", roles::silent_defaults, [C, C, C], "every flag is written explicitly and read back"),
     line("trust/forged", "the user makes a CKA_TRUSTED key", roles::forged_trust, [C, C, C], "CKA_TRUSTED is never taken as evidence"),
     line("trust/wrap-with-trusted", "wrap a CKA_WRAP_WITH_TRUSTED key under another", roles::wrap_with_trusted, [C, C, C], "CKA_WRAP_WITH_TRUSTED is not relied on"),

@@ -4,8 +4,9 @@ use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
 use super::Finding::{Broken, Held};
-use super::bench::{BLOCK, Found, Line, Object, Template};
 use super::keys::ECB;
+use super::line::{Found, Line, Object};
+use super::template::{BLOCK, Template};
 use crate::driver::{Answer, Code, Value};
 
 /// Wrong PINs in a row. Tokens that lock do so after 3 to 10.

@@ -6,8 +6,9 @@ use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use cryptoki_sys::*;
 
 use super::Finding::{Absent, Broken, Held};
-use super::bench::{BLOCK, Found, Line, Object, Template, mac_here};
 use super::keys::{ECB, rsa_pair};
+use super::line::{Found, Line, Object};
+use super::template::{BLOCK, Template, mac_here};
 use crate::class::EDWARDS25519;
 use crate::driver::{Answer, Attr, Mech, Value};
 

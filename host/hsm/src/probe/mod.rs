@@ -11,11 +11,13 @@
 mod bench;
 mod derive;
 mod keys;
+mod line;
 mod lines;
 mod logins;
 mod mechanisms;
 mod report;
 mod roles;
+mod template;
 
 use std::sync::Arc;
 

@@ -3,8 +3,9 @@
 use cryptoki_sys::*;
 
 use super::Finding::{Absent, Broken, Held};
-use super::bench::{BLOCK, Found, Line, Template};
 use super::keys::{ECB, wraps};
+use super::line::{Found, Line};
+use super::template::{BLOCK, Template};
 use crate::driver::{Attr, Mech, Value, attribute_name, mechanism_name};
 
 /// The user must not be able to mint a key that is `CKA_TRUSTED`.
