@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use casemate_types::{Phase, UserName};
+use casemate_types::{Phase, Profile, UserName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A policy-plugin host for sovereign, air-gapped AI.
@@ -54,6 +54,9 @@ pub enum Command {
     /// Read and verify the audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Look after the HSM that holds the keys.
+    #[command(subcommand)]
+    Hsm(HsmCommand),
     /// Serve ask, policy evaluation and health over HTTP/JSON on loopback.
     Serve(ServeOptions),
 }
@@ -216,6 +219,46 @@ pub enum AuditCommand {
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
     },
+}
+
+#[derive(Subcommand)]
+pub enum HsmCommand {
+    /// Find out by doing what a token really enforces, on scratch objects. Exit code 4 when it must not hold keys.
+    ///
+    /// Without --module: the site's token; what is found is recorded in the audit log and kept, and a site whose token was
+    /// exchanged or got other firmware opens again only after this. Lines that would lock the PIN or end the login are not
+    /// tried on a token in use, and count as failed where the profile demands them: use --scratch.
+    Probe(ProbeOptions),
+}
+
+#[derive(Args)]
+pub struct ProbeOptions {
+    /// Probe this PKCS#11 module instead of the site's token; nothing is recorded.
+    #[arg(long)]
+    pub module: Option<PathBuf>,
+    /// An environment variable the module reads, as NAME=VALUE. May be repeated.
+    #[arg(long = "module-env", value_name = "NAME=VALUE", requires = "module")]
+    pub module_env: Vec<String>,
+    /// The string that some modules want at initialisation (NSS: `configDir=... flags=noModDB`).
+    #[arg(long, value_name = "TEXT", requires = "module")]
+    pub module_parameters: Option<String>,
+    /// The token's label; needs --pin-file.
+    #[arg(long, value_name = "LABEL", requires_all = ["module", "pin_file"])]
+    pub token_label: Option<String>,
+    /// A file that holds the user PIN; `pins/user` of the site otherwise.
+    #[arg(long, value_name = "FILE")]
+    pub pin_file: Option<PathBuf>,
+    /// A file that holds the security officer's PIN; needed to probe --token-label as a scratch token.
+    #[arg(long, value_name = "FILE", requires_all = ["token_label", "scratch"])]
+    pub so_pin_file: Option<PathBuf>,
+    /// Run every line, also those that lock PINs and change logins. With --token-label: on that token, which must hold
+    /// nothing. Otherwise on a new token: in temporary storage for a software token, in a free slot for an HSM, which is
+    /// initialised for it.
+    #[arg(long)]
+    pub scratch: bool,
+    /// government, enterprise, rehearsal or development; the site's otherwise, or rehearsal.
+    #[arg(long)]
+    pub profile: Option<Profile>,
 }
 
 #[derive(Args)]

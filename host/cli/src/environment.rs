@@ -16,15 +16,25 @@ pub fn prepare(site: &Path) -> Result<(), Failure> {
 }
 
 /// As [`prepare`], for a configuration that is read already.
-#[allow(unsafe_code, reason = "a PKCS#11 module is configured through the environment, and std offers no safe way")]
 pub fn set(site: &Path, config: &SiteConfig) -> Result<(), Failure> {
+    set_variables(variables(site, config)?);
+    Ok(())
+}
+
+/// What the site's module reads, with the site's folder filled in.
+pub fn variables(site: &Path, config: &SiteConfig) -> Result<Vec<(String, String)>, Failure> {
     let absolute = absolute(site)?;
-    for (name, value) in &config.hsm.environment {
-        let value = value.replace("{site}", &absolute);
+    let pairs = config.hsm.environment.iter();
+    Ok(pairs.map(|(name, value)| (name.clone(), value.replace("{site}", &absolute))).collect())
+}
+
+/// Sets what a PKCS#11 module reads. Call before any thread is started.
+#[allow(unsafe_code, reason = "a PKCS#11 module is configured through the environment, and std offers no safe way")]
+pub fn set_variables(variables: impl IntoIterator<Item = (String, String)>) {
+    for (name, value) in variables {
         // SAFETY: `main` calls this before it starts a thread or the async runtime, so nobody reads the environment meanwhile.
         unsafe { std::env::set_var(name, value) };
     }
-    Ok(())
 }
 
 /// The site's folder as the module must see it.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use casemate_audit::VerifyError;
 use casemate_gate::GateError;
+use casemate_hsm::HsmError;
 
 /// The documented exit codes.
 pub mod code {
@@ -92,12 +93,24 @@ impl From<GateError> for Failure {
             GateError::NoSite { .. } => (code::FAILED, Some("casemate init")),
             GateError::InUse { .. } => (code::FAILED, Some("stop `casemate serve` or wait for the other command")),
             GateError::Question(_) => (2, None),
+            GateError::Hsm(HsmError::TokenRefused { .. }) => {
+                (code::VERIFICATION, Some("`probe.json` of the site holds the evidence; `casemate hsm probe --help`"))
+            }
+            GateError::Hsm(HsmError::TokenChanged { .. } | HsmError::TokenUnprobed { .. }) => {
+                (code::VERIFICATION, Some("casemate hsm probe"))
+            }
             GateError::Hsm(_) => {
                 (code::FAILED, Some("was the site's folder moved? token/token.conf names the token's storage"))
             }
             _ => (code::FAILED, None),
         };
         Self { code, message: error.to_string(), causes, hint: hint.map(str::to_owned) }
+    }
+}
+
+impl From<HsmError> for Failure {
+    fn from(error: HsmError) -> Self {
+        Self::from(GateError::from(error))
     }
 }
 

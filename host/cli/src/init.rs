@@ -3,13 +3,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use casemate_gate::SiteConfig;
+use casemate_hsm::probe::Outcome;
 
 use crate::args::InitOptions;
 use crate::failure::Failure;
 use crate::{environment, output};
 
 const EXAMPLE: &str = include_str!("site.example.toml");
-const EMBEDDED: &str = "libcasemate_softtoken.so";
+pub const EMBEDDED: &str = "libcasemate_softtoken.so";
 
 pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, Failure> {
     check(options)?;
@@ -36,18 +37,21 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
             "site": site,
             "rehearsal": true,
             "token": { "label": created.token.label, "model": created.token.model, "serial": created.token.serial },
+            "probe": created.probe,
             "keys": created.keys.iter().map(|(name, key)| serde_json::json!({ "name": name, "class": key.class.to_string(), "check": key.check })).collect::<Vec<_>>(),
             "approvers": created.approvers,
             "log-key": created.verifier_key,
         }))?;
     } else {
         output::line(&format!(
-            "\nSite `{}` is ready in {}.\n  token      {} {} (serial {})\n  keys       {} made in the token, none outside it\n  approvers  {} (two signatures a bundle)\n  log key    {}\n\nREHEARSAL: one person made this site. PINs, credentials and approver keys lie in its folder, and every record says so.\nNext: build, sign and load plugins (`casemate plugin --help`), then `casemate ingest`.",
+            "\nSite `{}` is ready in {}.\n  token      {} {} (serial {})\n  probed     fit for profile {}; what the token does not enforce is compensated: {}\n  keys       {} made in the token, none outside it\n  approvers  {} (two signatures a bundle)\n  log key    {}\n\nREHEARSAL: one person made this site. PINs, credentials and approver keys lie in its folder, and every record says so.\nNext: build, sign and load plugins (`casemate plugin --help`), then `casemate ingest`.",
             config.name,
             site.display(),
             created.token.manufacturer.trim(),
             created.token.model.trim(),
             created.token.serial.trim(),
+            created.probe.profile,
+            created.probe.with(Outcome::Compensated).join(", "),
             created.keys.len(),
             created.approvers.join(", "),
             created.verifier_key,

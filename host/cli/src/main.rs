@@ -6,6 +6,7 @@ mod args;
 mod audit;
 mod environment;
 mod failure;
+mod hsm;
 mod ingest;
 mod init;
 mod output;
@@ -40,6 +41,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Plugin(command) => plugin::run(&site, command, json),
         Command::Policy(command) => policy::run(&site, command, json),
         Command::Audit(command) => audit::run(&site, command, json),
+        Command::Hsm(command) => hsm::run(&site, command, json),
         Command::Serve(options) => serve::run(&site, &options, json),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use casemate_types::{Claims, CompartmentName, Level, PluginName, UserName};
+use casemate_types::{Claims, CompartmentName, Level, PluginName, Profile, UserName};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;
@@ -14,6 +14,9 @@ use crate::GateError;
 pub struct SiteConfig {
     /// The site's name; part of the audit log's origin.
     pub name: String,
+    /// How much is demanded of the token: see `casemate hsm probe`.
+    #[serde(default)]
+    pub profile: Profile,
     /// The PKCS#11 token that holds the keys.
     pub hsm: HsmConfig,
     /// The sentence model.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use casemate_audit::record::Event;
 use casemate_bundle::{ApproverKey, TrustRoot};
 use casemate_fhe_owner::DataKey;
+use casemate_hsm::probe::{self, Access, Fingerprint};
 use casemate_hsm::{KeyClass, KeyRef, Keyring, Module, Pin};
 use casemate_types::Digest;
 use zeroize::Zeroizing;
@@ -18,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::GateError;
 use crate::config::SiteConfig;
 use crate::journal::key_operation;
+use crate::probing;
 use crate::session::{SECRETS, compartment_aad};
 use crate::site::{SITE_AAD, open_journal};
 use crate::state::{CompartmentState, SiteKey, SiteState, UserState, WrappedKey, write_private};
@@ -29,6 +31,8 @@ const ROOT_DAYS: i64 = 3 * 365;
 pub struct Created {
     /// The token's label, model and serial.
     pub token: casemate_hsm::TokenInfo,
+    /// What the probe found, under the site's profile.
+    pub probe: probe::Judgement,
     /// Every key made in the token.
     pub keys: Vec<(String, KeyRef)>,
     /// The approvers whose two signatures a bundle needs.
@@ -75,6 +79,13 @@ pub fn create(
     let token = module.initialise(&config.hsm.token_label, &so_pin, &user_pin)?;
     write_private(&site.join("pins/so"), so_pin.expose_secret().as_bytes())?;
     write_private(&site.join("pins/user"), user_pin.expose_secret().as_bytes())?;
+    // The token is new and holds nothing, so every line can be run, and no key is made in a token that leaks.
+    progress(&format!("probing what the token enforces, for profile {}", config.profile));
+    let access = Access::Scratch { pin: &user_pin, so_pin: Some(&so_pin) };
+    let report = probe::run(&module, &config.hsm.token_label, &access, &|_| ())?;
+    let judgement = report.judge(config.profile);
+    probing::keep(site, &report, &judgement)?;
+    judgement.require()?;
     let keyring = Keyring::open(Arc::clone(&module), &config.hsm.token_label, &user_pin)?;
 
     let mut made = Maker { keyring: &keyring, keys: Vec::new(), progress };
@@ -99,6 +110,7 @@ pub fn create(
     let state = SiteState {
         rehearsal: true,
         token_serial: token.serial.clone(),
+        probed: BTreeMap::from([(token.serial.clone(), Fingerprint::of(&report, &judgement))]),
         keys,
         sealed_site_secrets,
         compartments,
@@ -124,11 +136,12 @@ pub fn create(
         action: "initialised".to_owned(),
         detail: format!("rehearsal: one person, no custody; token {} {}", token.model, token.serial),
     })?;
+    journal.record_blocking(probing::event(&report, &judgement))?;
     for (name, key) in &made_keys {
         journal.record_blocking(key_operation(key, "generate", None, &format!("ok: {name}")))?;
     }
     journal.checkpoint()?;
-    Ok(Created { token, keys: made_keys, approvers: approver_names, verifier_key })
+    Ok(Created { token, probe: judgement, keys: made_keys, approvers: approver_names, verifier_key })
 }
 
 /// The module's path: absolute, or relative to the site's folder.

@@ -25,6 +25,7 @@ mod journal;
 mod mask;
 mod metadata;
 mod monitor;
+mod probing;
 mod recorder;
 mod services;
 mod session;

@@ -11,6 +11,7 @@ use casemate_change::SiteStore;
 use casemate_embed::{Embedder, Lexical, MiniLm};
 use casemate_engine::{CacheKey, Engine, EngineOptions, Plugin};
 use casemate_fhe_owner::DataKey;
+use casemate_hsm::probe::{Judgement, Report};
 use casemate_hsm::{Keyring, Module, Pin};
 use casemate_inference::Tier;
 use casemate_types::{Generation, PluginName};
@@ -26,6 +27,7 @@ use crate::journal::{HsmSigner, Journal, key_operation};
 use crate::mask::Masker;
 use crate::metadata::FieldCipher;
 use crate::monitor::Monitors;
+use crate::probing;
 use crate::session::{RefusalMeter, Session};
 use crate::state::{SiteKey, SiteState};
 
@@ -92,8 +94,31 @@ impl Gate {
     /// Opens the site without any plugin, so that it denies everything: for putting a broken set of plugins right.
     pub fn open_without_plugins(dir: &Path) -> Result<Self, GateError> {
         let lock = lock(dir)?;
-        let config = SiteConfig::read(dir)?;
-        let state = SiteState::read(dir)?;
+        let (config, state) = (SiteConfig::read(dir)?, SiteState::read(dir)?);
+        probing::check(dir, &config, &state)?;
+        Self::assemble(dir, lock, config, state)
+    }
+
+    /// Records what a probe of the site's token, or of a scratch token of the same make, found; keeps it; and says what it
+    /// means under the site's profile. A token that is refused stays recorded as refused, and the site does not open.
+    ///
+    /// # Errors
+    /// [`casemate_hsm::HsmError::TokenChanged`] for a report about a token of another make.
+    pub fn record_probe(dir: &Path, report: &Report) -> Result<Judgement, GateError> {
+        let lock = lock(dir)?;
+        let (config, mut state) = (SiteConfig::read(dir)?, SiteState::read(dir)?);
+        let judgement = report.judge(config.profile);
+        let print = probing::of_site(dir, &config, report, &judgement)?;
+        state.probed.insert(print.serial.clone(), print);
+        let gate = Self::assemble(dir, lock, config, state)?;
+        gate.journal.record_blocking(probing::event(report, &judgement))?;
+        gate.journal.checkpoint()?;
+        probing::keep(dir, report, &judgement)?;
+        gate.state.write(dir)?;
+        Ok(judgement)
+    }
+
+    fn assemble(dir: &Path, lock: fs::File, config: SiteConfig, state: SiteState) -> Result<Self, GateError> {
         let keyring = open_keyring(dir, &config)?;
         let site_secrets =
             keyring.open_sealed(&keyring.find(state.key(SiteKey::AtRest)?)?, SITE_AAD, &state.sealed_site_secrets)?;

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::Path;
 
 use casemate_hsm::KeyRef;
+use casemate_hsm::probe::Fingerprint;
 use casemate_types::{CompartmentName, Digest, UserName};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,9 @@ pub struct SiteState {
     pub rehearsal: bool,
     /// Serial of the token that holds the keys.
     pub token_serial: String,
+    /// What the probe found out about each token, by its serial.
+    #[serde(default)]
+    pub probed: BTreeMap<String, Fingerprint>,
     /// The site's own keys by name: see [`SiteKey`].
     pub keys: BTreeMap<SiteKey, KeyRef>,
     /// The data key of recordings and small state, sealed under [`SiteKey::AtRest`].

@@ -1,7 +1,10 @@
 use std::path::PathBuf;
 
-use cryptoki::error::{Error as Pkcs11Error, RvError};
+use casemate_types::Profile;
+use cryptoki::context::Function;
+use cryptoki::error::{Error as Pkcs11Error, Rv, RvError};
 
+use crate::driver::Code;
 use crate::{KeyClass, KeyId};
 
 /// Why the token, or this crate on its behalf, refused.
@@ -116,6 +119,9 @@ pub enum HsmError {
         /// Position of the value in its batch, from zero.
         value: usize,
     },
+    /// The parameter string of a module holds a zero byte.
+    #[error("load the PKCS#11 module: its parameters hold a zero byte; remove it")]
+    Parameters,
     /// The PIN is wrong.
     #[error("log in to the token: the PIN is wrong; check the PIN file, some tokens lock after a few attempts")]
     PinIncorrect,
@@ -145,6 +151,16 @@ pub enum HsmError {
         /// What was being done.
         action: &'static str,
     },
+    /// The token is not the one that was probed.
+    #[error("open the token: its {what} is `{found}` and was `{probed}` when it was probed; probe it again")]
+    TokenChanged {
+        /// What differs.
+        what: &'static str,
+        /// What it was.
+        probed: String,
+        /// What it is.
+        found: String,
+    },
     /// The token went away.
     #[error("{action}: the token is gone; reconnect it and open the keyring again")]
     TokenGone {
@@ -159,11 +175,25 @@ pub enum HsmError {
         /// The label.
         label: String,
     },
+    /// The probe found that the token must not hold keys.
+    #[error("trust the token: it must not hold keys under profile {profile}, by {lines}; use another token")]
+    TokenRefused {
+        /// The lines that fail.
+        lines: String,
+        /// The profile.
+        profile: Profile,
+    },
     /// Several tokens have this label.
     #[error("use token label `{label}`: several tokens have it, or one has it already; labels must be unique")]
     TokenTwin {
         /// The label.
         label: String,
+    },
+    /// The token was never probed, or not under this profile.
+    #[error("open the token: it was not probed under profile {profile}; probe it before it is used")]
+    TokenUnprobed {
+        /// The profile.
+        profile: Profile,
     },
     /// The value or its tweak is longer than this implementation takes.
     #[error("encrypt value {value} of the batch: at most {maximum} numerals and tweak bytes are supported")]
@@ -193,6 +223,14 @@ pub enum HsmError {
 }
 
 impl HsmError {
+    /// As [`HsmError::from_pkcs11`], for an answer of [`crate::driver`].
+    pub(crate) fn from_code(action: &'static str, function: Function, code: Code) -> Self {
+        match Rv::from(code.0).into_result(function) {
+            Err(source) => Self::from_pkcs11(action, source),
+            Ok(()) => Self::StrangeAnswer { action },
+        }
+    }
+
     /// Sorts a module's answer: who is at fault decides what the operator has to do.
     pub(crate) fn from_pkcs11(action: &'static str, source: Pkcs11Error) -> Self {
         let Pkcs11Error::Pkcs11(code, _) = &source else {

@@ -8,10 +8,13 @@
 //!   `CKA_ID` refuses both.
 //! * Every usage flag is written explicitly and read back: a token that stores something else loses the key.
 //! * An operation of another class is refused here, before it reaches the token.
+//!
+//! Before a token is trusted with keys, [`probe`] finds out by doing what it really enforces.
 
 #![deny(unsafe_code)]
 
 mod class;
+mod driver;
 mod error;
 pub mod fpe;
 mod key;
@@ -19,6 +22,7 @@ mod keyring;
 mod module;
 mod ops;
 mod pin;
+pub mod probe;
 mod raw;
 mod sessions;
 

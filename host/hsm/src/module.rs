@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,7 +27,8 @@ pub struct ModuleConfig {
 }
 
 /// What a token says about itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct TokenInfo {
     /// The label given at initialisation.
     pub label: String,
@@ -51,6 +53,8 @@ pub struct Module {
     path: PathBuf,
     pub(crate) context: Pkcs11,
     pub(crate) raw: RawFunctions,
+    /// A module may go on pointing at its parameters.
+    _parameters: Option<CString>,
 }
 
 /// PKCS#11 5.4: one `C_Initialize` per process and library. Loaded modules therefore stay for the life of the process.
@@ -62,6 +66,16 @@ impl Module {
     /// # Errors
     /// [`HsmError::ModuleUnusable`] when the library is missing, is not a PKCS#11 module or refuses its configuration.
     pub fn load(path: &Path) -> Result<Arc<Self>, HsmError> {
+        Self::load_with(path, None)
+    }
+
+    /// As [`Module::load`], with the parameter string that some modules want at initialisation, such as `configDir=...` of
+    /// NSS. A module that is loaded already keeps the parameters it has.
+    ///
+    /// # Errors
+    /// As [`Module::load`]; [`HsmError::Parameters`] for a string that C cannot hold.
+    pub fn load_with(path: &Path, parameters: Option<&str>) -> Result<Arc<Self>, HsmError> {
+        let parameters = parameters.map(CString::new).transpose().map_err(|_| HsmError::Parameters)?;
         let unusable = |source| HsmError::ModuleUnusable { path: path.to_owned(), source };
         let name = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,13 +83,17 @@ impl Module {
             return Ok(Arc::clone(module));
         }
         let context = Pkcs11::new(&name).map_err(unusable)?;
-        match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+        let raw = RawFunctions::load(&name).map_err(unusable)?;
+        let initialised = match &parameters {
+            None => context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)),
+            Some(parameters) => raw.initialise(parameters),
+        };
+        match initialised {
             // Another part of the process has initialised it: the library is usable, which is all we need.
             Ok(()) | Err(Pkcs11Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
             Err(source) => return Err(unusable(source)),
         }
-        let raw = RawFunctions::load(&name).map_err(unusable)?;
-        let module = Arc::new(Self { path: name.clone(), context, raw });
+        let module = Arc::new(Self { path: name.clone(), context, raw, _parameters: parameters });
         loaded.insert(name, Arc::clone(&module));
         Ok(module)
     }
@@ -83,6 +101,26 @@ impl Module {
     /// The library's path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the library says of itself: maker, description and version.
+    ///
+    /// # Errors
+    /// As the module answers.
+    pub fn library(&self) -> Result<String, HsmError> {
+        let fail = |source| HsmError::from_pkcs11("ask the module for its name", source);
+        let info = self.context.get_library_info().map_err(fail)?;
+        let version = info.library_version();
+        let words = [info.manufacturer_id().trim_end(), info.library_description().trim_end()].join(" ");
+        Ok(format!("{} {}.{}", words.trim(), version.major(), version.minor()))
+    }
+
+    /// The one initialised token with this label.
+    ///
+    /// # Errors
+    /// [`HsmError::TokenMissing`], [`HsmError::TokenTwin`], or as the module answers.
+    pub fn token(&self, label: &str) -> Result<TokenInfo, HsmError> {
+        Ok(self.slot(label)?.1)
     }
 
     /// Every token in the module's slots, initialised or not.
@@ -106,11 +144,10 @@ impl Module {
         if label.is_empty() || label.len() > 32 || label.trim() != label || !printable {
             return Err(HsmError::Label);
         }
-        let slots = self.slots()?;
-        if slots.iter().any(|(_, info)| info.initialised && info.label == label) {
+        if self.slots()?.iter().any(|(_, info)| info.initialised && info.label == label) {
             return Err(HsmError::TokenTwin { label: label.to_owned() });
         }
-        let (free, _) = slots.into_iter().find(|(_, info)| !info.initialised).ok_or(HsmError::NoFreeSlot)?;
+        let (free, _) = self.free_slot()?;
 
         let fail = |source| HsmError::from_pkcs11("initialise a token", source);
         self.context.init_token(free, &so_pin.to_auth(), label).map_err(fail)?;
@@ -133,6 +170,17 @@ impl Module {
             None => Ok(found),
             Some(_) => Err(HsmError::TokenTwin { label: label.to_owned() }),
         }
+    }
+
+    /// The first slot with an uninitialised token.
+    pub(crate) fn free_slot(&self) -> Result<(Slot, TokenInfo), HsmError> {
+        self.slots()?.into_iter().find(|(_, info)| !info.initialised).ok_or(HsmError::NoFreeSlot)
+    }
+
+    /// The token in a slot.
+    pub(crate) fn token_in(&self, slot: Slot) -> Result<TokenInfo, HsmError> {
+        let found = self.slots()?.into_iter().find(|(other, _)| *other == slot);
+        found.map(|(_, info)| info).ok_or(HsmError::NoFreeSlot)
     }
 
     fn slots(&self) -> Result<Vec<(Slot, TokenInfo)>, HsmError> {

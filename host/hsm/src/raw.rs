@@ -1,18 +1,24 @@
 //! The two PKCS#11 functions whose `cryptoki` wrappers ask for the size first, which doubles the round trips to a network
-//! HSM in FF1's inner loop. This is the only unsafe code of the crate.
+//! HSM in FF1's inner loop, and initialisation with a parameter string. With `driver.rs` this is the only unsafe code of the
+//! crate.
 #![allow(unsafe_code, reason = "calls through a C function table")]
 
+use std::ffi::{CStr, c_void};
 use std::path::Path;
 
 use cryptoki::context::Function;
 use cryptoki::error::{Error as Pkcs11Error, Rv};
 use cryptoki::session::Session;
-use cryptoki_sys::{CK_C_EncryptFinal, CK_C_EncryptUpdate, CK_FUNCTION_LIST, CK_ULONG};
+use cryptoki_sys::{
+    CK_C_EncryptFinal, CK_C_EncryptUpdate, CK_C_INITIALIZE_ARGS, CK_FUNCTION_LIST, CK_ULONG, CKF_OS_LOCKING_OK,
+};
 
 /// The raw function table of a module that `cryptoki` has loaded and initialised.
 pub(crate) struct RawFunctions {
     /// Keeps the library mapped, hence the function pointers valid.
     _library: cryptoki_sys::Pkcs11,
+    /// The functions of PKCS#11 2.40.
+    pub(crate) list: CK_FUNCTION_LIST,
     encrypt_update: CK_C_EncryptUpdate,
     encrypt_final: CK_C_EncryptFinal,
 }
@@ -32,8 +38,30 @@ impl RawFunctions {
         }
         // SAFETY: the module returned a non-null pointer to its static table (PKCS#11 3.1 section 5.4.4), which begins with
         // the 2.40 functions in every version.
-        let (encrypt_update, encrypt_final) = unsafe { ((*list).C_EncryptUpdate, (*list).C_EncryptFinal) };
-        Ok(Self { _library: library, encrypt_update, encrypt_final })
+        let list = unsafe { *list };
+        let (encrypt_update, encrypt_final) = (list.C_EncryptUpdate, list.C_EncryptFinal);
+        Ok(Self { _library: library, list, encrypt_update, encrypt_final })
+    }
+
+    /// `C_Initialize` with a parameter string in `pReserved`, as NSS wants it. NSS also reads one word past the standard
+    /// structure, so there is one.
+    pub(crate) fn initialise(&self, parameters: &CStr) -> Result<(), Pkcs11Error> {
+        #[repr(C)]
+        struct Arguments {
+            standard: CK_C_INITIALIZE_ARGS,
+            reserved: *mut c_void,
+        }
+        let function = self.list.C_Initialize.ok_or(Pkcs11Error::NullFunctionPointer)?;
+        let standard = CK_C_INITIALIZE_ARGS {
+            flags: CKF_OS_LOCKING_OK,
+            pReserved: parameters.as_ptr().cast_mut().cast(),
+            ..CK_C_INITIALIZE_ARGS::default()
+        };
+        let mut arguments = Arguments { standard, reserved: std::ptr::null_mut() };
+        // SAFETY: the structure begins with the standard's arguments and lives until the call returns; the module only reads
+        // the string, which ends with a zero.
+        let code = unsafe { function(std::ptr::from_mut(&mut arguments).cast()) };
+        Rv::from(code).into_result(Function::Initialize)
     }
 
     /// `C_EncryptUpdate` of `input` into `output`; gives the number of bytes the token returned.

@@ -7,9 +7,11 @@
 mod decision;
 mod digest;
 mod id;
+mod profile;
 mod reason;
 
 pub use decision::{Claims, Decision, Level, LogLevel, Obligation, Phase, Span};
 pub use digest::{Digest, ParseDigestError};
 pub use id::{CollectionName, CompartmentName, DecisionId, Generation, NameError, PluginName, UserName};
+pub use profile::{ParseProfileError, Profile};
 pub use reason::Reason;

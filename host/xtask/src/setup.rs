@@ -41,6 +41,7 @@ pub fn run() -> Result<Ready, String> {
     c_tools()?;
     libclang(&mut ready)?;
     softhsm(&mut ready);
+    nss(&mut ready);
     model(&mut ready);
     Ok(ready)
 }
@@ -131,6 +132,21 @@ fn softhsm(ready: &mut Ready) {
     if let Err(error) = apt(&["softhsm2"], "tests also run against SoftHSM2") {
         println!("== no SoftHSM2 here, so its tests are left out: {error}");
         ready.variables.push(("CASEMATE_WITHOUT_SOFTHSM", "1".to_owned()));
+    }
+}
+
+/// NSS gives non-extractable keys away, so the token probe has to refuse it: a test shows that it does.
+fn nss(ready: &mut Ready) {
+    let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
+    let there = |folder: &str| {
+        ["libsoftokn3.so", "nss/libsoftokn3.so"].iter().any(|name| Path::new(folder).join(name).exists())
+    };
+    if folders.into_iter().any(there) {
+        return;
+    }
+    if let Err(error) = apt(&["libnss3"], "the token probe is tested against a token that leaks keys") {
+        println!("== no NSS here, so its tests are left out: {error}");
+        ready.variables.push(("CASEMATE_WITHOUT_NSS", "1".to_owned()));
     }
 }
 

@@ -11,6 +11,7 @@ mod guest;
 mod handmade;
 mod hostile;
 mod lockdown;
+mod probe;
 mod search_quality;
 mod serve;
 mod site;

@@ -118,6 +118,11 @@ fn work() -> PathBuf {
 }
 
 impl Site {
+    /// A folder that is a site, or is to become one.
+    pub fn at(dir: PathBuf) -> Self {
+        Self { dir, _copy: None }
+    }
+
     /// The same site in another folder.
     pub fn copy(&self) -> Self {
         let copy = tempfile::tempdir().unwrap();

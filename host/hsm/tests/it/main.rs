@@ -8,6 +8,7 @@ mod fixture;
 mod fpe;
 mod keys;
 mod operations;
+mod probe;
 mod token;
 
 use std::io::Write;
@@ -22,50 +23,51 @@ const MODULE: &str = "CASEMATE_TEST_MODULE";
 
 #[test]
 fn every_check_holds_on_the_software_token() {
-    // target/release/deps/it-... -> target/release
-    let executable = std::env::current_exe().unwrap();
-    let module = executable.parent().and_then(Path::parent).unwrap().join("libcasemate_softtoken.so");
-    let configure = |folder: &Path| {
-        let slots: String = (1..=3)
-            .map(|slot| {
-                let path = folder.join(format!("token{slot}.sql"));
-                format!("[[slots]]\nslot = {slot}\ndbtype = \"sqlite\"\ndbargs = {path:?}\n")
-            })
-            .collect();
-        ("KRYOPTIC_CONF", slots)
-    };
-    run(
-        "every_check_holds_on_the_software_token",
-        module,
-        configure,
-        "run `cargo xtask setup`, or `cargo build --release -p casemate-softtoken`",
-    );
+    let remedy = "run `cargo xtask setup`, or `cargo build --release -p casemate-softtoken`";
+    run("every_check_holds_on_the_software_token", software_token(), kryoptic_configuration, remedy);
 }
 
 #[test]
 fn every_check_holds_on_softhsm() {
+    let Some(module) = softhsm("every_check_holds_on_softhsm") else { return };
+    let remedy = "install SoftHSM (Debian: `softhsm2`), or run `cargo xtask setup`";
+    run("every_check_holds_on_softhsm", module, softhsm_configuration, remedy);
+}
+
+/// The module built here: target/release/deps/it-... -> target/release
+fn software_token() -> PathBuf {
+    let executable = std::env::current_exe().unwrap();
+    executable.parent().and_then(Path::parent).unwrap().join("libcasemate_softtoken.so")
+}
+
+fn kryoptic_configuration(folder: &Path) -> (&'static str, String) {
+    let slots: String = (1..=3)
+        .map(|slot| {
+            let path = folder.join(format!("token{slot}.sql"));
+            format!("[[slots]]\nslot = {slot}\ndbtype = \"sqlite\"\ndbargs = {path:?}\n")
+        })
+        .collect();
+    ("KRYOPTIC_CONF", slots)
+}
+
+/// SoftHSM2, unless set-up says why it cannot be installed here; the embedded token's run stays.
+fn softhsm(test: &str) -> Option<PathBuf> {
     if std::env::var_os("CASEMATE_WITHOUT_SOFTHSM").is_some() {
-        // Set-up says why SoftHSM cannot be installed here; the embedded token's run stays.
-        eprintln!("SKIPPED: every_check_holds_on_softhsm (CASEMATE_WITHOUT_SOFTHSM is set)");
-        return;
+        eprintln!("SKIPPED: {test} (CASEMATE_WITHOUT_SOFTHSM is set)");
+        return None;
     }
     let candidates = [
         "/usr/lib/softhsm/libsofthsm2.so",
         "/usr/lib64/pkcs11/libsofthsm2.so",
         "/usr/local/lib/softhsm/libsofthsm2.so",
     ];
-    let module = candidates.iter().map(PathBuf::from).find(|path| path.exists());
-    let configure = |folder: &Path| {
-        let text =
-            format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", folder.display());
-        ("SOFTHSM2_CONF", text)
-    };
-    run(
-        "every_check_holds_on_softhsm",
-        module.unwrap_or_else(|| PathBuf::from(candidates[0])),
-        configure,
-        "install SoftHSM (Debian: `softhsm2`), or run `cargo xtask setup`",
-    );
+    let found = candidates.iter().map(PathBuf::from).find(|path| path.exists());
+    Some(found.unwrap_or_else(|| PathBuf::from(candidates[0])))
+}
+
+fn softhsm_configuration(folder: &Path) -> (&'static str, String) {
+    let text = format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", folder.display());
+    ("SOFTHSM2_CONF", text)
 }
 
 /// First process: configures the token and starts the second. Second process: runs the checks.
