@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use casemate_types::{Phase, Profile, UserName};
+use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A policy-plugin host for sovereign, air-gapped AI.
@@ -223,12 +224,27 @@ pub enum AuditCommand {
 
 #[derive(Subcommand)]
 pub enum HsmCommand {
+    /// Cut the primary token off in mid-batch, let the backup carry on, compare every ciphertext, and fail back.
+    ///
+    /// Runs on the tokens of [hsm] and [hsm.backup] in site.toml, with keys of its own that are destroyed at the end; the site may
+    /// be in use. Exit code 4 when a value was lost or differs, or the primary does not come back.
+    Drill(DrillOptions),
     /// Find out by doing what a token really enforces, on scratch objects. Exit code 4 when it must not hold keys.
     ///
     /// Without --module: the site's token; what is found is recorded in the audit log and kept, and a site whose token was
     /// exchanged or got other firmware opens again only after this. Lines that would lock the PIN or end the login are not
     /// tried on a token in use, and count as failed where the profile demands them: use --scratch.
     Probe(ProbeOptions),
+}
+
+#[derive(Args)]
+pub struct DrillOptions {
+    /// Drill on two new software tokens in a temporary folder instead of the site's.
+    #[arg(long)]
+    pub rehearsal: bool,
+    /// Values to encrypt in each of the three passes.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000).map(|values| values as usize))]
+    pub values: usize,
 }
 
 #[derive(Args)]

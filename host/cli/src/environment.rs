@@ -21,11 +21,17 @@ pub fn set(site: &Path, config: &SiteConfig) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the site's module reads, with the site's folder filled in.
+/// What the modules of the site's tokens read, with the site's folder filled in.
 pub fn variables(site: &Path, config: &SiteConfig) -> Result<Vec<(String, String)>, Failure> {
     let absolute = absolute(site)?;
-    let pairs = config.hsm.environment.iter();
-    Ok(pairs.map(|(name, value)| (name.clone(), value.replace("{site}", &absolute))).collect())
+    let mut variables = config.hsm.environment.clone();
+    for (name, value) in config.hsm.backup.iter().flat_map(|backup| &backup.environment) {
+        // Two modules cannot both have their way; one module for both tokens is configured once.
+        if variables.insert(name.clone(), value.clone()).is_some_and(|other| other != *value) {
+            return Err(Failure::new(format!("[hsm] and [hsm.backup] of site.toml set {name} to different values")));
+        }
+    }
+    Ok(variables.into_iter().map(|(name, value)| (name, value.replace("{site}", &absolute))).collect())
 }
 
 /// Sets what a PKCS#11 module reads. Call before any thread is started.

@@ -12,10 +12,11 @@ use zeroize::Zeroizing;
 
 use crate::args::{HsmCommand, ProbeOptions};
 use crate::failure::{Failure, code};
-use crate::{environment, init, output};
+use crate::{drill, environment, init, output};
 
 pub fn run(site: &Path, command: HsmCommand, json: bool) -> Result<ExitCode, Failure> {
     match command {
+        HsmCommand::Drill(options) => drill::run(site, &options, json),
         HsmCommand::Probe(options) => probe(site, &options, json),
     }
 }

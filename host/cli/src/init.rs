@@ -112,7 +112,7 @@ fn utf8(path: &Path) -> Result<String, Failure> {
 }
 
 /// The embedded token lies beside this program.
-fn embedded_module() -> Result<PathBuf, Failure> {
+pub fn embedded_module() -> Result<PathBuf, Failure> {
     let program =
         std::env::current_exe().map_err(|error| Failure::caused_by("cannot find this program's folder", &error))?;
     let module = program.with_file_name(EMBEDDED);

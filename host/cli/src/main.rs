@@ -4,6 +4,7 @@
 
 mod args;
 mod audit;
+mod drill;
 mod environment;
 mod failure;
 mod hsm;

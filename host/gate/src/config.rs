@@ -44,6 +44,22 @@ pub struct HsmConfig {
     /// Environment variables the module reads; `{site}` stands for the site's folder.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// A second token, of whatever make, for `casemate hsm drill`; its PIN is in `pins/backup-user`.
+    #[serde(default)]
+    pub backup: Option<BackupConfig>,
+}
+
+/// Where the backup token is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BackupConfig {
+    /// The PKCS#11 module, absolute or relative to the site's folder.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token_label: String,
+    /// Environment variables the module reads; `{site}` stands for the site's folder.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
 }
 
 /// Where the sentence model is.

@@ -37,7 +37,8 @@ pub use casemate_engine::wit;
 pub use chain::{Chain, Decided};
 pub use combine::{Combined, Combining, Expression, Vote};
 pub use config::{
-    ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, HsmConfig, Mode, PolicyEntry, SiteConfig, UserConfig,
+    BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, HsmConfig, Mode, PolicyEntry, SiteConfig,
+    UserConfig,
 };
 pub use error::GateError;
 pub use ingest::{Document, Ingested};

@@ -5,6 +5,7 @@ use cryptoki::context::Function;
 use cryptoki::error::{Error as Pkcs11Error, Rv, RvError};
 
 use crate::driver::Code;
+use crate::pair::Role;
 use crate::{KeyClass, KeyId};
 
 /// Why the token, or this crate on its behalf, refused.
@@ -40,6 +41,19 @@ pub enum HsmError {
         /// The key.
         id: KeyId,
     },
+    /// The label of a derivation would not be told apart from its context.
+    #[error("derive a key: the label is empty or holds a zero byte; choose another")]
+    DerivationLabel,
+    /// A destroyed key still shows signs of life.
+    #[error(
+        "destroy key {id}: the token does not prove it ({proof}); treat the key as alive, and take the token out of use"
+    )]
+    DestructionUnproven {
+        /// The key.
+        id: KeyId,
+        /// Which proof failed.
+        proof: &'static str,
+    },
     /// The device failed.
     #[error("{action}: the token reports a failure; check the device, then try again")]
     Device {
@@ -73,6 +87,14 @@ pub enum HsmError {
         /// The key.
         id: KeyId,
     },
+    /// A package of wrapped key for another token.
+    #[error("admit a wrapped key: it is for token {expected}, and this is token {found}; carry it to the right token")]
+    ForeignPackage {
+        /// Serial number in the package.
+        expected: String,
+        /// Serial number of this token.
+        found: String,
+    },
     /// The key's bytes are not those the site recorded.
     #[error("check key {id}: its check value differs from the recorded one; the key was replaced, restore it")]
     KeyCheckMismatch {
@@ -98,6 +120,20 @@ pub enum HsmError {
     /// A token label that PKCS#11 cannot hold.
     #[error("label a token: use 1 to 32 printable ASCII characters")]
     Label,
+    /// The manifest of a pair is not the next one in its chain.
+    #[error("read the manifest of the HSM pair: {reason}; take the newest one from the primary's custodians")]
+    ManifestRejected {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The token does not have the mechanism that a class stands on.
+    #[error("generate a {class} key: this token has no {mechanism}; keep such keys on a token that has it")]
+    MechanismMissing {
+        /// The class.
+        class: KeyClass,
+        /// The mechanism, by its PKCS#11 name.
+        mechanism: String,
+    },
     /// The library could not be loaded or initialised.
     #[error("load the PKCS#11 module {}: check the path and the module's own configuration", path.display())]
     ModuleUnusable {
@@ -109,6 +145,26 @@ pub enum HsmError {
     /// No slot waits for initialisation.
     #[error("initialise a token: no slot holds an uninitialised token; free a slot or configure a new one")]
     NoFreeSlot,
+    /// A key that exists on two tokens or not at all.
+    #[error(
+        "generate a {class} key: on its own it is of no use; make a birth key and admit its packages on both tokens"
+    )]
+    NeedsTwoTokens {
+        /// The class.
+        class: KeyClass,
+    },
+    /// A key that is not in the manifest of the pair, or is being destroyed.
+    #[error("use key {id} of the HSM pair: its manifest does not list it; adopt the manifest that does")]
+    NotInPair {
+        /// The key.
+        id: KeyId,
+    },
+    /// A class of which each token has keys of its own.
+    #[error("make a {class} key for two tokens: a key of this class belongs to one token")]
+    NotReplicable {
+        /// The class.
+        class: KeyClass,
+    },
     /// A numeral is not below the radix.
     #[error("encrypt value {value} of the batch: numeral {position} is not below the radix {radix}")]
     NumeralOutOfRange {
@@ -118,6 +174,23 @@ pub enum HsmError {
         radix: u32,
         /// Position of the value in its batch, from zero.
         value: usize,
+    },
+    /// A drill killed the primary, and nobody noticed.
+    #[error("drill the HSM pair: the primary was made to fail and serves on; check what the drill really cut")]
+    OutageUnnoticed,
+    /// Bytes that are no package of a wrapped key.
+    #[error("read a package of wrapped key: it is damaged or of another version; join the shares again")]
+    PackageMalformed,
+    /// Neither token of a pair answers.
+    #[error(
+        "use the HSM pair: primary and backup are both down; bring one back, operation resumes after its next check"
+    )]
+    PairDown,
+    /// Something that needs both tokens of a pair.
+    #[error("use both tokens of the HSM pair: the {role} is down; bring it back first")]
+    PairIncomplete {
+        /// The one that is missing.
+        role: Role,
     },
     /// The parameter string of a module holds a zero byte.
     #[error("load the PKCS#11 module: its parameters hold a zero byte; remove it")]
@@ -131,6 +204,9 @@ pub enum HsmError {
     /// The PIN is locked.
     #[error("log in to the token: the PIN is locked; a security officer must reset it")]
     PinLocked,
+    /// Bytes that should be an RSA public key are not one this crate makes.
+    #[error("read an RSA public key: it is not SubjectPublicKeyInfo of 3072 bits and exponent 65537; export it again")]
+    PublicKeyInvalid,
     /// The operating system's random source failed.
     #[error("make a PIN: the random source failed")]
     Random,
@@ -145,6 +221,9 @@ pub enum HsmError {
     /// A sealed value does not open: another key, other associated data, or a changed byte.
     #[error("open a sealed value: it was changed, or sealed under another key or for another place")]
     SealRejected,
+    /// A share does not decrypt: another custodian's, or a changed byte.
+    #[error("decrypt a share: it was changed, or encrypted to another custodian's token")]
+    ShareRejected,
     /// The token's answer has the wrong size or form, so nothing of it is used.
     #[error("{action}: the token's answer has the wrong form; do not use this token")]
     StrangeAnswer {
@@ -209,6 +288,9 @@ pub enum HsmError {
         /// The radix.
         radix: u32,
     },
+    /// The thread that watches a pair could not be started.
+    #[error("watch the HSM pair: the system starts no further thread; free some")]
+    Watch,
     /// A wrapped key does not unwrap: another wrapping key, or a changed byte.
     #[error("unwrap a key: the blob was changed, or wrapped under another key")]
     WrapRejected,

@@ -6,7 +6,7 @@ use cryptoki::object::ObjectHandle;
 use serde::{Deserialize, Serialize};
 
 use crate::sessions::Sessions;
-use crate::{HsmError, KeyClass};
+use crate::{HsmError, KeyClass, Origin};
 
 /// Names one key: its `CKA_ID`, 16 random bytes, printed as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -15,7 +15,7 @@ pub struct KeyId([u8; 16]);
 
 impl KeyId {
     /// An identifier from 16 random bytes.
-    pub fn from_random(bytes: [u8; 16]) -> Self {
+    pub const fn from_random(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
@@ -67,10 +67,23 @@ pub struct KeyRef {
     pub id: KeyId,
     /// What the key is for.
     pub class: KeyClass,
-    /// The check value: 8 bytes, hexadecimal, from a fixed operation with the key itself.
+    /// The check value: 8 bytes, hexadecimal, from a fixed operation with the key itself. Of a synchronisation key it is the
+    /// whole 40 bytes of a known key wrapped under it, because the half that only unwraps has to check it too.
     pub check: String,
     /// For people only; never used for look-up.
     pub label: String,
+    /// How the key came into its token. A replicated key says of itself that it was not generated there.
+    #[serde(default, skip_serializing_if = "Origin::is_generated")]
+    pub origin: Origin,
+}
+
+/// The public half of a pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PublicHalf {
+    /// The 32 bytes of RFC 8032 section 5.1.5.
+    Ed25519([u8; 32]),
+    /// The modulus, big-endian without leading zeroes; the exponent is always 65,537.
+    Rsa(Vec<u8>),
 }
 
 /// A key in the token: a handle, usable through the keyring it came from.
@@ -78,7 +91,7 @@ pub struct KeyRef {
 /// A key that was unwrapped is destroyed in the token when this is dropped.
 pub struct Key {
     pub(crate) handle: ObjectHandle,
-    pub(crate) public: Option<[u8; 32]>,
+    pub(crate) public: Option<PublicHalf>,
     pub(crate) reference: KeyRef,
     pub(crate) session_object: bool,
     pub(crate) sessions: Arc<Sessions>,
@@ -148,11 +161,17 @@ mod tests {
             class: KeyClass::FpeFf1,
             check: "0011223344556677".to_owned(),
             label: "names".to_owned(),
+            origin: Origin::Generated,
         };
         let text = serde_json::to_string(&key).unwrap();
         assert!(text.contains(r#""class":"fpe-ff1""#), "{text}");
         assert!(text.contains("07070707070707070707070707070707"), "{text}");
+        assert!(!text.contains("origin"), "a file of before must not change: {text}");
         assert_eq!(serde_json::from_str::<KeyRef>(&text).unwrap(), key);
+        let replicated = KeyRef { origin: Origin::Replicated, ..key };
+        let text = serde_json::to_string(&replicated).unwrap();
+        assert!(text.contains(r#""origin":"replicated""#), "{text}");
+        assert_eq!(serde_json::from_str::<KeyRef>(&text).unwrap(), replicated);
     }
 
     #[test]

@@ -1,14 +1,14 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cryptoki::error::{Error as Pkcs11Error, RvError};
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
-use cryptoki::session::Session;
+use cryptoki::object::{Attribute, ObjectHandle};
 use zeroize::Zeroizing;
 
-use crate::class::{EDWARDS25519, Origin, Template};
+use crate::class::{Generation, Template};
+use crate::key::PublicHalf;
 use crate::sessions::Sessions;
-use crate::{HsmError, Key, KeyClass, KeyId, KeyRef, Module, Pin};
+use crate::{HsmError, Key, KeyClass, KeyId, KeyRef, Module, OaepHash, Origin, Pin};
 
 /// The keys of one token, after login. Shared between threads; the PIN is not kept.
 ///
@@ -17,6 +17,8 @@ pub struct Keyring {
     pub(crate) sessions: Arc<Sessions>,
     /// A stored key whose check value proves that the token's storage is still there.
     witness: Mutex<Option<KeyRef>>,
+    /// The best hash this token takes in OAEP, once a pair has tried.
+    pub(crate) oaep: OnceLock<OaepHash>,
 }
 
 impl Keyring {
@@ -26,31 +28,38 @@ impl Keyring {
     /// [`HsmError::TokenMissing`], [`HsmError::TokenTwin`], [`HsmError::PinIncorrect`], [`HsmError::PinLocked`],
     /// [`HsmError::AlreadyOpen`] when this process is logged in already, or as the module answers.
     pub fn open(module: Arc<Module>, token_label: &str, pin: &Pin) -> Result<Arc<Self>, HsmError> {
-        Ok(Arc::new(Self { sessions: Sessions::open(module, token_label, pin)?, witness: Mutex::default() }))
+        let sessions = Sessions::open(module, token_label, pin)?;
+        Ok(Arc::new(Self { sessions, witness: Mutex::default(), oaep: OnceLock::new() }))
+    }
+
+    /// The token's serial number: unlike its label, not chosen by the operator.
+    pub fn serial(&self) -> &str {
+        &self.sessions.serial
+    }
+
+    /// Whether this token can hold keys of a class: some lack a mechanism.
+    ///
+    /// # Errors
+    /// As the module answers.
+    pub fn supports(&self, class: KeyClass) -> Result<bool, HsmError> {
+        match class.needs() {
+            Some(mechanism) => self.sessions.has_mechanism(mechanism),
+            None => Ok(true),
+        }
     }
 
     /// Generates a key in the token, reads every attribute back and destroys the key if one differs.
     ///
     /// # Errors
-    /// [`HsmError::AttributeMismatch`] for a token that stores something else, or as the module answers.
+    /// [`HsmError::MechanismMissing`] on a token that lacks the class's mechanism; [`HsmError::NeedsTwoTokens`] for half a
+    /// synchronisation key; [`HsmError::AttributeMismatch`] for a token that stores something else, or as the module answers.
     pub fn generate(&self, class: KeyClass, label: &str) -> Result<KeyRef, HsmError> {
-        let mut id = [0; 16];
-        id.copy_from_slice(&self.random(16)?);
-        let id = KeyId::from_random(id);
-        let key = match class.generation() {
-            Some(mechanism) => self.generate_secret(class, id, label, &mechanism),
-            None => self.generate_pair(id, label),
-        };
-        let reference = key.and_then(|(handle, public)| {
-            let check = self.check_value(class, handle, public)?;
-            Ok(KeyRef { id, class, check, label: label.to_owned() })
-        });
-        match &reference {
-            Ok(reference) => self.remember(reference),
-            // The first error is the one to report; whatever was created must not stay.
-            Err(_) => drop(self.destroy_objects(id)),
+        if matches!(class, KeyClass::SyncKekDestination | KeyClass::SyncKekSource) {
+            return Err(HsmError::NeedsTwoTokens { class });
         }
-        reference
+        let (_, reference) = self.generate_as(class, label, Origin::Generated)?;
+        self.remember(&reference);
+        Ok(reference)
     }
 
     /// Finds a key by its `CKA_ID`, and checks that it is alone, has its class's attributes and its check value.
@@ -59,51 +68,30 @@ impl Keyring {
     /// [`HsmError::KeyMissing`], [`HsmError::KeyTwin`], [`HsmError::AttributeMismatch`], [`HsmError::KeyCheckMismatch`],
     /// or as the module answers.
     pub fn find(&self, key: &KeyRef) -> Result<Key, HsmError> {
-        let (id, class) = (key.id, key.class);
-        let action = "find a key";
-        let objects = self.objects(id)?;
-        let (handle, public) = match (class, objects.as_slice()) {
-            (_, []) => return Err(HsmError::KeyMissing { class, id }),
-            (KeyClass::AuditSigning, &[first, second]) => {
-                let of_class = |wanted| {
-                    let found =
-                        self.sessions.with(action, |session| session.get_attributes(first, &[AttributeType::Class]))?;
-                    let ordered = found.contains(&Attribute::Class(wanted));
-                    Ok::<_, HsmError>(if ordered { (first, second) } else { (second, first) })
-                };
-                let (public, private) = of_class(ObjectClass::PUBLIC_KEY)?;
-                self.check_attributes(public, class, id, &KeyClass::public_template(id), &[])?;
-                (private, Some(self.read_public_key(public)?))
-            }
+        let (id, class, origin) = (key.id, key.class, key.origin);
+        let missing = HsmError::KeyMissing { class, id };
+        // A session object belongs to its handle: whoever looks for one has been given the wrong reference.
+        if !matches!(origin, Origin::Generated | Origin::Replicated) {
+            return Err(missing);
+        }
+        let (handle, public) = match self.objects(id)?.as_slice() {
+            [] => return Err(missing),
+            &[only] if !class.is_pair() => (only, None),
             // Half a pair is no key.
-            (KeyClass::AuditSigning, &[_]) => return Err(HsmError::KeyMissing { class, id }),
-            (_, &[only]) => (only, None),
-            (_, more) => {
-                return Err(HsmError::KeyTwin { count: more.len(), id });
+            [_] => return Err(missing),
+            &[first, second] if class.is_pair() => {
+                let (private, public) = self.halves(first, second)?;
+                self.check_attributes(public, class, id, &class.public_template(id), &[])?;
+                (private, Some(self.read_public_half(class, public)?))
             }
+            more => return Err(HsmError::KeyTwin { count: more.len(), id }),
         };
-        self.check_attributes(
-            handle,
-            class,
-            id,
-            &class.template(id, Origin::Generated),
-            &class.history(Origin::Generated),
-        )?;
-        if self.check_value(class, handle, public)? != key.check {
+        self.check_attributes(handle, class, id, &class.template(id, origin), &class.history(origin))?;
+        if !self.matches(class, handle, public.as_ref(), &key.check)? {
             return Err(HsmError::KeyCheckMismatch { id });
         }
         self.remember(key);
         Ok(Key { handle, public, reference: key.clone(), session_object: false, sessions: Arc::clone(&self.sessions) })
-    }
-
-    /// The public half of a signing pair: 32 bytes (RFC 8032 section 5.1.5).
-    ///
-    /// # Errors
-    /// [`HsmError::WrongClass`] for a key without one.
-    pub fn public_key(&self, key: &Key) -> Result<[u8; 32], HsmError> {
-        let action = "read a public key";
-        key.handle_for(&self.sessions, action, &[KeyClass::AuditSigning])?;
-        key.public.ok_or(HsmError::WrongClass { action, class: key.class() })
     }
 
     /// `n` bytes from the token's random generator.
@@ -114,30 +102,6 @@ impl Keyring {
         let mut bytes = Zeroizing::new(vec![0; n]);
         self.sessions.with("draw random bytes", |session| session.generate_random_slice(&mut bytes))?;
         Ok(bytes)
-    }
-
-    /// Destroys a key in the token, after every operation that could still use it has ended.
-    ///
-    /// # Errors
-    /// As the module answers; [`HsmError::StrangeAnswer`] when the token still shows the key afterwards.
-    pub fn destroy(&self, key: Key) -> Result<(), HsmError> {
-        key.handle_for(&self.sessions, "destroy a key", &[key.class()])?;
-        if key.session_object {
-            drop(key);
-            return Ok(());
-        }
-        self.sessions.drain();
-        let mut witness = self.witness.lock().unwrap_or_else(PoisonError::into_inner);
-        if witness.as_ref().is_some_and(|witness| witness.id == key.id()) {
-            *witness = None;
-        }
-        drop(witness);
-        self.destroy_objects(key.id())?;
-        if self.objects(key.id())?.is_empty() {
-            Ok(())
-        } else {
-            Err(HsmError::StrangeAnswer { action: "destroy a key" })
-        }
     }
 
     /// Whether the token still answers, and still has its keys.
@@ -164,10 +128,10 @@ impl Keyring {
         template: &Template,
         history: &[Attribute],
     ) -> Result<(), HsmError> {
-        let wanted = template.full().into_iter().chain(history.iter().cloned()).collect::<Vec<_>>();
-        let types = wanted.iter().map(Attribute::attribute_type).collect::<Vec<_>>();
+        let wanted = template.required.iter().chain(&template.optional).chain(history).collect::<Vec<_>>();
+        let types = wanted.iter().map(|attribute| attribute.attribute_type()).collect::<Vec<_>>();
         let found = self.sessions.with("read a key's attributes", |session| session.get_attributes(handle, &types))?;
-        for attribute in &wanted {
+        for attribute in wanted {
             let told = found.iter().find(|found| found.attribute_type() == attribute.attribute_type());
             let fits = match told {
                 Some(told) => told == attribute,
@@ -181,7 +145,52 @@ impl Keyring {
                 });
             }
         }
+        for nested in &template.nested {
+            let raw = &self.sessions.module.raw;
+            let told =
+                self.sessions.with("read a key's attributes", |session| raw.nested(session, handle, nested.kind))?;
+            // A token that does not know the attribute has said nothing; one that knows it must say the same.
+            if told.is_some_and(|told| !nested.agrees(&told)) {
+                return Err(HsmError::AttributeMismatch { attribute: nested.name().to_owned(), class, id });
+            }
+        }
         Ok(())
+    }
+
+    /// Makes a key and its reference; whatever was created does not outlive an error.
+    pub(crate) fn generate_as(
+        &self,
+        class: KeyClass,
+        label: &str,
+        origin: Origin,
+    ) -> Result<(ObjectHandle, KeyRef), HsmError> {
+        if let Some(mechanism) = class.needs()
+            && !self.sessions.has_mechanism(mechanism)?
+        {
+            return Err(HsmError::MechanismMissing { class, mechanism: mechanism.to_string() });
+        }
+        let generation = class.generation().ok_or(HsmError::NeedsTwoTokens { class })?;
+        let id = self.draw_id()?;
+        let key = match generation {
+            Generation::Ed25519 | Generation::Rsa => self.generate_pair(class, id, label),
+            Generation::Secret(mechanism) => self.generate_secret(class, id, label, origin, &mechanism),
+        };
+        let made = key.and_then(|(handle, public)| {
+            let check = self.check_value(class, handle, public.as_ref())?;
+            Ok((handle, KeyRef { id, class, check, label: label.to_owned(), origin }))
+        });
+        if made.is_err() {
+            // The first error is the one to report.
+            drop(self.destroy_objects(id));
+        }
+        made
+    }
+
+    /// A fresh `CKA_ID`.
+    pub(crate) fn draw_id(&self) -> Result<KeyId, HsmError> {
+        let mut id = [0; 16];
+        id.copy_from_slice(&self.random(16)?);
+        Ok(KeyId::from_random(id))
     }
 
     fn generate_secret(
@@ -189,84 +198,62 @@ impl Keyring {
         class: KeyClass,
         id: KeyId,
         label: &str,
+        origin: Origin,
         mechanism: &Mechanism<'_>,
-    ) -> Result<(ObjectHandle, Option<[u8; 32]>), HsmError> {
-        let template = class.template(id, Origin::Generated);
+    ) -> Result<(ObjectHandle, Option<PublicHalf>), HsmError> {
+        let template = class.template(id, origin);
         let extra = [KeyClass::length(), Attribute::Label(label.as_bytes().to_vec())];
         let handle = self.sessions.with_anchor("generate a key", |session| {
             with_fallback(&template, &extra, |attributes| session.generate_key(mechanism, attributes))
         })?;
-        self.check_attributes(handle, class, id, &template, &class.history(Origin::Generated))?;
+        self.check_attributes(handle, class, id, &template, &class.history(origin))?;
         Ok((handle, None))
     }
 
-    fn generate_pair(&self, id: KeyId, label: &str) -> Result<(ObjectHandle, Option<[u8; 32]>), HsmError> {
-        let class = KeyClass::AuditSigning;
-        let public_template = KeyClass::public_template(id);
-        let template = class.template(id, Origin::Generated);
-        let label = Attribute::Label(label.as_bytes().to_vec());
-        let generate = |session: &Session, curve: &[u8]| {
-            let extra = [Attribute::EcParams(curve.to_vec()), label.clone()];
-            with_fallback(&public_template, &extra, |public| {
-                with_fallback(&template, std::slice::from_ref(&label), |private| {
-                    session.generate_key_pair(&Mechanism::EccEdwardsKeyPairGen, public, private)
-                })
-            })
-        };
-        let [oid, name] = EDWARDS25519;
-        let (public, private) = self.sessions.with_anchor("generate a signing key pair", |session| {
-            generate(session, oid).or_else(|_| generate(session, name))
-        })?;
-        self.check_attributes(private, class, id, &template, &class.history(Origin::Generated))?;
-        self.check_attributes(public, class, id, &public_template, &[])?;
-        Ok((private, Some(self.read_public_key(public)?)))
-    }
-
-    /// `CKA_EC_POINT`: raw, or as the DER OCTET STRING of PKCS#11 2.40.
-    fn read_public_key(&self, public: ObjectHandle) -> Result<[u8; 32], HsmError> {
-        let action = "read a public key";
-        let found = self.sessions.with(action, |session| session.get_attributes(public, &[AttributeType::EcPoint]))?;
-        let point = match found.as_slice() {
-            [Attribute::EcPoint(point)] => point.strip_prefix(&[0x04, 0x20]).unwrap_or(point),
-            _ => return Err(HsmError::StrangeAnswer { action }),
-        };
-        point.try_into().map_err(|_| HsmError::StrangeAnswer { action })
-    }
-
     /// Every object, of whatever class, that answers to the identifier.
-    fn objects(&self, id: KeyId) -> Result<Vec<ObjectHandle>, HsmError> {
+    pub(crate) fn objects(&self, id: KeyId) -> Result<Vec<ObjectHandle>, HsmError> {
         self.sessions.with("find a key", |session| session.find_objects(&[Attribute::Id(id.as_bytes().to_vec())]))
     }
 
-    fn destroy_objects(&self, id: KeyId) -> Result<(), HsmError> {
+    pub(crate) fn destroy_objects(&self, id: KeyId) -> Result<(), HsmError> {
         for object in self.objects(id)? {
             self.sessions.with_anchor("destroy a key", |session| session.destroy_object(object))?;
         }
         Ok(())
     }
 
-    fn remember(&self, key: &KeyRef) {
+    pub(crate) fn remember(&self, key: &KeyRef) {
         *self.witness.lock().unwrap_or_else(PoisonError::into_inner) = Some(key.clone());
+    }
+
+    /// The key is about to go, so it cannot bear witness to the token's health.
+    pub(crate) fn forget(&self, id: KeyId) {
+        let mut witness = self.witness.lock().unwrap_or_else(PoisonError::into_inner);
+        if witness.as_ref().is_some_and(|witness| witness.id == id) {
+            *witness = None;
+        }
     }
 }
 
-/// Creates an object with the full template; if the token does not know an attribute, without the optional ones.
+/// Creates an object with the full template; if the token does not know an attribute, with as much of it as it takes.
 pub(crate) fn with_fallback<T>(
     template: &Template,
     extra: &[Attribute],
     create: impl Fn(&[Attribute]) -> Result<T, Pkcs11Error>,
 ) -> Result<T, Pkcs11Error> {
-    let with_extra = |attributes: &[Attribute]| {
-        let mut all = [attributes, extra].concat();
+    let mut refusal = Pkcs11Error::InvalidValue;
+    for mut attributes in template.attempts() {
+        attributes.extend(extra.iter().cloned());
         // SoftHSM refuses every attribute of an unwrapped key that comes after CKA_MODIFIABLE (its issue 707).
-        all.sort_by_key(|attribute| matches!(attribute, Attribute::Modifiable(_)));
-        all
-    };
-    match create(&with_extra(&template.full())) {
-        Err(Pkcs11Error::Pkcs11(
-            RvError::AttributeTypeInvalid | RvError::AttributeValueInvalid | RvError::TemplateInconsistent,
-            _,
-        )) => create(&with_extra(&template.required)),
-        result => result,
+        attributes.sort_by_key(|attribute| matches!(attribute, Attribute::Modifiable(_)));
+        match create(&attributes) {
+            Err(error @ Pkcs11Error::Pkcs11(code, _)) if is_about_attributes(code) => refusal = error,
+            result => return result,
+        }
     }
+    Err(refusal)
+}
+
+fn is_about_attributes(code: RvError) -> bool {
+    matches!(code, RvError::AttributeTypeInvalid | RvError::AttributeValueInvalid | RvError::TemplateInconsistent)
 }

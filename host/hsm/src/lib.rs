@@ -14,22 +14,33 @@
 #![deny(unsafe_code)]
 
 mod class;
+mod destroy;
 mod driver;
 mod error;
 pub mod fpe;
 mod key;
 mod keyring;
 mod module;
+mod oaep;
 mod ops;
+pub mod pair;
+mod pairs;
 mod pin;
 pub mod probe;
+mod proof;
 mod raw;
+mod replicate;
 mod sessions;
+mod storage;
 
-pub use class::KeyClass;
+pub use class::{KeyClass, Origin};
+pub use destroy::{Claim, Destruction, Proof};
 pub use error::HsmError;
 pub use fpe::{Alphabet, BatchReport, EcbBlocks, Ff1, Ff1Value, minimum_length};
 pub use key::{Key, KeyId, KeyRef};
 pub use keyring::Keyring;
 pub use module::{Module, ModuleConfig, TokenInfo};
+pub use oaep::{OaepHash, encrypt_share};
+pub use pair::{Pair, PairMember, PairOptions};
 pub use pin::Pin;
+pub use replicate::{BirthKey, Envelope, TransportKey, WrappedPackage};

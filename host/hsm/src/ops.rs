@@ -1,25 +1,32 @@
 //! What keys do. Each operation names the classes it serves; any other key is refused before the token sees it.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use cryptoki::error::{Error as Pkcs11Error, RvError};
 use cryptoki::mechanism::Mechanism;
+use cryptoki::mechanism::MechanismType;
 use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
-use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::mechanism::kbkdf::{
+    Endianness, KbkdfCounterFormat, KbkdfDkmLengthFormat, KbkdfDkmLengthMethod, KbkdfParams, PrfDataParam,
+    PrfDataParamType,
+};
+use cryptoki::object::ObjectHandle;
 use zeroize::Zeroizing;
 
-use crate::class::Origin;
+use crate::key::PublicHalf;
 use crate::keyring::with_fallback;
-use crate::{HsmError, Key, KeyClass, KeyId, KeyRef, Keyring};
+use crate::oaep::RSA_BYTES;
+use crate::{HsmError, Key, KeyClass, KeyId, KeyRef, Keyring, Origin};
 
 const IV_LENGTH: usize = 12;
 const TAG_LENGTH: usize = 16;
 
 /// AES-KW of a 32-byte key (RFC 3394 section 2.2.1: one block more).
-const WRAPPED_LENGTH: usize = 40;
+pub(crate) const WRAPPED_LENGTH: usize = 40;
 
 impl Keyring {
     /// Signs with Ed25519 (RFC 8032, pure).
@@ -27,7 +34,7 @@ impl Keyring {
     /// # Errors
     /// [`HsmError::WrongClass`], or as the module answers.
     pub fn sign(&self, key: &Key, message: &[u8]) -> Result<[u8; 64], HsmError> {
-        let handle = key.handle_for(&self.sessions, "sign", &[KeyClass::AuditSigning])?;
+        let handle = key.handle_for(&self.sessions, "sign", &[KeyClass::AuditSigning, KeyClass::CustodianSigning])?;
         self.sign_with(handle, message)
     }
 
@@ -106,27 +113,8 @@ impl Keyring {
         if blob.len() != WRAPPED_LENGTH {
             return Err(HsmError::WrapRejected);
         }
-        let mut id = [0; 16];
-        id.copy_from_slice(&self.random(16)?);
-        let id = KeyId::from_random(id);
-        let template = class.template(id, Origin::Unwrapped);
-        let unwrapped = self.sessions.with_anchor(action, |session| {
-            with_fallback(&template, &[], |attributes| {
-                session.unwrap_key(&Mechanism::AesKeyWrap, kek, blob, attributes)
-            })
-        });
-        let handle = unwrapped.map_err(|error| self.rejection(error, HsmError::WrapRejected))?;
-        // From here on the object is destroyed on every path that does not return it.
-        let mut key = Key {
-            handle,
-            public: None,
-            reference: KeyRef { id, class, check: String::new(), label: String::new() },
-            session_object: true,
-            sessions: Arc::clone(&self.sessions),
-        };
-        self.check_attributes(handle, class, id, &template, &class.history(Origin::Unwrapped))?;
-        key.reference.check = self.check_value(class, handle, None)?;
-        Ok(key)
+        let unwrapped = self.unwrap_object(action, kek, &Mechanism::AesKeyWrap, class, blob);
+        unwrapped.map_err(|error| self.rejection(error, HsmError::WrapRejected))
     }
 
     /// Unwraps a compartment key and checks that it is the one the site recorded.
@@ -142,6 +130,131 @@ impl Keyring {
         }
     }
 
+    /// Decrypts what was encrypted to this custodian (RSA-OAEP, see [`crate::encrypt_share`]).
+    ///
+    /// # Errors
+    /// [`HsmError::ShareRejected`] for a changed byte or another custodian's share; [`HsmError::WrongClass`], or as the module
+    /// answers.
+    pub fn decrypt_share(&self, key: &Key, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+        let action = "decrypt a share";
+        let handle = key.handle_for(&self.sessions, action, &[KeyClass::CustodianShares])?;
+        if ciphertext.len() != RSA_BYTES {
+            return Err(HsmError::ShareRejected);
+        }
+        let mechanism = self.oaep_hash(key)?.mechanism();
+        let decrypted =
+            self.sessions.with(action, |session| session.decrypt(&mechanism, handle, ciphertext).map(Zeroizing::new));
+        decrypted.map_err(|error| self.rejection(error, HsmError::ShareRejected))
+    }
+
+    /// Derives a compartment key from a master into a session object that cannot leave the token and dies with the returned
+    /// [`Key`]: SP 800-108r1 section 4.1 (counter mode), HMAC-SHA-256, over counter (32 bits), label, a zero byte, context and
+    /// length in bits (32 bits).
+    ///
+    /// A derived key lives as long as its master: a key that must be destroyable on its own is generated instead.
+    ///
+    /// # Errors
+    /// [`HsmError::WrongClass`]; [`HsmError::DerivationLabel`] for a label that is empty or holds a zero byte;
+    /// [`HsmError::AttributeMismatch`], or as the module answers.
+    pub fn derive(&self, master: &Key, label: &[u8], context: &[u8]) -> Result<Key, HsmError> {
+        let action = "derive a key";
+        let master = master.handle_for(&self.sessions, action, &[KeyClass::RbacMaster])?;
+        if label.is_empty() || label.contains(&0) {
+            return Err(HsmError::DerivationLabel);
+        }
+        self.derive_object(action, master, label, context)
+    }
+
+    pub(crate) fn derive_object(
+        &self,
+        action: &'static str,
+        master: ObjectHandle,
+        label: &[u8],
+        context: &[u8],
+    ) -> Result<Key, HsmError> {
+        const WIDTH: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
+        let counter = KbkdfCounterFormat::new(Endianness::Big, WIDTH);
+        let length = KbkdfDkmLengthFormat::new(KbkdfDkmLengthMethod::SumOfKeys, Endianness::Big, WIDTH);
+        let input = [
+            PrfDataParam::new(PrfDataParamType::IterationVariable(Some(&counter))),
+            PrfDataParam::new(PrfDataParamType::ByteArray(label)),
+            PrfDataParam::new(PrfDataParamType::ByteArray(&[0])),
+            PrfDataParam::new(PrfDataParamType::ByteArray(context)),
+            PrfDataParam::new(PrfDataParamType::DkmLength(&length)),
+        ];
+        // Some tokens do not take a segment without bytes.
+        let with_context = input;
+        let [counter, label, zero, _, length] = input;
+        let without_context = [counter, label, zero, length];
+        let segments: &[PrfDataParam<'_>] = if context.is_empty() { &without_context } else { &with_context };
+        let mechanism = Mechanism::KbkdfCounter(KbkdfParams::new(MechanismType::SHA256_HMAC, segments, None));
+        let class = KeyClass::Compartment;
+        let id = self.draw_id()?;
+        let template = class.template(id, Origin::Unwrapped);
+        let handle = self.sessions.with_anchor(action, |session| {
+            with_fallback(&template, &[KeyClass::length()], |attributes| {
+                session.derive_key(&mechanism, master, attributes)
+            })
+        })?;
+        self.session_key(handle, id, class)
+    }
+
+    /// Unwraps into a session object of `class`.
+    pub(crate) fn unwrap_object(
+        &self,
+        action: &'static str,
+        opener: ObjectHandle,
+        mechanism: &Mechanism<'_>,
+        class: KeyClass,
+        blob: &[u8],
+    ) -> Result<Key, HsmError> {
+        let id = self.draw_id()?;
+        let template = class.template(id, Origin::Unwrapped);
+        let handle = self.sessions.with_anchor(action, |session| {
+            with_fallback(&template, &[], |attributes| session.unwrap_key(mechanism, opener, blob, attributes))
+        })?;
+        self.session_key(handle, id, class)
+    }
+
+    /// A new session object becomes a key; it is destroyed on every path that does not return it.
+    fn session_key(&self, handle: ObjectHandle, id: KeyId, class: KeyClass) -> Result<Key, HsmError> {
+        let origin = Origin::Unwrapped;
+        let mut key = Key {
+            handle,
+            public: None,
+            reference: KeyRef { id, class, check: String::new(), label: String::new(), origin },
+            session_object: true,
+            sessions: Arc::clone(&self.sessions),
+        };
+        self.check_attributes(handle, class, id, &class.template(id, origin), &class.history(origin))?;
+        key.reference.check = self.check_value(class, handle, None)?;
+        Ok(key)
+    }
+
+    /// Whether a key is the one with this check value.
+    pub(crate) fn matches(
+        &self,
+        class: KeyClass,
+        handle: ObjectHandle,
+        public: Option<&PublicHalf>,
+        check: &str,
+    ) -> Result<bool, HsmError> {
+        if class != KeyClass::SyncKekDestination {
+            return Ok(self.check_value(class, handle, public)? == check);
+        }
+        // The half that only unwraps cannot compute the value; it opens it.
+        match hex::decode(check) {
+            Ok(blob) if blob.len() == WRAPPED_LENGTH => match self.unwraps_known_key(handle, &blob) {
+                Ok(()) => Ok(true),
+                Err(error) => match self.rejection(error, HsmError::WrapRejected) {
+                    HsmError::WrapRejected | HsmError::StrangeAnswer { .. } => Ok(false),
+                    other => Err(other),
+                },
+            },
+            _ => Ok(false),
+        }
+    }
+
     /// Eight bytes, hexadecimal, that depend on the key and tell nothing about it.
     ///
     /// `CKA_CHECK_VALUE` is absent on some tokens and three bytes on others, so the key itself is used.
@@ -149,7 +262,7 @@ impl Keyring {
         &self,
         class: KeyClass,
         handle: ObjectHandle,
-        public: Option<[u8; 32]>,
+        public: Option<&PublicHalf>,
     ) -> Result<String, HsmError> {
         const ACTION: &str = "compute a key's check value";
         const MESSAGE: &[u8] = b"casemate key check 1";
@@ -165,43 +278,32 @@ impl Keyring {
                 sealed.last_chunk::<TAG_LENGTH>().ok_or(strange)?.to_vec()
             }
             KeyClass::Token => self.mac_with(handle, MESSAGE)?.to_vec(),
-            KeyClass::AuditSigning => {
-                let public = public.ok_or(HsmError::StrangeAnswer { action: ACTION })?;
+            KeyClass::AuditSigning | KeyClass::CustodianSigning => {
+                let Some(PublicHalf::Ed25519(public)) = public else { return Err(strange) };
                 let signature = self.sign_with(handle, MESSAGE)?;
                 // The halves have to belong together.
                 UnparsedPublicKey::new(&ED25519, public).verify(MESSAGE, &signature).map_err(|_| strange)?;
-                digest(&SHA256, &public).as_ref().to_vec()
+                // Two classes with the same flags: a key of one must not be found as the other.
+                let purpose: &[u8] = if class == KeyClass::AuditSigning { b"" } else { b"custodian signing" };
+                digest(&SHA256, &[purpose, public].concat()).as_ref().to_vec()
             }
+            KeyClass::CustodianShares | KeyClass::Transport => {
+                let Some(PublicHalf::Rsa(modulus)) = public else { return Err(strange) };
+                if class == KeyClass::Transport {
+                    self.prove_transport(handle, modulus)?;
+                } else {
+                    self.prove_shares(handle, modulus)?;
+                }
+                digest(&SHA256, modulus).as_ref().to_vec()
+            }
+            KeyClass::RbacMaster => return self.derive_known_key(handle),
+            KeyClass::SyncKekSource => return Ok(hex::encode(self.wrap_known_key(handle)?)),
+            // It can only unwrap: see `Keyring::matches`.
+            KeyClass::SyncKekDestination => return Err(HsmError::WrongClass { action: ACTION, class }),
             KeyClass::UserKek => digest(&SHA256, &self.wrap_known_key(handle)?).as_ref().to_vec(),
         };
         let first = value.first_chunk::<8>().ok_or(HsmError::StrangeAnswer { action: ACTION })?;
         Ok(hex::encode(first))
-    }
-
-    /// A wrapping key can only wrap, so its check value comes from a key everybody knows. The blob is not kept.
-    fn wrap_known_key(&self, kek: ObjectHandle) -> Result<Vec<u8>, HsmError> {
-        let known = [
-            Attribute::Class(ObjectClass::SECRET_KEY),
-            Attribute::KeyType(KeyType::AES),
-            Attribute::Token(false),
-            Attribute::Private(true),
-            Attribute::Sensitive(true),
-            Attribute::Extractable(true),
-            Attribute::Encrypt(false),
-            Attribute::Decrypt(false),
-            Attribute::Sign(false),
-            Attribute::Verify(false),
-            Attribute::Wrap(false),
-            Attribute::Unwrap(false),
-            Attribute::Derive(false),
-            Attribute::Value(b"casemate: a key everybody knows!".to_vec()),
-        ];
-        self.sessions.with_anchor("compute a key's check value", |session| {
-            let object = session.create_object(&known)?;
-            let wrapped = session.wrap_key(&Mechanism::AesKeyWrap, kek, object);
-            session.destroy_object(object)?;
-            wrapped
-        })
     }
 
     fn sign_with(&self, handle: ObjectHandle, message: &[u8]) -> Result<[u8; 64], HsmError> {
@@ -237,7 +339,7 @@ impl Keyring {
     }
 
     /// Tokens answer a forged input with a device error; only a token that is really well makes it a forgery.
-    fn rejection(&self, error: HsmError, verdict: HsmError) -> HsmError {
+    pub(crate) fn rejection(&self, error: HsmError, verdict: HsmError) -> HsmError {
         match error {
             HsmError::Device { source: Pkcs11Error::Pkcs11(..), .. } => self.health().err().unwrap_or(verdict),
             HsmError::Refused { source: Pkcs11Error::Pkcs11(code, _), .. } if is_about_input(code) => verdict,

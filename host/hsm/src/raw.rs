@@ -1,17 +1,32 @@
-//! The two PKCS#11 functions whose `cryptoki` wrappers ask for the size first, which doubles the round trips to a network
-//! HSM in FF1's inner loop, and initialisation with a parameter string. With `driver.rs` this is the only unsafe code of the
-//! crate.
+//! The PKCS#11 functions that `cryptoki` cannot call as they are needed here. With `driver.rs` this is the only unsafe code of
+//! the crate.
+//!
+//! * `C_EncryptUpdate` and `C_EncryptFinal`: the wrappers ask for the size first, which doubles the round trips to a network
+//!   HSM in FF1's inner loop; and a closed session has to be tried again by its number, to show that its stream is dead.
+//! * `C_CloseAllSessions`: has no wrapper.
+//! * `C_GetAttributeValue`: attributes that are templates have no type there.
+//! * `C_Initialize` with a parameter string.
 #![allow(unsafe_code, reason = "calls through a C function table")]
 
 use std::ffi::{CStr, c_void};
 use std::path::Path;
+use std::ptr::null_mut;
 
 use cryptoki::context::Function;
-use cryptoki::error::{Error as Pkcs11Error, Rv};
+use cryptoki::error::{Error as Pkcs11Error, Rv, RvError};
+use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
+use cryptoki::slot::Slot;
 use cryptoki_sys::{
-    CK_C_EncryptFinal, CK_C_EncryptUpdate, CK_C_INITIALIZE_ARGS, CK_FUNCTION_LIST, CK_ULONG, CKF_OS_LOCKING_OK,
+    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_C_EncryptFinal, CK_C_EncryptUpdate, CK_C_INITIALIZE_ARGS, CK_FUNCTION_LIST,
+    CK_SESSION_HANDLE, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKF_OS_LOCKING_OK,
 };
+
+/// More entries, or longer ones, than any template of ours; an answer beyond is no answer.
+const NESTED_LIMIT: usize = 64;
+
+/// A type and the value's bytes.
+pub(crate) type RawAttribute = (CK_ATTRIBUTE_TYPE, Vec<u8>);
 
 /// The raw function table of a module that `cryptoki` has loaded and initialised.
 pub(crate) struct RawFunctions {
@@ -64,6 +79,15 @@ impl RawFunctions {
         Rv::from(code).into_result(Function::Initialize)
     }
 
+    /// `C_CloseAllSessions`: this process's sessions with one token, and with them its login.
+    pub(crate) fn close_all_sessions(&self, slot: Slot) -> Result<(), Pkcs11Error> {
+        let function = self.list.C_CloseAllSessions.ok_or(Pkcs11Error::NullFunctionPointer)?;
+        // SAFETY: no memory passes. Sessions that are closed underneath their owners are error codes there, as their numbers
+        // are checked by the module at each call.
+        let code = unsafe { function(slot.into()) };
+        Rv::from(code).into_result(Function::CloseAllSessions)
+    }
+
     /// `C_EncryptUpdate` of `input` into `output`; gives the number of bytes the token returned.
     ///
     /// `session` must be open on the same module.
@@ -95,5 +119,70 @@ impl RawFunctions {
         let code = unsafe { function(session.handle(), rest.as_mut_ptr(), &mut length) };
         Rv::from(code).into_result(Function::EncryptFinal)?;
         usize::try_from(length).map_err(Pkcs11Error::TryFromInt)
+    }
+
+    /// One block through whatever encryption is open in the session of this number, which may be closed by now.
+    pub(crate) fn encrypt_in_session(&self, session: CK_SESSION_HANDLE) -> Result<(), Pkcs11Error> {
+        let function = self.encrypt_update.ok_or(Pkcs11Error::NullFunctionPointer)?;
+        let (input, mut output) = ([0u8; 16], [0u8; 64]);
+        let mut length = output.len() as CK_ULONG;
+        // SAFETY: both buffers are valid for the lengths given with them. A session number that is not in use is an error code
+        // of the function (PKCS#11 3.1 section 5.10.2), not undefined behaviour.
+        let code = unsafe {
+            function(session, input.as_ptr().cast_mut(), input.len() as CK_ULONG, output.as_mut_ptr(), &mut length)
+        };
+        Rv::from(code).into_result(Function::EncryptUpdate)
+    }
+
+    /// Reads an attribute that is a template: `None` where the token does not know it or the object has none.
+    ///
+    /// Three calls (PKCS#11 3.1 section 5.7.5): how many entries, of which types and lengths, and their values.
+    pub(crate) fn nested(
+        &self,
+        session: &Session,
+        object: ObjectHandle,
+        kind: CK_ATTRIBUTE_TYPE,
+    ) -> Result<Option<Vec<RawAttribute>>, Pkcs11Error> {
+        let function = self.list.C_GetAttributeValue.ok_or(Pkcs11Error::NullFunctionPointer)?;
+        let call = |outer: &mut CK_ATTRIBUTE| {
+            // SAFETY: `outer` is one attribute whose pointer is null, or leads to as many entries as its length says; each
+            // entry's pointer is null, or leads to as many bytes as its length says. The callers below see to that.
+            let code = unsafe { function(session.handle(), object.handle(), outer, 1) };
+            Rv::from(code).into_result(Function::GetAttributeValue)
+        };
+        let mut outer = CK_ATTRIBUTE { type_: kind, pValue: null_mut(), ulValueLen: 0 };
+        match call(&mut outer) {
+            Ok(()) => {}
+            Err(Pkcs11Error::Pkcs11(RvError::AttributeTypeInvalid | RvError::AttributeSensitive, _)) => {
+                return Ok(None);
+            }
+            Err(other) => return Err(other),
+        }
+        if outer.ulValueLen == CK_UNAVAILABLE_INFORMATION || outer.ulValueLen == 0 {
+            return Ok(None);
+        }
+        let length = usize::try_from(outer.ulValueLen).map_err(Pkcs11Error::TryFromInt)?;
+        let count = length / size_of::<CK_ATTRIBUTE>();
+        if count > NESTED_LIMIT || length % size_of::<CK_ATTRIBUTE>() != 0 {
+            return Err(Pkcs11Error::InvalidValue);
+        }
+        let unknown = CK_ATTRIBUTE { type_: CK_UNAVAILABLE_INFORMATION, pValue: null_mut(), ulValueLen: 0 };
+        let mut inner = vec![unknown; count];
+        outer.pValue = inner.as_mut_ptr().cast();
+        call(&mut outer)?;
+        let mut values = Vec::with_capacity(count);
+        for entry in &mut inner {
+            let length = usize::try_from(entry.ulValueLen).map_err(Pkcs11Error::TryFromInt)?;
+            if length > NESTED_LIMIT {
+                return Err(Pkcs11Error::InvalidValue);
+            }
+            let mut value = vec![0u8; length];
+            // A vector's bytes stay where they are when the vector moves into `values`.
+            entry.pValue = value.as_mut_ptr().cast();
+            values.push(value);
+        }
+        outer.ulValueLen = length as CK_ULONG;
+        call(&mut outer)?;
+        Ok(Some(inner.iter().map(|entry| entry.type_).zip(values).collect()))
     }
 }

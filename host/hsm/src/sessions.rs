@@ -3,8 +3,10 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use cryptoki::error::{Error as Pkcs11Error, RvError};
+use cryptoki::mechanism::MechanismType;
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
+use cryptoki_sys::CK_SESSION_HANDLE;
 
 use crate::{HsmError, Module, Pin};
 
@@ -15,6 +17,8 @@ const POOL: usize = 4;
 pub(crate) struct Sessions {
     pub(crate) module: Arc<Module>,
     slot: Slot,
+    /// The token's serial number.
+    pub(crate) serial: String,
     /// Owns session objects and the login: both end when their last session closes, so this one stays open.
     anchor: Mutex<Session>,
     pool: Mutex<Pool>,
@@ -33,7 +37,7 @@ impl Sessions {
     /// Logs the user in.
     pub(crate) fn open(module: Arc<Module>, label: &str, pin: &Pin) -> Result<Arc<Self>, HsmError> {
         let fail = |source| HsmError::from_pkcs11("log in to the token", source);
-        let (slot, _) = module.slot(label)?;
+        let (slot, info) = module.slot(label)?;
         let anchor = module.context.open_rw_session(slot).map_err(fail)?;
         match anchor.login(UserType::User, Some(&pin.to_auth())) {
             Ok(()) => {}
@@ -46,6 +50,7 @@ impl Sessions {
         Ok(Arc::new(Self {
             module,
             slot,
+            serial: info.serial,
             anchor: Mutex::new(anchor),
             pool: Mutex::default(),
             returned: Condvar::new(),
@@ -101,24 +106,63 @@ impl Sessions {
         }
     }
 
-    /// Waits for running operations, then closes every session of the pool.
+    /// Waits for running operations, closes every session of the pool, and lets none begin before `operation` is over. It gets
+    /// the numbers of the closed sessions.
     ///
-    /// Tokens go on encrypting in an operation that was open before its key was destroyed, so destruction closes first.
-    pub(crate) fn drain(&self) {
+    /// Tokens go on encrypting in an operation that was open before its key was destroyed, so destruction closes first, and no
+    /// operation may begin in between. `operation` must not borrow from the pool.
+    pub(crate) fn alone<T>(
+        &self,
+        operation: impl FnOnce(&Session, &[CK_SESSION_HANDLE]) -> Result<T, HsmError>,
+    ) -> Result<T, HsmError> {
         let mut pool = self.lock();
+        while pool.draining {
+            pool = self.returned.wait(pool).unwrap_or_else(PoisonError::into_inner);
+        }
         pool.draining = true;
+        let _ends = Draining(self);
         while pool.open > pool.idle.len() {
             pool = self.returned.wait(pool).unwrap_or_else(PoisonError::into_inner);
         }
-        pool.idle.clear();
+        let closed: Vec<_> = pool.idle.drain(..).map(|session| session.handle()).collect();
         pool.open = 0;
-        pool.draining = false;
         drop(pool);
-        self.returned.notify_all();
+        let anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        operation(&anchor, &closed)
+    }
+
+    /// A further session, outside the pool.
+    pub(crate) fn open_extra(&self) -> Result<Session, Pkcs11Error> {
+        self.module.context.open_ro_session(self.slot)
+    }
+
+    /// Whether the token lists a mechanism.
+    pub(crate) fn has_mechanism(&self, mechanism: MechanismType) -> Result<bool, HsmError> {
+        match self.module.context.get_mechanism_info(self.slot, mechanism) {
+            Ok(_) => Ok(true),
+            Err(Pkcs11Error::Pkcs11(RvError::MechanismInvalid, _)) => Ok(false),
+            Err(source) => Err(HsmError::from_pkcs11("list the token's mechanisms", source)),
+        }
+    }
+
+    /// Closes every session of this process with the token, as a token does that is unplugged.
+    pub(crate) fn sever(&self) -> Result<(), HsmError> {
+        let closed = self.module.raw.close_all_sessions(self.slot);
+        closed.map_err(|source| HsmError::from_pkcs11("cut the token off", source))
     }
 
     fn lock(&self) -> MutexGuard<'_, Pool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets sessions be borrowed again, however the exclusive operation ended.
+struct Draining<'a>(&'a Sessions);
+
+impl Drop for Draining<'_> {
+    fn drop(&mut self) {
+        self.0.lock().draining = false;
+        self.0.returned.notify_all();
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod alphabet;
 mod arithmetic;
+mod interrupted;
 mod lockstep;
 mod shape;
 mod token;

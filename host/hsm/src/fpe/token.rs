@@ -75,7 +75,7 @@ impl Ff1 {
 ///
 /// An operation goes on working after its key was destroyed or the user logged out, so none outlives its batch: it is
 /// finished, or its session is closed.
-struct Stream<'a> {
+pub(super) struct Stream<'a> {
     lent: RefCell<Lent<'a>>,
     keyring: &'a Keyring,
     output: RefCell<Vec<[u8; 16]>>,
@@ -83,7 +83,7 @@ struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    fn open(keyring: &'a Keyring, key: &Key) -> Result<Self, HsmError> {
+    pub(super) fn open(keyring: &'a Keyring, key: &Key) -> Result<Self, HsmError> {
         let handle = key.handle_for(&keyring.sessions, ACTION, &[KeyClass::FpeFf1])?;
         let mut lent = keyring.sessions.lend(ACTION)?;
         let begun = match lent.session() {
@@ -97,7 +97,7 @@ impl<'a> Stream<'a> {
         Ok(Self { lent: RefCell::new(lent), keyring, output: RefCell::default(), finished: Cell::new(false) })
     }
 
-    fn close(self) -> Result<(), HsmError> {
+    pub(super) fn close(self) -> Result<(), HsmError> {
         let lent = self.lent.borrow();
         let session = lent.session().ok_or(HsmError::StrangeAnswer { action: ACTION })?;
         let rest = self

@@ -1,7 +1,7 @@
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use casemate_hsm::{Key, KeyClass, KeyId, Keyring, Module, Pin};
+use casemate_hsm::{Key, KeyClass, KeyId, KeyRef, Keyring, Module, Pin};
 use cryptoki::context::Pkcs11;
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
@@ -10,20 +10,12 @@ pub const LABEL: &str = "casemate test";
 pub const PIN: &str = "a user pin for tests";
 pub const SO_PIN: &str = "a security officer pin";
 
-pub const CLASSES: [KeyClass; 6] = [
-    KeyClass::AtRest,
-    KeyClass::AuditSigning,
-    KeyClass::Compartment,
-    KeyClass::FpeFf1,
-    KeyClass::Token,
-    KeyClass::UserKek,
-];
-
 /// One token, logged in, and an attacker's direct access to it from inside the process.
 pub struct Fixture {
     pub module: Arc<Module>,
     pub ring: Arc<Keyring>,
     direct: Pkcs11,
+    transport: OnceLock<KeyRef>,
 }
 
 impl Fixture {
@@ -32,13 +24,40 @@ impl Fixture {
         let info = module.initialise(LABEL, &pin(SO_PIN), &pin(PIN)).unwrap();
         assert!(info.initialised && info.user_pin_set && info.label == LABEL, "{info:?}");
         let ring = Keyring::open(Arc::clone(&module), LABEL, &pin(PIN)).unwrap();
-        Self { module, ring, direct: Pkcs11::new(path).unwrap() }
+        Self { module, ring, direct: Pkcs11::new(path).unwrap(), transport: OnceLock::new() }
+    }
+
+    /// The classes this token can hold.
+    pub fn classes(&self) -> Vec<KeyClass> {
+        KeyClass::ALL.iter().copied().filter(|class| self.ring.supports(*class).unwrap()).collect()
     }
 
     /// A fresh key of a class.
     pub fn key(&self, class: KeyClass) -> Key {
-        let reference = self.ring.generate(class, "test").unwrap();
-        self.ring.find(&reference).unwrap()
+        self.ring.find(&self.reference(class)).unwrap()
+    }
+
+    /// The reference of a fresh key of a class, made in the way its class is made.
+    pub fn reference(&self, class: KeyClass) -> KeyRef {
+        if !matches!(class, KeyClass::SyncKekDestination | KeyClass::SyncKekSource) {
+            return self.ring.generate(class, "test").unwrap();
+        }
+        let transport = self.transport();
+        let address = self.ring.transport_key(&transport).unwrap();
+        let birth = self.ring.birth(KeyClass::SyncKekSource, "test").unwrap();
+        let package = if class == KeyClass::SyncKekSource {
+            self.ring.wrap_for(&birth, &address).unwrap()
+        } else {
+            self.ring.wrap_destination_half(&birth, &address).unwrap()
+        };
+        drop(birth);
+        self.ring.admit(&transport, &package).unwrap()
+    }
+
+    /// One transport pair for all checks: an RSA key takes its time.
+    pub fn transport(&self) -> Key {
+        let reference = self.transport.get_or_init(|| self.ring.generate(KeyClass::Transport, "transport").unwrap());
+        self.ring.find(reference).unwrap()
     }
 
     /// A session around this crate. The login is the process's, so it holds here too.

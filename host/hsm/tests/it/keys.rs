@@ -1,10 +1,10 @@
 //! What a key is: found, checked, never read.
 
-use casemate_hsm::{HsmError, KeyClass, KeyId, KeyRef};
+use casemate_hsm::{HsmError, KeyClass, KeyId, KeyRef, Origin};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeInfo, AttributeType, KeyType, ObjectClass};
 
-use crate::fixture::{CLASSES, Fixture, LABEL, by_id, ff1_template};
+use crate::fixture::{Fixture, LABEL, by_id, ff1_template};
 
 crate::list![
     every_class_generates_and_is_found,
@@ -24,13 +24,15 @@ crate::list![
 ];
 
 fn every_class_generates_and_is_found(fixture: &Fixture) {
-    for class in CLASSES {
-        let reference = fixture.ring.generate(class, "one of each").unwrap();
-        assert_eq!((reference.class, reference.label.as_str(), reference.check.len()), (class, "one of each", 16));
+    for class in fixture.classes() {
+        let reference = fixture.reference(class);
+        assert_eq!((reference.class, reference.label.as_str()), (class, "test"));
+        let whole = matches!(class, KeyClass::SyncKekDestination | KeyClass::SyncKekSource);
+        assert_eq!(reference.check.len(), if whole { 80 } else { 16 }, "{class}");
         let key = fixture.ring.find(&reference).unwrap();
         assert_eq!(key.reference(), &reference, "{class}");
         // Two keys of a class are two keys.
-        let other = fixture.ring.generate(class, "one of each").unwrap();
+        let other = fixture.reference(class);
         assert_ne!(other.id, reference.id, "{class}");
         assert_ne!(other.check, reference.check, "{class}");
     }
@@ -38,18 +40,23 @@ fn every_class_generates_and_is_found(fixture: &Fixture) {
 
 fn a_missing_key_is_named(fixture: &Fixture) {
     let id = KeyId::from_random([9; 16]);
-    let missing = KeyRef { id, class: KeyClass::AtRest, check: String::new(), label: String::new() };
+    let missing =
+        KeyRef { id, class: KeyClass::AtRest, check: String::new(), label: String::new(), origin: Origin::Generated };
     let error = fixture.ring.find(&missing).unwrap_err();
     assert!(matches!(error, HsmError::KeyMissing { .. }));
     assert!(error.to_string().contains(&id.to_string()), "{error}");
 }
 
 fn a_key_of_another_class_is_not_found(fixture: &Fixture) {
-    for class in CLASSES {
-        let reference = fixture.ring.generate(class, "test").unwrap();
-        for other in CLASSES.into_iter().filter(|other| *other != class) {
+    for class in fixture.classes() {
+        let reference = fixture.reference(class);
+        for other in KeyClass::ALL.iter().copied().filter(|other| *other != class) {
             let result = fixture.ring.find(&KeyRef { class: other, ..reference.clone() });
             assert!(result.is_err(), "a {class} key was found as {other}");
+        }
+        for origin in [Origin::Birth, Origin::Generated, Origin::Replicated, Origin::Unwrapped] {
+            let result = fixture.ring.find(&KeyRef { origin, ..reference.clone() });
+            assert_eq!(result.is_ok(), origin == reference.origin, "a {class} key was found as {origin:?}");
         }
     }
 }
@@ -90,6 +97,7 @@ fn a_planted_public_half_is_refused(fixture: &Fixture) {
         Attribute::Copyable(false),
         Attribute::Encrypt(false),
         Attribute::Verify(true),
+        Attribute::VerifyRecover(false),
         Attribute::Wrap(false),
         Attribute::Derive(false),
     ]);
@@ -146,7 +154,13 @@ fn a_key_with_one_flag_more_is_refused(fixture: &Fixture) {
         template.retain(|attribute| attribute.attribute_type() != raised.attribute_type());
         template.extend([raised.clone(), Attribute::ValueLen(32.into())]);
         session.generate_key(&Mechanism::AesKeyGen, &template).unwrap();
-        let planted = KeyRef { id, class: KeyClass::FpeFf1, check: String::new(), label: String::new() };
+        let planted = KeyRef {
+            id,
+            class: KeyClass::FpeFf1,
+            check: String::new(),
+            label: String::new(),
+            origin: Origin::Generated,
+        };
         let error = fixture.ring.find(&planted).unwrap_err();
         assert!(matches!(error, HsmError::AttributeMismatch { .. }), "{raised:?}: {error}");
     }
@@ -164,7 +178,7 @@ fn a_replaced_key_is_refused(fixture: &Fixture) {
 
 fn key_bytes_cannot_be_read(fixture: &Fixture) {
     let session = fixture.session(LABEL);
-    for class in CLASSES {
+    for class in fixture.classes() {
         let key = fixture.key(class);
         for object in fixture.objects(key.id()) {
             let found = session.get_attributes(object, &[AttributeType::Class]).unwrap();
@@ -173,6 +187,18 @@ fn key_bytes_cannot_be_read(fixture: &Fixture) {
             }
             let info = session.get_attribute_info(object, &[AttributeType::Value]).unwrap();
             assert!(!matches!(info[0], AttributeInfo::Available(length) if length > 0), "{class}: {info:?}");
+            if matches!(class, KeyClass::CustodianShares | KeyClass::Transport) {
+                let parts = [AttributeType::PrivateExponent, AttributeType::Prime1, AttributeType::Coefficient];
+                let read = session.get_attributes(object, &parts).unwrap_or_default();
+                let secret = |part: &Attribute| match part {
+                    Attribute::PrivateExponent(bytes) | Attribute::Prime1(bytes) | Attribute::Coefficient(bytes) => {
+                        !bytes.is_empty()
+                    }
+                    _ => false,
+                };
+                assert!(!read.iter().any(secret), "{class}");
+                continue;
+            }
             // Some tokens answer with nothing, some refuse; none may answer with bytes.
             let read = session.get_attributes(object, &[AttributeType::Value]).unwrap_or_default();
             assert!(!matches!(read.as_slice(), [Attribute::Value(bytes)] if !bytes.is_empty()), "{class}");
@@ -182,30 +208,45 @@ fn key_bytes_cannot_be_read(fixture: &Fixture) {
 
 fn flags_cannot_be_raised_later(fixture: &Fixture) {
     let session = fixture.session(LABEL);
-    let key = fixture.key(KeyClass::UserKek);
-    let object = fixture.objects(key.id())[0];
-    for raised in [
-        Attribute::Decrypt(true),
-        Attribute::Encrypt(true),
-        Attribute::Extractable(true),
-        Attribute::Sensitive(false),
-        Attribute::Modifiable(true),
-    ] {
-        assert!(session.update_attributes(object, std::slice::from_ref(&raised)).is_err(), "{raised:?}");
+    for class in fixture.classes() {
+        let key = fixture.key(class);
+        for object in fixture.objects(key.id()) {
+            for raised in [
+                Attribute::Decrypt(true),
+                Attribute::Encrypt(true),
+                Attribute::Sign(true),
+                Attribute::Wrap(true),
+                Attribute::Unwrap(true),
+                Attribute::Derive(true),
+                Attribute::Extractable(true),
+                Attribute::Sensitive(false),
+                Attribute::Modifiable(true),
+            ] {
+                let held = session.get_attributes(object, &[raised.attribute_type()]).unwrap_or_default();
+                if held.contains(&raised) || held.is_empty() {
+                    continue;
+                }
+                let result = session.update_attributes(object, std::slice::from_ref(&raised));
+                assert!(result.is_err(), "{class}: {raised:?}");
+            }
+        }
+        fixture.ring.find(key.reference()).unwrap();
     }
-    fixture.ring.find(key.reference()).unwrap();
 }
 
 fn a_key_cannot_be_copied_into_another_purpose(fixture: &Fixture) {
     let session = fixture.session(LABEL);
-    let key = fixture.key(KeyClass::Compartment);
-    let object = fixture.objects(key.id())[0];
-    let copied = session.copy_object(object, &[Attribute::Wrap(true), Attribute::Id(vec![1])]);
-    assert!(copied.is_err());
+    for class in fixture.classes() {
+        let key = fixture.key(class);
+        for object in fixture.objects(key.id()) {
+            let copied = session.copy_object(object, &[Attribute::Wrap(true), Attribute::Id(vec![1])]);
+            assert!(copied.is_err(), "{class}");
+        }
+    }
 }
 
 fn a_destroyed_key_is_gone(fixture: &Fixture) {
-    for class in CLASSES {
+    for class in fixture.classes() {
         let key = fixture.key(class);
         let reference = key.reference().clone();
         fixture.ring.destroy(key).unwrap();

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
-use casemate_hsm::{Ff1, HsmError, Key, KeyClass};
+use casemate_hsm::{Ff1, HsmError, Key, KeyClass, Keyring, OaepHash, encrypt_share};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType};
 
-use crate::fixture::{CLASSES, Fixture, LABEL};
+use crate::fixture::{Fixture, LABEL};
 
 crate::list![
     a_wrong_class_never_reaches_the_token,
     a_signature_verifies_elsewhere,
+    a_share_opens_at_its_custodian_only,
+    a_share_key_is_no_other_oracle,
+    a_master_derives_by_label_and_context,
     a_mac_depends_on_key_and_message,
     a_sealed_value_opens,
     a_tampered_sealed_value_is_refused,
@@ -32,10 +35,24 @@ fn a_wrong_class_never_reaches_the_token(fixture: &Fixture) {
     let kek = fixture.key(KeyClass::UserKek);
     let compartment = fixture.key(KeyClass::Compartment);
     let blob = ring.wrap(&kek, &compartment).unwrap();
+    let transport = fixture.transport();
+    let birth = ring.birth(KeyClass::FpeFf1, "test").unwrap();
+    let package = ring.wrap_for(&birth, &ring.transport_key(&transport).unwrap()).unwrap();
+    ring.admit(&transport, &package).unwrap();
+    const SIGNING: &[KeyClass] = &[KeyClass::AuditSigning, KeyClass::CustodianSigning];
     type Operation<'a> = (&'static str, Box<dyn Fn(&Key) -> Result<(), HsmError> + 'a>, &'static [KeyClass]);
     let operations: Vec<Operation<'_>> = vec![
-        ("public key", Box::new(|key| ring.public_key(key).map(drop)), &[KeyClass::AuditSigning]),
-        ("sign", Box::new(|key| ring.sign(key, b"m").map(drop)), &[KeyClass::AuditSigning]),
+        ("public key", Box::new(|key| ring.public_key(key).map(drop)), SIGNING),
+        ("sign", Box::new(|key| ring.sign(key, b"m").map(drop)), SIGNING),
+        ("decrypt a share", Box::new(|key| decrypt_own(ring, key)), &[KeyClass::CustodianShares]),
+        ("derive", Box::new(|key| ring.derive(key, b"role", b"").map(drop)), &[KeyClass::RbacMaster]),
+        ("address", Box::new(|key| ring.transport_key(key).map(drop)), &[KeyClass::Transport]),
+        (
+            "wrap a birth under",
+            Box::new(|key| ring.wrap_under(&ring.birth(KeyClass::FpeFf1, "test")?, key, "elsewhere").map(drop)),
+            &[KeyClass::SyncKekSource],
+        ),
+        ("admit under", Box::new(|key| ring.admit(key, &package).map(drop)), &[KeyClass::Transport]),
         ("mac", Box::new(|key| ring.mac(key, b"m").map(drop)), &[KeyClass::Token]),
         ("seal", Box::new(|key| ring.seal(key, b"", b"m").map(drop)), &[KeyClass::AtRest, KeyClass::Compartment]),
         ("wrap under", Box::new(|key| ring.wrap(key, &compartment).map(drop)), &[KeyClass::UserKek]),
@@ -47,7 +64,7 @@ fn a_wrong_class_never_reaches_the_token(fixture: &Fixture) {
             &[KeyClass::FpeFf1],
         ),
     ];
-    for class in CLASSES {
+    for class in fixture.classes() {
         let key = fixture.key(class);
         for (name, operation, classes) in &operations {
             let result = operation(&key);
@@ -71,11 +88,91 @@ fn a_wrong_class_never_reaches_the_token(fixture: &Fixture) {
     }
 }
 
+fn decrypt_own(ring: &Keyring, key: &Key) -> Result<(), HsmError> {
+    let ciphertext = match ring.oaep_hash(key) {
+        Ok(hash) => encrypt_share(&ring.public_key_der(key)?, hash, b"a share")?,
+        Err(_) => vec![0; 384],
+    };
+    ring.decrypt_share(key, &ciphertext).map(drop)
+}
+
+fn a_share_opens_at_its_custodian_only(fixture: &Fixture) {
+    let ring = &fixture.ring;
+    let (alice, mallory) = (fixture.key(KeyClass::CustodianShares), fixture.key(KeyClass::CustodianShares));
+    let spki = ring.public_key_der(&alice).unwrap();
+    let hash = ring.oaep_hash(&alice).unwrap();
+    let longest = if hash == OaepHash::Sha256 { 318 } else { 342 };
+    for length in [0, 1, 32, longest] {
+        let ciphertext = encrypt_share(&spki, hash, &vec![7; length]).unwrap();
+        assert_eq!(*ring.decrypt_share(&alice, &ciphertext).unwrap(), vec![7; length]);
+    }
+    let ciphertext = encrypt_share(&spki, hash, b"a share").unwrap();
+    let refused = |key, ciphertext: &[u8]| {
+        let result = ring.decrypt_share(key, ciphertext);
+        assert!(matches!(result, Err(HsmError::ShareRejected)), "{result:?}");
+    };
+    refused(&mallory, &ciphertext);
+    for position in [0, 1, 100, 383] {
+        let mut changed = ciphertext.clone();
+        changed[position] ^= 1;
+        refused(&alice, &changed);
+    }
+    refused(&alice, &ciphertext[1..]);
+    refused(&alice, &[&ciphertext[..], &[0]].concat());
+    assert_eq!(*ring.decrypt_share(&alice, &ciphertext).unwrap(), b"a share");
+}
+
+/// RSA keys answer to their one padding: no PKCS #1 v1.5, no raw RSA.
+fn a_share_key_is_no_other_oracle(fixture: &Fixture) {
+    let key = fixture.key(KeyClass::CustodianShares);
+    let session = fixture.session(LABEL);
+    for object in fixture.objects(key.id()) {
+        for mechanism in [Mechanism::RsaPkcs, Mechanism::RsaX509] {
+            assert!(session.decrypt(&mechanism, object, &[1; 384]).is_err(), "{mechanism:?}");
+            assert!(session.sign(&mechanism, object, &[1; 32]).is_err(), "{mechanism:?}");
+        }
+    }
+}
+
+fn a_master_derives_by_label_and_context(fixture: &Fixture) {
+    let ring = &fixture.ring;
+    if !ring.supports(KeyClass::RbacMaster).unwrap() {
+        let error = ring.generate(KeyClass::RbacMaster, "test").unwrap_err();
+        assert!(matches!(error, HsmError::MechanismMissing { class: KeyClass::RbacMaster, .. }), "{error}");
+        assert!(error.to_string().contains("SP800_108"), "{error}");
+        return;
+    }
+    let (master, other) = (fixture.key(KeyClass::RbacMaster), fixture.key(KeyClass::RbacMaster));
+    let check = |master, label: &[u8], context: &[u8]| {
+        let key = ring.derive(master, label, context).unwrap();
+        assert_eq!(key.class(), KeyClass::Compartment);
+        key.reference().check.clone()
+    };
+    assert_eq!(check(&master, b"role", b"a"), check(&master, b"role", b"a"));
+    assert_ne!(check(&master, b"role", b"a"), check(&master, b"role", b"b"));
+    assert_ne!(check(&master, b"role", b"a"), check(&master, b"rolea", b""));
+    assert_ne!(check(&master, b"role", b"a"), check(&other, b"role", b"a"));
+    for label in [b"".as_slice(), b"ro\0le"] {
+        assert!(matches!(ring.derive(&master, label, b""), Err(HsmError::DerivationLabel)));
+    }
+    let derived = ring.derive(&master, b"role", b"a").unwrap();
+    let sealed = ring.seal(&derived, b"place", b"text").unwrap();
+    assert_eq!(*ring.open_sealed(&derived, b"place", &sealed).unwrap(), b"text");
+    let id = derived.id();
+    drop(derived);
+    assert!(fixture.objects(id).is_empty());
+}
+
 fn a_signature_verifies_elsewhere(fixture: &Fixture) {
-    let key = fixture.key(KeyClass::AuditSigning);
-    let verifier = UnparsedPublicKey::new(&ED25519, fixture.ring.public_key(&key).unwrap());
+    for class in [KeyClass::AuditSigning, KeyClass::CustodianSigning] {
+        signature_verifies(fixture, &fixture.key(class));
+    }
+}
+
+fn signature_verifies(fixture: &Fixture, key: &Key) {
+    let verifier = UnparsedPublicKey::new(&ED25519, fixture.ring.public_key(key).unwrap());
     for message in [b"".as_slice(), b"a checkpoint", &[7; 10_000]] {
-        let signature = fixture.ring.sign(&key, message).unwrap();
+        let signature = fixture.ring.sign(key, message).unwrap();
         verifier.verify(message, &signature).unwrap();
         assert!(verifier.verify(b"another checkpoint", &signature).is_err());
     }
@@ -226,7 +323,8 @@ fn an_unwrapped_key_dies_with_its_handle(fixture: &Fixture) {
 fn keys_that_stay_cannot_be_wrapped_by_force(fixture: &Fixture) {
     let session = fixture.session(LABEL);
     let kek = fixture.objects(fixture.key(KeyClass::UserKek).id())[0];
-    for class in [KeyClass::AtRest, KeyClass::FpeFf1, KeyClass::Token, KeyClass::UserKek] {
+    let stay = fixture.classes().into_iter().filter(|class| *class != KeyClass::Compartment);
+    for class in stay {
         let target = fixture.objects(fixture.key(class).id())[0];
         assert!(session.wrap_key(&Mechanism::AesKeyWrap, kek, target).is_err(), "{class}");
     }
