@@ -66,8 +66,13 @@ impl Member {
     }
 
     /// Logs in anew and looks every key of the manifest up. The member is in use only if all of it succeeds.
-    pub(super) fn connect(&self, manifest: &VerifiedManifest, keys: &[KeyRef], writes: bool) -> Result<(), HsmError> {
-        let connected = self.try_connect(manifest, keys, writes);
+    pub(super) fn connect(
+        &self,
+        manifest: &VerifiedManifest,
+        keys: &[KeyRef],
+        options: PairOptions,
+    ) -> Result<(), HsmError> {
+        let connected = self.try_connect(manifest, keys, options);
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match connected {
             Ok(live) => {
