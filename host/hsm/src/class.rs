@@ -19,6 +19,8 @@ pub enum KeyClass {
     Compartment,
     /// AES-256, ECB, encrypt only: the block cipher of FF1 (SP 800-38G), and of nothing else.
     FpeFf1,
+    /// AES-256, AES-KW (RFC 3394, SP 800-38F): wraps and unwraps users' key-encryption keys, and nothing else.
+    KekWrapping,
     /// 32-byte generic secret, HMAC-SHA-256 (FIPS 198-1): keyed tokens for values whose domain is too small for FF1.
     Token,
     /// AES-256, AES-KW (RFC 3394, SP 800-38F): wraps and unwraps the compartment keys of one user.
@@ -32,6 +34,7 @@ impl fmt::Display for KeyClass {
             Self::AuditSigning => "audit-signing",
             Self::Compartment => "compartment",
             Self::FpeFf1 => "fpe-ff1",
+            Self::KekWrapping => "kek-wrapping",
             Self::Token => "token",
             Self::UserKek => "user-kek",
         })
@@ -64,6 +67,8 @@ impl Template {
 pub(crate) enum Origin {
     /// Generated in this token, stored there.
     Generated,
+    /// A user's key-encryption key on its way under a wrapping key: a session object that does nothing but leave, wrapped.
+    Transit,
     /// Unwrapped into a session object that can never leave again.
     Unwrapped,
 }
@@ -76,7 +81,13 @@ impl KeyClass {
             Self::AtRest | Self::Compartment => (ObjectClass::SECRET_KEY, KeyType::AES, MechanismType::AES_GCM),
             Self::FpeFf1 => (ObjectClass::SECRET_KEY, KeyType::AES, MechanismType::AES_ECB),
             Self::Token => (ObjectClass::SECRET_KEY, KeyType::GENERIC_SECRET, MechanismType::SHA256_HMAC),
-            Self::UserKek => (ObjectClass::SECRET_KEY, KeyType::AES, MechanismType::AES_KEY_WRAP),
+            Self::KekWrapping | Self::UserKek => (ObjectClass::SECRET_KEY, KeyType::AES, MechanismType::AES_KEY_WRAP),
+        };
+        let wraps = matches!(self, Self::KekWrapping | Self::UserKek) && origin != Origin::Transit;
+        let leaves = match origin {
+            Origin::Generated => self == Self::Compartment,
+            Origin::Transit => self == Self::UserKek,
+            Origin::Unwrapped => false,
         };
         let gcm = matches!(self, Self::AtRest | Self::Compartment);
         let mut required = vec![
@@ -86,22 +97,18 @@ impl KeyClass {
             Attribute::Token(origin == Origin::Generated),
             Attribute::Private(true),
             Attribute::Sensitive(true),
-            Attribute::Extractable(self == Self::Compartment && origin == Origin::Generated),
+            Attribute::Extractable(leaves),
             Attribute::Modifiable(false),
             Attribute::Decrypt(gcm),
             Attribute::Sign(matches!(self, Self::AuditSigning | Self::Token)),
-            Attribute::Unwrap(self == Self::UserKek),
+            Attribute::Unwrap(wraps),
             Attribute::Derive(false),
         ];
         // Halves of a key pair carry only the flags of their half (PKCS#11 3.1 sections 4.8 and 4.9).
         required.extend(if self == Self::AuditSigning {
             vec![Attribute::SignRecover(false)]
         } else {
-            vec![
-                Attribute::Encrypt(gcm || self == Self::FpeFf1),
-                Attribute::Verify(false),
-                Attribute::Wrap(self == Self::UserKek),
-            ]
+            vec![Attribute::Encrypt(gcm || self == Self::FpeFf1), Attribute::Verify(false), Attribute::Wrap(wraps)]
         });
         let optional = vec![Attribute::Copyable(false), Attribute::AllowedMechanisms(vec![mechanism])];
         Template { required, optional }
@@ -126,7 +133,7 @@ impl KeyClass {
 
     /// What the token itself says about a key's history; it cannot be asked for.
     pub(crate) fn history(self, origin: Origin) -> Vec<Attribute> {
-        if origin == Origin::Unwrapped {
+        if origin != Origin::Generated {
             // A token cannot know where an unwrapped key was before, and SoftHSM does not even note its length: the
             // wrapped blob's length tells that.
             return Vec::new();
@@ -151,7 +158,9 @@ impl KeyClass {
         match self {
             Self::AuditSigning => None,
             Self::Token => Some(Mechanism::GenericSecretKeyGen),
-            Self::AtRest | Self::Compartment | Self::FpeFf1 | Self::UserKek => Some(Mechanism::AesKeyGen),
+            Self::AtRest | Self::Compartment | Self::FpeFf1 | Self::KekWrapping | Self::UserKek => {
+                Some(Mechanism::AesKeyGen)
+            }
         }
     }
 }
@@ -160,11 +169,12 @@ impl KeyClass {
 mod tests {
     use super::*;
 
-    const CLASSES: [KeyClass; 6] = [
+    const CLASSES: [KeyClass; 7] = [
         KeyClass::AtRest,
         KeyClass::AuditSigning,
         KeyClass::Compartment,
         KeyClass::FpeFf1,
+        KeyClass::KekWrapping,
         KeyClass::Token,
         KeyClass::UserKek,
     ];
@@ -173,7 +183,7 @@ mod tests {
     #[test]
     fn no_class_both_wraps_and_decrypts() {
         for class in CLASSES {
-            for origin in [Origin::Generated, Origin::Unwrapped] {
+            for origin in [Origin::Generated, Origin::Transit, Origin::Unwrapped] {
                 let required = class.template(KeyId::from_random([0; 16]), origin).required;
                 let wraps = required.contains(&Attribute::Wrap(true)) || required.contains(&Attribute::Unwrap(true));
                 let data = required.contains(&Attribute::Decrypt(true)) || required.contains(&Attribute::Encrypt(true));
@@ -190,6 +200,24 @@ mod tests {
             };
             assert_eq!(extractable(Origin::Generated), class == KeyClass::Compartment, "{class}");
             assert!(!extractable(Origin::Unwrapped), "{class}");
+        }
+    }
+
+    /// A user's key that can leave does nothing else: it neither wraps, unwraps nor touches data.
+    #[test]
+    fn a_user_key_in_transit_has_no_use() {
+        for class in CLASSES {
+            let required = class.template(KeyId::from_random([0; 16]), Origin::Transit).required;
+            let leaves = required.contains(&Attribute::Extractable(true));
+            assert_eq!(leaves, class == KeyClass::UserKek, "{class}");
+            let uses = [
+                Attribute::Wrap(true),
+                Attribute::Unwrap(true),
+                Attribute::Encrypt(true),
+                Attribute::Decrypt(true),
+                Attribute::Sign(true),
+            ];
+            assert!(!leaves || uses.iter().all(|usage| !required.contains(usage)), "{class}");
         }
     }
 }

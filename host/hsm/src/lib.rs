@@ -16,6 +16,7 @@
 mod class;
 mod driver;
 mod error;
+mod facts;
 pub mod fpe;
 mod key;
 mod keyring;
@@ -25,11 +26,14 @@ mod pin;
 pub mod probe;
 mod raw;
 mod sessions;
+mod user_kek;
 
 pub use class::KeyClass;
 pub use error::HsmError;
+pub use facts::{ModuleFacts, ValidationClaim};
 pub use fpe::{Alphabet, BatchReport, EcbBlocks, Ff1, Ff1Value, minimum_length};
 pub use key::{Key, KeyId, KeyRef};
 pub use keyring::Keyring;
 pub use module::{Module, ModuleConfig, TokenInfo};
 pub use pin::Pin;
+pub use user_kek::WrappedKek;

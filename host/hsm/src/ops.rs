@@ -19,7 +19,7 @@ const IV_LENGTH: usize = 12;
 const TAG_LENGTH: usize = 16;
 
 /// AES-KW of a 32-byte key (RFC 3394 section 2.2.1: one block more).
-const WRAPPED_LENGTH: usize = 40;
+pub(crate) const WRAPPED_LENGTH: usize = 40;
 
 impl Keyring {
     /// Signs with Ed25519 (RFC 8032, pure).
@@ -103,29 +103,41 @@ impl Keyring {
         if class != KeyClass::Compartment {
             return Err(HsmError::WrongClass { action, class });
         }
+        let mut key = self.unwrap_session(kek, class, Origin::Unwrapped, blob)?;
+        key.reference.check = self.check_value(class, key.handle, None)?;
+        Ok(key)
+    }
+
+    /// Unwraps 32 bytes into a session object of `class`, whose check value is still to be filled in.
+    pub(crate) fn unwrap_session(
+        &self,
+        wrapping: ObjectHandle,
+        class: KeyClass,
+        origin: Origin,
+        blob: &[u8],
+    ) -> Result<Key, HsmError> {
         if blob.len() != WRAPPED_LENGTH {
             return Err(HsmError::WrapRejected);
         }
         let mut id = [0; 16];
         id.copy_from_slice(&self.random(16)?);
         let id = KeyId::from_random(id);
-        let template = class.template(id, Origin::Unwrapped);
-        let unwrapped = self.sessions.with_anchor(action, |session| {
+        let template = class.template(id, origin);
+        let unwrapped = self.sessions.with_anchor("unwrap a key", |session| {
             with_fallback(&template, &[], |attributes| {
-                session.unwrap_key(&Mechanism::AesKeyWrap, kek, blob, attributes)
+                session.unwrap_key(&Mechanism::AesKeyWrap, wrapping, blob, attributes)
             })
         });
         let handle = unwrapped.map_err(|error| self.rejection(error, HsmError::WrapRejected))?;
         // From here on the object is destroyed on every path that does not return it.
-        let mut key = Key {
+        let key = Key {
             handle,
             public: None,
             reference: KeyRef { id, class, check: String::new(), label: String::new() },
             session_object: true,
             sessions: Arc::clone(&self.sessions),
         };
-        self.check_attributes(handle, class, id, &template, &class.history(Origin::Unwrapped))?;
-        key.reference.check = self.check_value(class, handle, None)?;
+        self.check_attributes(handle, class, id, &template, &class.history(origin))?;
         Ok(key)
     }
 
@@ -171,6 +183,11 @@ impl Keyring {
                 // The halves have to belong together.
                 UnparsedPublicKey::new(&ED25519, public).verify(MESSAGE, &signature).map_err(|_| strange)?;
                 digest(&SHA256, &public).as_ref().to_vec()
+            }
+            // The two classes of wrapping keys look alike to the token, so the check value tells them apart.
+            KeyClass::KekWrapping => {
+                let wrapped = [b"kek-wrapping".as_slice(), &self.wrap_known_key(handle)?].concat();
+                digest(&SHA256, &wrapped).as_ref().to_vec()
             }
             KeyClass::UserKek => digest(&SHA256, &self.wrap_known_key(handle)?).as_ref().to_vec(),
         };

@@ -4,7 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod access;
 mod corpus;
+mod fips;
 mod flow;
 mod graph;
 mod guest;

@@ -10,11 +10,12 @@ pub const LABEL: &str = "casemate test";
 pub const PIN: &str = "a user pin for tests";
 pub const SO_PIN: &str = "a security officer pin";
 
-pub const CLASSES: [KeyClass; 6] = [
+pub const CLASSES: [KeyClass; 7] = [
     KeyClass::AtRest,
     KeyClass::AuditSigning,
     KeyClass::Compartment,
     KeyClass::FpeFf1,
+    KeyClass::KekWrapping,
     KeyClass::Token,
     KeyClass::UserKek,
 ];

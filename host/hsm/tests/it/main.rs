@@ -10,6 +10,7 @@ mod keys;
 mod operations;
 mod probe;
 mod token;
+mod user_kek;
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -96,7 +97,7 @@ fn run(test: &str, module: PathBuf, configure: impl Fn(&Path) -> (&'static str, 
 type Check = (&'static str, fn(&Fixture));
 
 fn checks() -> impl Iterator<Item = &'static Check> {
-    [token::CHECKS, keys::CHECKS, operations::CHECKS, fpe::CHECKS].into_iter().flatten()
+    [token::CHECKS, keys::CHECKS, operations::CHECKS, fpe::CHECKS, user_kek::CHECKS].into_iter().flatten()
 }
 
 fn run_checks(module: &Path) {
