@@ -117,8 +117,12 @@ pub enum Event {
         key_id: String,
         /// The key's check value.
         key_check: String,
+        /// Which version of the key, where keys of its kind have versions.
+        version: Option<u64>,
         /// For whom.
         user: Option<String>,
+        /// Who asked for it, where a person did.
+        by: Option<String>,
         /// `ok`, or the token's error.
         result: String,
     },
@@ -259,7 +263,9 @@ mod tests {
                 class: "kek".into(),
                 key_id: "01".into(),
                 key_check: "ABCDEF".into(),
+                version: Some(3),
                 user: None,
+                by: Some("uid 1000".into()),
                 result: "ok".into(),
             },
             Event::Bundle {

@@ -64,6 +64,19 @@ impl ApproverKey {
         &self.public
     }
 
+    /// Signs a statement that is no TUF metadata: `message` is the pre-authentication encoding of DSSE v1 (protocol.md), which no
+    /// metadata can be taken for.
+    ///
+    /// Errors: [`BundleError::NotDsse`] for a message of any other form.
+    pub fn sign_dsse(&self, message: &[u8]) -> Result<[u8; 64], BundleError> {
+        if !message.starts_with(b"DSSEv1 ") {
+            return Err(BundleError::NotDsse);
+        }
+        let mut signature = [0; 64];
+        signature.copy_from_slice(self.pair.sign(message).as_ref());
+        Ok(signature)
+    }
+
     pub(crate) fn sign(&self, message: &[u8]) -> String {
         hex::encode(self.pair.sign(message))
     }

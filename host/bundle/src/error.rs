@@ -225,6 +225,9 @@ pub enum BundleError {
         /// Its key id.
         key_id: String,
     },
+    /// An approver's key signs TUF metadata and DSSE statements, and nothing else.
+    #[error("sign a statement: it is not in the form that DSSE signs; nothing was signed")]
+    NotDsse,
     /// Fewer approvers than the site asks for have signed.
     #[error("`{file}` has {found} of {needed} signatures; another approver must sign")]
     NotEnoughSignatures {

@@ -87,6 +87,11 @@ impl TrustRoot {
         self.approvers.iter().map(|(key_id, approver)| (approver.name.as_str(), key_id.as_str()))
     }
 
+    /// The approvers' public keys, sorted by key id.
+    pub fn approver_keys(&self) -> impl Iterator<Item = (&str, &ApproverPublic)> {
+        self.approvers.iter().map(|(key_id, approver)| (key_id.as_str(), approver))
+    }
+
     /// The file as parsed.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes

@@ -5,6 +5,9 @@ use casemate_types::{Phase, Profile, UserName};
 use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::fips::FipsCommand;
+use crate::keys::KeysCommand;
+
 /// A policy-plugin host for sovereign, air-gapped AI.
 ///
 /// Casemate answers questions over encrypted documents. Every request passes signed
@@ -58,6 +61,12 @@ pub enum Command {
     /// Look after the HSM that holds the keys.
     #[command(subcommand)]
     Hsm(HsmCommand),
+    /// Users' and compartments' keys: list, add, issue, revoke, renew.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Whether the token is a validated module: judge, and keep the list of certificates.
+    #[command(subcommand)]
+    Fips(FipsCommand),
     /// Serve ask, policy evaluation and health over HTTP/JSON on loopback.
     Serve(ServeOptions),
 }

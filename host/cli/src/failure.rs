@@ -88,11 +88,16 @@ impl From<GateError> for Failure {
             GateError::Unauthenticated => {
                 (code::UNAUTHENTICATED, Some("use a user of site.toml whose token is in the site's folder"))
             }
+            GateError::NotValidated { .. } => (code::VERIFICATION, Some("casemate fips status")),
+            GateError::FipsSnapshot(_) | GateError::SnapshotRolledBack { .. } | GateError::UserKey { .. } => {
+                (code::VERIFICATION, None)
+            }
+            GateError::SessionEnded => (code::UNAUTHENTICATED, None),
             GateError::Bundle(_) | GateError::Change(_) | GateError::Store(_) => (code::VERIFICATION, None),
             GateError::Audit(_) => (code::VERIFICATION, Some("`casemate audit verify` names the first bad record")),
             GateError::NoSite { .. } => (code::FAILED, Some("casemate init")),
             GateError::InUse { .. } => (code::FAILED, Some("stop `casemate serve` or wait for the other command")),
-            GateError::Question(_) => (2, None),
+            GateError::KeyOffice(_) | GateError::Question(_) => (2, None),
             GateError::Hsm(HsmError::TokenRefused { .. }) => {
                 (code::VERIFICATION, Some("`probe.json` of the site holds the evidence; `casemate hsm probe --help`"))
             }
@@ -116,6 +121,12 @@ impl From<HsmError> for Failure {
 
 impl From<VerifyError> for Failure {
     fn from(error: VerifyError) -> Self {
+        Self { code: code::VERIFICATION, message: error.to_string(), causes: causes(&error), hint: None }
+    }
+}
+
+impl From<casemate_fips::FipsError> for Failure {
+    fn from(error: casemate_fips::FipsError) -> Self {
         Self { code: code::VERIFICATION, message: error.to_string(), causes: causes(&error), hint: None }
     }
 }

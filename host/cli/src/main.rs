@@ -7,9 +7,11 @@ mod audit;
 mod drill;
 mod environment;
 mod failure;
+mod fips;
 mod hsm;
 mod ingest;
 mod init;
+mod keys;
 mod output;
 mod plugin;
 mod policy;
@@ -43,6 +45,8 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Policy(command) => policy::run(&site, command, json),
         Command::Audit(command) => audit::run(&site, command, json),
         Command::Hsm(command) => hsm::run(&site, command, json),
+        Command::Keys(command) => keys::run(&site, command, json),
+        Command::Fips(command) => fips::run(&site, command, json),
         Command::Serve(options) => serve::run(&site, &options, json),
     }
 }

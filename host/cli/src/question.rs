@@ -91,7 +91,7 @@ fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
     }
     match &reply.outcome {
         Outcome::Answered { text, citations, masked } => {
-            output::line(&plain(text))?;
+            output::line(&output::plain(text))?;
             if !citations.is_empty() {
                 output::line("")?;
             }
@@ -99,8 +99,8 @@ fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
                 output::line(&format!(
                     "  [{}] {} ({}; {}, {})",
                     mark + 1,
-                    plain(&citation.title),
-                    plain(&citation.source),
+                    output::plain(&citation.title),
+                    output::plain(&citation.source),
                     citation.compartment,
                     citation.label
                 ))?;

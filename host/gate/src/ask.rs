@@ -111,6 +111,7 @@ impl Gate {
         session: &Arc<Session>,
         question: Question,
     ) -> Result<(DecisionId, Decided), GateError> {
+        self.check_current(session)?;
         if question.text.len() > MAX_TEXT || question.attributes.len() > 64 {
             return Err(GateError::Question("a text has at most 1 MiB and 64 attributes".to_owned()));
         }
@@ -144,6 +145,7 @@ impl Gate {
         question: &str,
         filter: Vec<Field>,
     ) -> Result<Reply, GateError> {
+        self.check_current(session)?;
         if question.trim().is_empty() || question.len() > MAX_QUESTION {
             return Err(GateError::Question(format!("a question has 1 to {MAX_QUESTION} bytes")));
         }
@@ -277,6 +279,9 @@ impl Run<'_> {
                 label: opened.label,
             })
             .collect();
+
+        // Revoked while the agent ran: nothing leaves.
+        self.gate.check_current(self.session)?;
 
         // Response phase. Titles and sources leave as well, so they are under decision, and masked, with the text.
         let leaving = leaving(&answer.text, &citations);

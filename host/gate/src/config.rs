@@ -17,6 +17,9 @@ pub struct SiteConfig {
     /// How much is demanded of the token: see `casemate hsm probe`.
     #[serde(default)]
     pub profile: Profile,
+    /// How the token's validation is judged.
+    #[serde(default)]
+    pub fips: FipsConfig,
     /// The PKCS#11 token that holds the keys.
     pub hsm: HsmConfig,
     /// The sentence model.
@@ -60,6 +63,28 @@ pub struct BackupConfig {
     /// Environment variables the module reads; `{site}` stands for the site's folder.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+}
+
+/// How the token's validation is judged.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct FipsConfig {
+    /// The certificate of the module; found by the token's names otherwise.
+    #[serde(default)]
+    pub certificate: Option<u32>,
+    /// The oldest list of certificates that is taken, in days.
+    #[serde(default = "max_snapshot_age")]
+    pub max_snapshot_age_days: u32,
+}
+
+impl Default for FipsConfig {
+    fn default() -> Self {
+        Self { certificate: None, max_snapshot_age_days: max_snapshot_age() }
+    }
+}
+
+fn max_snapshot_age() -> u32 {
+    90
 }
 
 /// Where the sentence model is.
@@ -109,7 +134,7 @@ pub enum Mode {
 }
 
 /// Who belongs to a compartment: one of each kind that is listed. Partial matches do not count; an empty rule admits nobody.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct CompartmentRule {
     /// One of these roles.
@@ -126,7 +151,7 @@ pub struct CompartmentRule {
 }
 
 /// A user's attributes.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct UserConfig {
     /// The highest label the user may read.
@@ -173,18 +198,30 @@ impl SiteConfig {
     pub fn compartments_of(&self, user: &UserConfig) -> BTreeSet<CompartmentName> {
         self.compartments.iter().filter(|(_, rule)| rule.admits(user)).map(|(name, _)| name.clone()).collect()
     }
+}
 
-    /// What the host vouches for about `user` when the session holds `compartments`.
-    pub fn claims(&self, user: &UserName, compartments: BTreeSet<CompartmentName>) -> Option<Claims> {
-        let config = self.users.get(user)?;
-        Some(Claims {
+impl UserConfig {
+    /// What is in both: a key's attributes and those of the policy file. Neither alone gives anything.
+    pub fn both(&self, other: &Self) -> Self {
+        let common = |a: &BTreeSet<String>, b: &BTreeSet<String>| a.intersection(b).cloned().collect();
+        Self {
+            clearance: self.clearance.min(other.clearance),
+            roles: common(&self.roles, &other.roles),
+            groups: common(&self.groups, &other.groups),
+            departments: common(&self.departments, &other.departments),
+        }
+    }
+
+    /// What the host vouches for about `user` with these attributes when the session holds `compartments`.
+    pub fn claims(self, user: &UserName, compartments: BTreeSet<CompartmentName>) -> Claims {
+        Claims {
             user: user.clone(),
-            clearance: config.clearance,
-            roles: config.roles.clone(),
-            groups: config.groups.clone(),
-            departments: config.departments.clone(),
+            clearance: self.clearance,
+            roles: self.roles,
+            groups: self.groups,
+            departments: self.departments,
             compartments,
-        })
+        }
     }
 }
 
@@ -208,6 +245,14 @@ mod tests {
 
     fn user(roles: &[&str], departments: &[&str]) -> UserConfig {
         UserConfig { clearance: Level::Internal, roles: set(roles), groups: set(&[]), departments: set(departments) }
+    }
+
+    #[test]
+    fn attributes_of_key_and_policy_meet_in_what_both_say() {
+        let key = UserConfig { clearance: Level::Secret, ..user(&["analyst"], &["research", "sales"]) };
+        let policy = user(&["analyst", "curator"], &["research"]);
+        assert_eq!(key.both(&policy), user(&["analyst"], &["research"]));
+        assert_eq!(key.both(&policy), policy.both(&key));
     }
 
     #[test]

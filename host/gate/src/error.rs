@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 
-use casemate_types::Reason;
+use casemate_types::{Reason, UserName};
+
+use crate::state::STATE_FORMAT;
 
 /// What can go wrong in the gate, named after who is at fault. Every variant becomes a denial with a reason code of its own.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +17,14 @@ pub enum GateError {
     /// The set of active bundles is broken.
     #[error("active plugins: {0}")]
     Change(#[from] casemate_change::ChangeError),
+    /// A user's attributes in site.toml are not those the user's key was issued for.
+    #[error(
+        "the attributes of `{user}` in site.toml differ from those its key was issued for; review them, then `casemate keys issue {user}`"
+    )]
+    AttributesChanged {
+        /// Whose.
+        user: UserName,
+    },
     /// The combining expression is wrong.
     #[error("site.toml: `combining`: {0}")]
     Combining(String),
@@ -35,6 +45,9 @@ pub enum GateError {
     /// Encrypted search failed on the owner's side.
     #[error("encrypted search: {0}")]
     Fhe(String),
+    /// The list of certificates cannot be believed, or is older than the one in force.
+    #[error("certificate list: {0}")]
+    FipsSnapshot(#[from] casemate_fips::FipsError),
     /// The HSM failed or refused.
     #[error("HSM: {0}")]
     Hsm(#[from] casemate_hsm::HsmError),
@@ -57,6 +70,9 @@ pub enum GateError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// An officer asked for something that does not fit the site's users and compartments.
+    #[error("{0}")]
+    KeyOffice(String),
     /// A plugin cannot be loaded.
     #[error("{0}")]
     Load(#[from] casemate_engine::LoadError),
@@ -67,6 +83,19 @@ pub enum GateError {
         path: PathBuf,
         /// Why it could not be read.
         source: std::io::Error,
+    },
+    /// The profile asks for a validated module, and the token is not shown to be one.
+    #[error(
+        "profile `{profile}` asks for a validated module, and `{check}` does not hold: {evidence}; \
+         `casemate fips status` shows every check"
+    )]
+    NotValidated {
+        /// The site's profile.
+        profile: casemate_types::Profile,
+        /// The first check that does not hold.
+        check: &'static str,
+        /// What was seen.
+        evidence: String,
     },
     /// A plugin that the chain names is not active in its role.
     #[error(
@@ -95,8 +124,29 @@ pub enum GateError {
         /// Which folder.
         path: PathBuf,
     },
+    /// The list of certificates is older than one this site has accepted.
+    #[error("the list of certificates is of {date}, and this site has accepted the one of {floor}: it was put back")]
+    SnapshotRolledBack {
+        /// The list's date.
+        date: jiff::civil::Date,
+        /// The newest date accepted.
+        floor: jiff::civil::Date,
+    },
+    /// The session's user was revoked, or given another key.
+    #[error("the session has ended: its user was revoked or given another key; open a new one")]
+    SessionEnded,
+    /// The state file is of another format.
+    #[error(
+        "{path} has format {found}, and this version reads format {STATE_FORMAT}; make the site anew with `casemate init`"
+    )]
+    StateFormat {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
     /// The state file lacks something the configuration names.
-    #[error("state.json holds no {what}; site.toml was changed after `casemate init`")]
+    #[error("state.json holds no {what}; site.toml names something for which no key was made (`casemate keys --help`)")]
     StateIncomplete {
         /// What is missing.
         what: String,
@@ -107,6 +157,12 @@ pub enum GateError {
     /// Wrong or missing credentials.
     #[error("the credentials are wrong or missing")]
     Unauthenticated,
+    /// A user's key does not open with this credential: it was altered, or it is another user's.
+    #[error("the key of `{user}` does not open: state.json was altered, or it was issued to somebody else")]
+    UserKey {
+        /// Whose.
+        user: UserName,
+    },
 }
 
 impl GateError {
@@ -115,11 +171,11 @@ impl GateError {
         match self {
             Self::Audit(_) => Reason::audit_unavailable(),
             Self::Hsm(_) => Reason::token_unavailable(),
-            Self::Fhe(_) | Self::Store(_) => Reason::store_failed(),
+            Self::Fhe(_) | Self::Store(_) | Self::UserKey { .. } => Reason::store_failed(),
             Self::Below { reason, .. } => reason.clone(),
             Self::NotLoaded { .. } => Reason::no_plugin(),
-            Self::Ingest(_) | Self::Question(_) => Reason::bad_request(),
-            Self::Unauthenticated => Reason::unauthenticated(),
+            Self::Ingest(_) | Self::KeyOffice(_) | Self::Question(_) => Reason::bad_request(),
+            Self::SessionEnded | Self::Unauthenticated => Reason::unauthenticated(),
             _ => Reason::capability_failed(),
         }
     }

@@ -64,6 +64,7 @@ impl Gate {
         documents: &[Document],
         mut progress: impl FnMut(usize),
     ) -> Result<Ingested, GateError> {
+        self.check_current(session)?;
         let mut by_compartment: BTreeMap<&CompartmentName, Vec<&Document>> = BTreeMap::new();
         for document in documents {
             self.check_document(session, document)?;
@@ -103,6 +104,7 @@ impl Gate {
     /// Deletes documents by id. The groups they were in are encrypted anew. Returns how many there were. Passages above the user's
     /// clearance are not touched, and a store that hides one is caught.
     pub fn delete(&self, session: &Session, name: &CompartmentName, ids: &[String]) -> Result<usize, GateError> {
+        self.check_current(session)?;
         let compartment = self.held(session, name)?;
         let Some(manifest) = self.manifest(name, compartment)? else { return Ok(0) };
         let mut doomed = BTreeSet::new();

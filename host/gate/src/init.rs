@@ -13,16 +13,16 @@ use casemate_bundle::{ApproverKey, TrustRoot};
 use casemate_fhe_owner::DataKey;
 use casemate_hsm::probe::{self, Access, Fingerprint};
 use casemate_hsm::{KeyClass, KeyRef, Keyring, Module, Pin};
-use casemate_types::Digest;
 use zeroize::Zeroizing;
 
 use crate::GateError;
 use crate::config::SiteConfig;
-use crate::journal::key_operation;
+use crate::journal::{key_operation, user_key_operation};
 use crate::probing;
 use crate::session::{SECRETS, compartment_aad};
 use crate::site::{SITE_AAD, open_journal};
-use crate::state::{CompartmentState, SiteKey, SiteState, UserState, WrappedKey, write_private};
+use crate::state::{CompartmentState, STATE_FORMAT, SiteKey, SiteState, UserState, write_private};
+use crate::user_key::{self, Issuer};
 
 /// How long the pinned root is valid.
 const ROOT_DAYS: i64 = 3 * 365;
@@ -96,6 +96,7 @@ pub fn create(
         (SiteKey::Mask, KeyClass::FpeFf1),
         (SiteKey::Metadata, KeyClass::FpeFf1),
         (SiteKey::Tokens, KeyClass::Token),
+        (SiteKey::UserKekWrapping, KeyClass::KekWrapping),
     ] {
         let label =
             format!("site/{}", serde_json::to_value(name).ok().as_ref().and_then(|v| v.as_str()).unwrap_or("key"));
@@ -105,16 +106,25 @@ pub fn create(
     let site_secrets = keyring.random(32)?;
     let sealed_site_secrets = keyring.seal(&at_rest, SITE_AAD, &site_secrets)?;
     let compartments = compartments(config, &mut made)?;
-    let users = users(site, config, &compartments, &mut made)?;
+    progress("issuing the users' keys");
+    let wrapping = keyring.find(keys.get(&SiteKey::UserKekWrapping).ok_or(missing("user-kek-wrapping key"))?)?;
+    let tokens = keyring.find(keys.get(&SiteKey::Tokens).ok_or(missing("tokens key"))?)?;
+    let issuer =
+        Issuer { keyring: &keyring, wrapping: &wrapping, tokens: &tokens, config, compartments: &compartments };
+    let users = users(site, &issuer)?;
 
     let state = SiteState {
+        format: STATE_FORMAT,
         rehearsal: true,
         token_serial: token.serial.clone(),
         probed: BTreeMap::from([(token.serial.clone(), Fingerprint::of(&report, &judgement))]),
         keys,
         sealed_site_secrets,
         compartments,
+        issued: users.len() as u64,
         users,
+        doomed: Vec::new(),
+        cmvp_floor: None,
     };
     progress("making the approvers' keys and the root of trust");
     let approver_names = approver_keys(site, approvers)?;
@@ -139,6 +149,9 @@ pub fn create(
     journal.record_blocking(probing::event(&report, &judgement))?;
     for (name, key) in &made_keys {
         journal.record_blocking(key_operation(key, "generate", None, &format!("ok: {name}")))?;
+    }
+    for (user, held) in &state.users {
+        journal.record_blocking(user_key_operation(&held.kek.key, "issue", held.version, user, "ok"))?;
     }
     journal.checkpoint()?;
     Ok(Created { token, probe: judgement, keys: made_keys, approvers: approver_names, verifier_key })
@@ -179,26 +192,13 @@ fn compartments(
     Ok(compartments)
 }
 
-fn users(
-    site: &Path,
-    config: &SiteConfig,
-    compartments: &BTreeMap<casemate_types::CompartmentName, CompartmentState>,
-    made: &mut Maker<'_>,
-) -> Result<BTreeMap<casemate_types::UserName, UserState>, GateError> {
+fn users(site: &Path, issuer: &Issuer<'_>) -> Result<BTreeMap<casemate_types::UserName, UserState>, GateError> {
     let mut users = BTreeMap::new();
-    for (name, user) in &config.users {
-        let kek_ref = made.generate(KeyClass::UserKek, &format!("user/{name}"))?;
-        let kek = made.keyring.find(&kek_ref)?;
-        let mut wrapped = BTreeMap::new();
-        for compartment in config.compartments_of(user) {
-            let state = compartments.get(&compartment).ok_or(missing("compartment"))?;
-            let key = made.keyring.find(&state.key)?;
-            wrapped.insert(compartment, WrappedKey(made.keyring.wrap(&kek, &key)?));
-        }
-        let credential = Zeroizing::new(hex::encode(made.keyring.random(32)?.as_slice()));
+    for (version, (name, user)) in (1..).zip(&issuer.config.users) {
+        let credential = user_key::credential(issuer.keyring)?;
+        let held = user_key::issue(issuer, (name, version), user, &credential)?;
         write_private(&site.join(format!("users/{name}.token")), credential.as_bytes())?;
-        let credential = Digest::of(credential.as_bytes());
-        users.insert(name.clone(), UserState { kek: kek_ref, credential, wrapped });
+        users.insert(name.clone(), held);
     }
     Ok(users)
 }

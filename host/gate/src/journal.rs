@@ -72,7 +72,50 @@ pub(crate) fn key_operation(key: &KeyRef, operation: &str, user: Option<String>,
         class: key.class.to_string(),
         key_id: key.id.to_string(),
         key_check: key.check.clone(),
+        version: None,
         user,
+        by: None,
+        result: result.to_owned(),
+    }
+}
+
+/// The record of a use of a user's key.
+pub(crate) fn user_key_operation(
+    key: &KeyRef,
+    operation: &str,
+    version: u64,
+    user: &casemate_types::UserName,
+    result: &str,
+) -> Event {
+    Event::KeyOperation {
+        operation: operation.to_owned(),
+        class: key.class.to_string(),
+        key_id: key.id.to_string(),
+        key_check: key.check.clone(),
+        version: Some(version),
+        user: Some(user.to_string()),
+        by: None,
+        result: result.to_owned(),
+    }
+}
+
+/// The record of what an officer does with a key.
+pub(crate) fn officer_operation(
+    key: &KeyRef,
+    operation: &str,
+    version: Option<u64>,
+    user: Option<String>,
+    by: &str,
+    result: &str,
+) -> Event {
+    Event::KeyOperation {
+        operation: operation.to_owned(),
+        class: key.class.to_string(),
+        key_id: key.id.to_string(),
+        key_check: key.check.clone(),
+        version,
+        user,
+        by: Some(by.to_owned()),
         result: result.to_owned(),
     }
 }

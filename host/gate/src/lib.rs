@@ -3,6 +3,8 @@
 //! ```text
 //! init     a site comes into being: token, keys, compartments, users, root of trust
 //! site     opens it: HSM, log, store, engine, active plugins                       -> Gate
+//! keys     users and compartments come, change and go
+//! fips     whether the token is a validated module                                -> Verdict
 //! session  authenticates a user and opens the user's compartment keys              -> Session
 //! ingest   documents -> embedded, encrypted, sealed, stored
 //! ask      question -> policies -> agent -> passages -> policies -> answer          -> Reply
@@ -19,34 +21,42 @@ mod collection;
 mod combine;
 mod config;
 mod error;
+mod fips;
 mod ingest;
 mod init;
 mod journal;
+mod keys;
 mod mask;
 mod metadata;
 mod monitor;
+mod policy_file;
 mod probing;
 mod recorder;
+mod revocations;
 mod services;
 mod session;
 mod site;
 mod state;
+mod user_key;
 
 pub use ask::{Citation, MAX_QUESTION, MAX_TEXT, Outcome, Question, Reply};
 pub use casemate_engine::wit;
 pub use chain::{Chain, Decided};
 pub use combine::{Combined, Combining, Expression, Vote};
 pub use config::{
-    BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, HsmConfig, Mode, PolicyEntry, SiteConfig,
-    UserConfig,
+    BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, FipsConfig, HsmConfig, Mode, PolicyEntry,
+    SiteConfig, UserConfig,
 };
 pub use error::GateError;
+pub use fips::{FipsOverrides, fips_status, install_snapshot, signatures_path, snapshot_path};
 pub use ingest::{Document, Ingested};
 pub use init::{Created, create, prepare};
 pub use journal::{Journal, Recording};
+pub use keys::{Issued, KeyList, UserLine, UserStatus};
+pub use revocations::ask_to_revoke;
 pub use session::Session;
 pub use site::{Active, Gate};
-pub use state::{SiteKey, SiteState};
+pub use state::{STATE_FORMAT, SiteKey, SiteState};
 
 use casemate_types::DecisionId;
 

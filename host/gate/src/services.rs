@@ -496,8 +496,8 @@ impl RequestServices {
         let message = plugin_message(plugin, message);
         let bytes = self
             .blocking(move |this| {
-                let reference = this.gate.state.key(site_key_of(purpose))?;
-                let key = this.gate.keyring.find(reference)?;
+                let state = this.gate.state();
+                let key = this.gate.keyring.find(state.key(site_key_of(purpose))?)?;
                 Ok(match purpose {
                     "audit" => this.gate.keyring.sign(&key, &message)?.to_vec(),
                     _ => this.gate.keyring.mac(&key, &message)?.to_vec(),
@@ -509,7 +509,8 @@ impl RequestServices {
 
     fn key_info(&self, key: &str) -> Result<casemate_engine::KeyInfo, CapabilityError> {
         site_key(key, &["audit", "tokens"])?;
-        let reference = self.gate.state.key(site_key_of(key)).map_err(|error| self.unavailable(error))?;
+        let state = self.gate.state();
+        let reference = state.key(site_key_of(key)).map_err(|error| self.unavailable(error))?;
         Ok(casemate_engine::KeyInfo {
             name: key.to_owned(),
             purpose: if key == "audit" { "signing" } else { "mac" }.to_owned(),

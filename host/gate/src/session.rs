@@ -12,8 +12,10 @@ use zeroize::Zeroizing;
 
 use crate::GateError;
 use crate::config::SiteConfig;
-use crate::journal::{Journal, key_operation};
-use crate::state::{CompartmentState, SiteState};
+use crate::journal::{key_operation, user_key_operation};
+use crate::site::Gate;
+use crate::state::{CompartmentState, SiteKey, SiteState};
+use crate::user_key;
 
 /// An authenticated user with the opened keys of the compartments the user satisfies.
 ///
@@ -21,6 +23,8 @@ use crate::state::{CompartmentState, SiteState};
 pub struct Session {
     /// What the host vouches for.
     pub claims: Claims,
+    /// Which key of the site opened it.
+    pub(crate) key_version: u64,
     pub(crate) compartments: BTreeMap<CompartmentName, Compartment>,
 }
 
@@ -36,15 +40,9 @@ pub(crate) const SECRETS: usize = 96;
 
 impl Session {
     /// Authenticates a bearer token and opens the user's compartment keys in the HSM. Both outcomes are recorded.
-    pub(crate) async fn open(
-        config: &SiteConfig,
-        state: &SiteState,
-        keyring: &Arc<Keyring>,
-        journal: &Journal,
-        meter: &RefusalMeter,
-        credential: &str,
-    ) -> Result<Arc<Self>, GateError> {
-        let Some(user) = authenticate(config, state, credential) else {
+    pub(crate) async fn open(gate: &Gate, meter: &RefusalMeter, credential: &str) -> Result<Arc<Self>, GateError> {
+        let journal = &gate.journal;
+        let Some(user) = authenticate(&gate.policy(), &gate.state(), credential) else {
             if let Some(unrecorded) = meter.admit(journal.now_ms()) {
                 let refused = Event::Session {
                     action: if unrecorded == 0 {
@@ -61,7 +59,7 @@ impl Session {
             return Err(GateError::Unauthenticated);
         };
         // A token that hangs must not take an async thread with it.
-        match tokio::task::block_in_place(|| unlock(config, state, keyring, journal, &user)) {
+        match tokio::task::block_in_place(|| unlock(gate, &user, credential)) {
             Ok(session) => {
                 let opened = Event::Session {
                     action: "opened".to_owned(),
@@ -139,19 +137,25 @@ fn authenticate(config: &SiteConfig, state: &SiteState, credential: &str) -> Opt
     found
 }
 
-fn unlock(
-    config: &SiteConfig,
-    state: &SiteState,
-    keyring: &Arc<Keyring>,
-    journal: &Journal,
-    user: &UserName,
-) -> Result<Session, GateError> {
+fn unlock(gate: &Gate, user: &UserName, credential: &str) -> Result<Session, GateError> {
+    let (keyring, journal) = (&gate.keyring, &gate.journal);
+    // Held to the end, so that the key office does not replace the wrapping key in between.
+    let state = gate.hold_state();
+    let policy = gate.policy();
     let missing = || GateError::StateIncomplete { what: format!("user `{user}`") };
-    let entitled = config.compartments_of(config.users.get(user).ok_or_else(missing)?);
     let held = state.users.get(user).ok_or_else(missing)?;
-    let kek = keyring.find(&held.kek)?;
+    user_key::check(keyring, &keyring.find(state.key(SiteKey::Tokens)?)?, user, held)?;
+    let contents = user_key::open(user, held, credential)?;
+    // Neither the key nor the policy file alone gives an attribute.
+    let attributes = policy.users.get(user).ok_or_else(missing)?.both(&contents.attributes);
+    let entitled = policy.compartments_of(&attributes);
+
+    let kek = keyring.open_user_kek(&keyring.find(state.key(SiteKey::UserKekWrapping)?)?, &held.kek);
+    let result = if kek.is_ok() { "ok" } else { "refused" };
+    journal.record_blocking(user_key_operation(&held.kek.key, "unwrap", held.version, user, result))?;
+    let kek = kek?;
     let mut compartments = BTreeMap::new();
-    for (name, wrapped) in &held.wrapped {
+    for (name, wrapped) in &contents.compartments {
         // A wrapped key that the policy file no longer grants is left wrapped.
         let (Some(sealed), true) = (state.compartments.get(name), entitled.contains(name)) else { continue };
         let key = keyring.unwrap_known(&kek, &sealed.key, &wrapped.0);
@@ -160,8 +164,9 @@ fn unlock(
         let compartment = open_compartment(keyring, &key?, name, sealed)?;
         compartments.insert(name.clone(), compartment);
     }
-    let claims = config.claims(user, compartments.keys().cloned().collect()).ok_or_else(missing)?;
-    Ok(Session { claims, compartments })
+    // The user's key and the compartments' leave the token here; what they opened lives as long as the session.
+    let claims = attributes.claims(user, compartments.keys().cloned().collect());
+    Ok(Session { claims, key_version: held.version, compartments })
 }
 
 /// Opens a compartment's secrets with its key in the HSM.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use casemate_audit::{Event, Log, LogOptions};
@@ -22,6 +22,7 @@ use crate::GateError;
 use crate::chain::Chain;
 use crate::combine::Combining;
 use crate::config::{Mode, SiteConfig};
+use crate::fips;
 use crate::init::module_path;
 use crate::journal::{HsmSigner, Journal, key_operation};
 use crate::mask::Masker;
@@ -39,7 +40,9 @@ const TIER_BUDGET: usize = 2 << 30;
 /// An open site. One per folder, whatever the process; a file lock sees to that.
 pub struct Gate {
     pub(crate) config: SiteConfig,
-    pub(crate) state: SiteState,
+    state: RwLock<Arc<SiteState>>,
+    policy: RwLock<Arc<SiteConfig>>,
+    office: Mutex<()>,
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) monitors: Monitors,
@@ -93,9 +96,24 @@ impl Gate {
 
     /// Opens the site without any plugin, so that it denies everything: for putting a broken set of plugins right.
     pub fn open_without_plugins(dir: &Path) -> Result<Self, GateError> {
+        let gate = Self::open_judged(dir, true)?;
+        gate.tidy()?;
+        Ok(gate)
+    }
+
+    /// Opens the site although its profile may ask for more than its token shows: for that evidence to be installed.
+    pub(crate) fn open_unjudged(dir: &Path) -> Result<Self, GateError> {
+        Self::open_judged(dir, false)
+    }
+
+    fn open_judged(dir: &Path, judged: bool) -> Result<Self, GateError> {
         let lock = lock(dir)?;
         let (config, state) = (SiteConfig::read(dir)?, SiteState::read(dir)?);
         probing::check(dir, &config, &state)?;
+        if judged {
+            // Before the PIN is used: a token that is not shown to be validated gets nothing from such a site.
+            fips::require(dir, &config, &state)?;
+        }
         Self::assemble(dir, lock, config, state)
     }
 
@@ -114,7 +132,7 @@ impl Gate {
         gate.journal.record_blocking(probing::event(report, &judgement))?;
         gate.journal.checkpoint()?;
         probing::keep(dir, report, &judgement)?;
-        gate.state.write(dir)?;
+        gate.state().write(dir)?;
         Ok(judgement)
     }
 
@@ -143,8 +161,10 @@ impl Gate {
         let nothing = Arc::new(Active::nothing(Generation::default()));
         let gate = Self {
             dir: dir.to_owned(),
+            policy: RwLock::new(Arc::new(config.clone())),
             config,
-            state,
+            state: RwLock::new(Arc::new(state)),
+            office: Mutex::default(),
             keyring,
             journal: Arc::new(journal),
             monitors: Monitors::default(),
@@ -245,7 +265,7 @@ impl Gate {
 
     /// Opens a session for a bearer token.
     pub async fn session(&self, credential: &str) -> Result<Arc<Session>, GateError> {
-        Session::open(&self.config, &self.state, &self.keyring, &self.journal, &self.refusals, credential).await
+        Session::open(self, &self.refusals, credential).await
     }
 
     /// Waits until the policies that only monitor have ended; for a process that is about to end.
@@ -264,6 +284,56 @@ impl Gate {
         self.journal.record(closed).await.map(drop)
     }
 
+    /// Refuses a session whose user was revoked, or given another key, since it was opened.
+    pub fn check_current(&self, session: &Session) -> Result<(), GateError> {
+        let state = self.state();
+        let held = state.users.get(&session.claims.user).map(|held| held.version);
+        if held == Some(session.key_version) { Ok(()) } else { Err(GateError::SessionEnded) }
+    }
+
+    /// The keys in force.
+    pub(crate) fn state(&self) -> Arc<SiteState> {
+        Arc::clone(&self.hold_state())
+    }
+
+    /// The keys in force, which stay so as long as this is held.
+    pub(crate) fn hold_state(&self) -> RwLockReadGuard<'_, Arc<SiteState>> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The policy file as this process last read or wrote it: users and compartments.
+    pub(crate) fn policy(&self) -> Arc<SiteConfig> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_policy(&self, policy: SiteConfig) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
+    /// One change of the keys at a time.
+    pub(crate) fn lock_office(&self) -> MutexGuard<'_, ()> {
+        self.office.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes `state.json`, whole or not at all, and puts it in force. The caller holds [`Gate::lock_office`].
+    pub(crate) fn commit_state(&self, state: SiteState) -> Result<(), GateError> {
+        let mut slot = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.write(&self.dir)?;
+        *slot = Arc::new(state);
+        Ok(())
+    }
+
+    /// Changes `state.json` under the office's lock; nothing is written when `change` refuses.
+    pub(crate) fn change_state(
+        &self,
+        change: impl FnOnce(&mut SiteState) -> Result<(), GateError>,
+    ) -> Result<(), GateError> {
+        let _exclusive = self.lock_office();
+        let mut state = (*self.state()).clone();
+        change(&mut state)?;
+        self.commit_state(state)
+    }
+
     /// Records that a site key is about to be used on somebody's behalf.
     pub(crate) async fn record_key_use(
         &self,
@@ -272,7 +342,7 @@ impl Gate {
         who: &impl std::fmt::Display,
         what: &str,
     ) -> Result<(), GateError> {
-        let event = key_operation(self.state.key(key)?, operation, Some(who.to_string()), what);
+        let event = key_operation(self.state().key(key)?, operation, Some(who.to_string()), what);
         self.journal.record(event).await.map(drop)
     }
 
@@ -284,7 +354,7 @@ impl Gate {
         who: &impl std::fmt::Display,
         what: &str,
     ) -> Result<(), GateError> {
-        let event = key_operation(self.state.key(key)?, operation, Some(who.to_string()), what);
+        let event = key_operation(self.state().key(key)?, operation, Some(who.to_string()), what);
         self.journal.record_blocking(event).map(drop)
     }
 

@@ -1,22 +1,28 @@
-//! `state.json`: what `casemate init` made. Key references, wrapped keys and hashes of credentials; nothing that opens anything
-//! without the HSM.
+//! `state.json`: what `casemate init` and `casemate keys` made. Key references, wrapped keys and hashes of credentials; nothing
+//! that opens anything without the HSM, and no user's key without that user's credential either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use casemate_hsm::KeyRef;
 use casemate_hsm::probe::Fingerprint;
+use casemate_hsm::{KeyRef, WrappedKek};
 use casemate_types::{CompartmentName, Digest, UserName};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;
+use crate::config::UserConfig;
+
+/// The version of the file's format that this code reads and writes.
+pub const STATE_FORMAT: u32 = 2;
 
 /// The whole file.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct SiteState {
+    /// [`STATE_FORMAT`].
+    pub format: u32,
     /// Made without two custodians: every transcript and log record says so.
     pub rehearsal: bool,
     /// Serial of the token that holds the keys.
@@ -33,6 +39,12 @@ pub struct SiteState {
     pub compartments: BTreeMap<CompartmentName, CompartmentState>,
     /// Users' keys.
     pub users: BTreeMap<UserName, UserState>,
+    /// Users' keys issued so far; the next one gets the next number, so no two ever share one.
+    pub issued: u64,
+    /// Keys that the next opening of the site destroys: of an operation that was cut off, on either side of its commit.
+    pub doomed: Vec<KeyRef>,
+    /// Date of the newest list of certificates that this site has accepted.
+    pub cmvp_floor: Option<jiff::civil::Date>,
 }
 
 /// The site's own keys, one purpose each.
@@ -49,10 +61,12 @@ pub enum SiteKey {
     Metadata,
     /// Keyed tokens of small domains.
     Tokens,
+    /// Wraps users' key-encryption keys. Replaced whenever a user's key ends, so that no copy of the old one opens.
+    UserKekWrapping,
 }
 
 /// One compartment's keys.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct CompartmentState {
     /// The compartment's key-encryption key in the HSM.
@@ -62,16 +76,29 @@ pub struct CompartmentState {
     pub sealed_secrets: Vec<u8>,
 }
 
-/// One user's keys.
-#[derive(Serialize, Deserialize)]
+/// One user's key, issued for a set of attributes.
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct UserState {
-    /// The user's key-encryption key in the HSM.
-    pub kek: KeyRef,
+    /// Which key of the site this is; rises with every issue.
+    pub version: u64,
+    /// The user's key-encryption key, wrapped under [`SiteKey::UserKekWrapping`].
+    pub kek: WrappedKek,
     /// SHA-256 of the bearer token.
     pub credential: Digest,
-    /// Compartment keys, each wrapped under the user's key-encryption key.
-    pub wrapped: BTreeMap<CompartmentName, WrappedKey>,
+    /// Salt of the key that is derived from the bearer token.
+    #[serde(with = "hex::serde")]
+    pub salt: [u8; 32],
+    /// What the key was issued for. For people and for comparison; what counts in a session is inside `sealed`.
+    pub attributes: UserConfig,
+    /// The compartments whose keys are inside `sealed`. For people.
+    pub compartments: BTreeSet<CompartmentName>,
+    /// HMAC under [`SiteKey::Tokens`] over the fields above, but for the wrapped key.
+    #[serde(with = "hex::serde")]
+    pub tag: [u8; 32],
+    /// Attributes and compartment keys, sealed under the user's credential; each compartment key is wrapped under `kek` besides.
+    #[serde(with = "hex::serde")]
+    pub sealed: Vec<u8>,
 }
 
 /// A wrapped compartment key (AES-KW, RFC 3394).
@@ -84,7 +111,13 @@ impl SiteState {
     pub fn read(site: &Path) -> Result<Self, GateError> {
         let path = site.join("state.json");
         let bytes = fs::read(&path).map_err(|source| GateError::NoSite { path: path.clone(), source })?;
-        serde_json::from_slice(&bytes).map_err(|error| GateError::Config { path, problem: error.to_string() })
+        let malformed = |error: serde_json::Error| GateError::Config { path: path.clone(), problem: error.to_string() };
+        // Read first and alone: another format has other fields.
+        let found = serde_json::from_slice::<FormatOnly>(&bytes).map_err(malformed)?.format.unwrap_or(1);
+        if found != STATE_FORMAT {
+            return Err(GateError::StateFormat { path, found });
+        }
+        serde_json::from_slice(&bytes).map_err(malformed)
     }
 
     /// Writes it whole or not at all.
@@ -100,6 +133,11 @@ impl SiteState {
     }
 }
 
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: Option<u32>,
+}
+
 /// Writes a file that only the owner can read: temporary file, fsync, rename.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), GateError> {
     use std::os::unix::fs::OpenOptionsExt;
@@ -108,5 +146,7 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), GateError> 
     let mut file =
         fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(io)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)?;
-    fs::rename(&temporary, path).map_err(io)
+    fs::rename(&temporary, path).map_err(io)?;
+    // The new name has to survive a power cut as well.
+    path.parent().map_or(Ok(()), |folder| fs::File::open(folder).and_then(|folder| folder.sync_all())).map_err(io)
 }

@@ -27,6 +27,8 @@ pub enum KeyClass {
     CustodianSigning,
     /// AES-256, ECB, encrypt only: the block cipher of FF1 (SP 800-38G), and of nothing else.
     FpeFf1,
+    /// AES-256, AES-KW (RFC 3394, SP 800-38F): wraps and unwraps users' key-encryption keys, and nothing else.
+    KekWrapping,
     /// 32-byte generic secret, SP 800-108 in counter mode: derives role keys. Needs a token with that mechanism.
     RbacMaster,
     /// AES-256, AES-KW: the half of a synchronisation key that only unwraps, on the token keys are brought to.
@@ -50,6 +52,7 @@ impl KeyClass {
         Self::CustodianShares,
         Self::CustodianSigning,
         Self::FpeFf1,
+        Self::KekWrapping,
         Self::RbacMaster,
         Self::SyncKekDestination,
         Self::SyncKekSource,
@@ -77,6 +80,7 @@ impl fmt::Display for KeyClass {
             Self::CustodianShares => "custodian-shares",
             Self::CustodianSigning => "custodian-signing",
             Self::FpeFf1 => "fpe-ff1",
+            Self::KekWrapping => "kek-wrapping",
             Self::RbacMaster => "rbac-master",
             Self::SyncKekDestination => "sync-kek-destination",
             Self::SyncKekSource => "sync-kek-source",
@@ -98,6 +102,8 @@ pub enum Origin {
     Generated,
     /// Brought in under a transport or synchronisation key and stored; it can never leave again.
     Replicated,
+    /// A user's key-encryption key on its way under a wrapping key: a session object that does nothing but leave, wrapped.
+    Transit,
     /// Unwrapped or derived into a session object that can never leave again and dies with its handle.
     Unwrapped,
 }
@@ -173,11 +179,18 @@ impl KeyClass {
                 (ObjectClass::SECRET_KEY, KeyType::GENERIC_SECRET, MechanismType::SP800_108_COUNTER_KDF)
             }
             Self::Token => (ObjectClass::SECRET_KEY, KeyType::GENERIC_SECRET, MechanismType::SHA256_HMAC),
-            Self::SyncKekDestination | Self::SyncKekSource | Self::UserKek => {
+            Self::KekWrapping | Self::SyncKekDestination | Self::SyncKekSource | Self::UserKek => {
                 (ObjectClass::SECRET_KEY, KeyType::AES, MechanismType::AES_KEY_WRAP)
             }
         };
         let gcm = matches!(self, Self::AtRest | Self::Compartment);
+        let both_ways = matches!(self, Self::KekWrapping | Self::UserKek) && origin != Origin::Transit;
+        let leaves = match origin {
+            Origin::Birth => true,
+            Origin::Generated => self == Self::Compartment,
+            Origin::Transit => self == Self::UserKek,
+            Origin::Replicated | Origin::Unwrapped => false,
+        };
         let mut required = vec![
             Attribute::Class(class),
             Attribute::KeyType(key_type),
@@ -185,13 +198,11 @@ impl KeyClass {
             Attribute::Token(origin.is_stored()),
             Attribute::Private(true),
             Attribute::Sensitive(true),
-            Attribute::Extractable(
-                origin == Origin::Birth || (self == Self::Compartment && origin == Origin::Generated),
-            ),
+            Attribute::Extractable(leaves),
             Attribute::Modifiable(false),
             Attribute::Decrypt(gcm || self == Self::CustodianShares),
             Attribute::Sign(matches!(self, Self::AuditSigning | Self::CustodianSigning | Self::Token)),
-            Attribute::Unwrap(matches!(self, Self::SyncKekDestination | Self::Transport | Self::UserKek)),
+            Attribute::Unwrap(both_ways || matches!(self, Self::SyncKekDestination | Self::Transport)),
             Attribute::Derive(self == Self::RbacMaster),
         ];
         // Halves of a key pair carry only the flags of their half (PKCS#11 3.1 sections 4.8 and 4.9).
@@ -201,7 +212,7 @@ impl KeyClass {
             vec![
                 Attribute::Encrypt(gcm || self == Self::FpeFf1),
                 Attribute::Verify(false),
-                Attribute::Wrap(matches!(self, Self::SyncKekSource | Self::UserKek)),
+                Attribute::Wrap(both_ways || self == Self::SyncKekSource),
             ]
         });
         let mut optional = vec![Attribute::Copyable(false)];
@@ -216,7 +227,7 @@ impl KeyClass {
             Self::RbacMaster => vec![&nested::DERIVED],
             Self::SyncKekDestination | Self::Transport => vec![&nested::ADMITTED],
             Self::SyncKekSource => vec![&nested::WRAPPED_AT_BIRTH],
-            Self::UserKek => vec![&nested::UNWRAPPED],
+            Self::UserKek if origin != Origin::Transit => vec![&nested::UNWRAPPED],
             _ => Vec::new(),
         };
         Template { required, optional, nested }
@@ -247,7 +258,7 @@ impl KeyClass {
         match origin {
             // A token cannot know where a key that came in was before, and SoftHSM does not even note its length: the wrapped
             // blob's length, or the check value of a key born here with the right length, tells that.
-            Origin::Unwrapped => Vec::new(),
+            Origin::Transit | Origin::Unwrapped => Vec::new(),
             Origin::Replicated => vec![Attribute::Local(false)],
             Origin::Birth | Origin::Generated => {
                 let mut history = vec![
@@ -278,9 +289,12 @@ impl KeyClass {
             Self::CustodianShares | Self::Transport => Generation::Rsa,
             Self::RbacMaster | Self::Token => Generation::Secret(Mechanism::GenericSecretKeyGen),
             Self::SyncKekDestination => return None,
-            Self::AtRest | Self::Compartment | Self::FpeFf1 | Self::SyncKekSource | Self::UserKek => {
-                Generation::Secret(Mechanism::AesKeyGen)
-            }
+            Self::AtRest
+            | Self::Compartment
+            | Self::FpeFf1
+            | Self::KekWrapping
+            | Self::SyncKekSource
+            | Self::UserKek => Generation::Secret(Mechanism::AesKeyGen),
         })
     }
 
@@ -294,7 +308,8 @@ impl KeyClass {
 mod tests {
     use super::*;
 
-    const ORIGINS: [Origin; 4] = [Origin::Birth, Origin::Generated, Origin::Replicated, Origin::Unwrapped];
+    const ORIGINS: [Origin; 5] =
+        [Origin::Birth, Origin::Generated, Origin::Replicated, Origin::Transit, Origin::Unwrapped];
 
     const ID: KeyId = KeyId::from_random([0; 16]);
 
@@ -382,6 +397,24 @@ mod tests {
         assert_eq!(names.len(), KeyClass::ALL.len());
         for class in KeyClass::ALL {
             assert_eq!(serde_json::to_string(class).ok(), Some(format!("\"{class}\"")));
+        }
+    }
+
+    /// A user's key that can leave does nothing else: it neither wraps, unwraps nor touches data.
+    #[test]
+    fn a_user_key_in_transit_has_no_use() {
+        for class in KeyClass::ALL {
+            let required = class.template(ID, Origin::Transit).required;
+            let leaves = required.contains(&Attribute::Extractable(true));
+            assert_eq!(leaves, *class == KeyClass::UserKek, "{class}");
+            let uses = [
+                Attribute::Wrap(true),
+                Attribute::Unwrap(true),
+                Attribute::Encrypt(true),
+                Attribute::Decrypt(true),
+                Attribute::Sign(true),
+            ];
+            assert!(!leaves || uses.iter().all(|usage| !required.contains(usage)), "{class}");
         }
     }
 }

@@ -3,6 +3,8 @@
 //! In a software token zeroisation is best effort: one unlinks a file, another deletes a row, both encrypted under the PIN.
 //! Only a validated module gives zeroisation in the sense of FIPS 140-3.
 
+use std::fmt;
+
 use cryptoki::error::Error as Pkcs11Error;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::aead::GcmParams;
@@ -25,6 +27,15 @@ pub struct Destruction {
     pub token: String,
     /// Each attempt; all of them failed.
     pub proofs: Vec<Proof>,
+}
+
+impl Destruction {
+    /// The attempts and the token's answers, on one line.
+    pub fn summary(&self) -> String {
+        let proofs: Vec<String> =
+            self.proofs.iter().map(|proof| format!("{} ({})", proof.claim, proof.evidence)).collect();
+        proofs.join(", ")
+    }
 }
 
 /// One attempt.
@@ -51,6 +62,18 @@ pub enum Claim {
     StreamDead,
     /// The operation that gave the key's check value before is refused.
     UseRefused,
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CiphertextDead => "old ciphertext does not open",
+            Self::HandleInvalid => "old handle is invalid",
+            Self::NothingFound => "a search finds nothing",
+            Self::StreamDead => "an operation begun before is dead",
+            Self::UseRefused => "use is refused",
+        })
+    }
 }
 
 impl Keyring {
@@ -144,6 +167,7 @@ fn begin(session: &Session, class: KeyClass, handle: ObjectHandle) -> Result<boo
             session.sign_init(&Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure)), handle)?;
         }
         KeyClass::CustodianShares
+        | KeyClass::KekWrapping
         | KeyClass::RbacMaster
         | KeyClass::SyncKekDestination
         | KeyClass::SyncKekSource

@@ -110,10 +110,21 @@ impl Keyring {
         if class != KeyClass::Compartment {
             return Err(HsmError::WrongClass { action, class });
         }
+        self.unwrap_session(kek, class, Origin::Unwrapped, blob)
+    }
+
+    /// Unwraps 32 bytes into a session object of `class`. A key in transit has no check value: it can do nothing but leave.
+    pub(crate) fn unwrap_session(
+        &self,
+        wrapping: ObjectHandle,
+        class: KeyClass,
+        origin: Origin,
+        blob: &[u8],
+    ) -> Result<Key, HsmError> {
         if blob.len() != WRAPPED_LENGTH {
             return Err(HsmError::WrapRejected);
         }
-        let unwrapped = self.unwrap_object(action, kek, &Mechanism::AesKeyWrap, class, blob);
+        let unwrapped = self.unwrap_object("unwrap a key", wrapping, &Mechanism::AesKeyWrap, class, origin, blob);
         unwrapped.map_err(|error| self.rejection(error, HsmError::WrapRejected))
     }
 
@@ -196,7 +207,7 @@ impl Keyring {
                 session.derive_key(&mechanism, master, attributes)
             })
         })?;
-        self.session_key(handle, id, class)
+        self.session_key(handle, id, class, Origin::Unwrapped)
     }
 
     /// Unwraps into a session object of `class`.
@@ -206,19 +217,25 @@ impl Keyring {
         opener: ObjectHandle,
         mechanism: &Mechanism<'_>,
         class: KeyClass,
+        origin: Origin,
         blob: &[u8],
     ) -> Result<Key, HsmError> {
         let id = self.draw_id()?;
-        let template = class.template(id, Origin::Unwrapped);
+        let template = class.template(id, origin);
         let handle = self.sessions.with_anchor(action, |session| {
             with_fallback(&template, &[], |attributes| session.unwrap_key(mechanism, opener, blob, attributes))
         })?;
-        self.session_key(handle, id, class)
+        self.session_key(handle, id, class, origin)
     }
 
     /// A new session object becomes a key; it is destroyed on every path that does not return it.
-    fn session_key(&self, handle: ObjectHandle, id: KeyId, class: KeyClass) -> Result<Key, HsmError> {
-        let origin = Origin::Unwrapped;
+    pub(crate) fn session_key(
+        &self,
+        handle: ObjectHandle,
+        id: KeyId,
+        class: KeyClass,
+        origin: Origin,
+    ) -> Result<Key, HsmError> {
         let mut key = Key {
             handle,
             public: None,
@@ -227,7 +244,9 @@ impl Keyring {
             sessions: Arc::clone(&self.sessions),
         };
         self.check_attributes(handle, class, id, &class.template(id, origin), &class.history(origin))?;
-        key.reference.check = self.check_value(class, handle, None)?;
+        if origin != Origin::Transit {
+            key.reference.check = self.check_value(class, handle, None)?;
+        }
         Ok(key)
     }
 
@@ -300,6 +319,11 @@ impl Keyring {
             KeyClass::SyncKekSource => return Ok(hex::encode(self.wrap_known_key(handle)?)),
             // It can only unwrap: see `Keyring::matches`.
             KeyClass::SyncKekDestination => return Err(HsmError::WrongClass { action: ACTION, class }),
+            // The classes of wrapping keys look alike to the token, so the check value tells them apart.
+            KeyClass::KekWrapping => {
+                let wrapped = [b"kek-wrapping".as_slice(), &self.wrap_known_key(handle)?].concat();
+                digest(&SHA256, &wrapped).as_ref().to_vec()
+            }
             KeyClass::UserKek => digest(&SHA256, &self.wrap_known_key(handle)?).as_ref().to_vec(),
         };
         let first = value.first_chunk::<8>().ok_or(HsmError::StrangeAnswer { action: ACTION })?;

@@ -92,7 +92,7 @@ impl Keyring {
     }
 
     fn unwrap_known_with(&self, opener: ObjectHandle, mechanism: &Mechanism<'_>, blob: &[u8]) -> Result<(), HsmError> {
-        let known = self.unwrap_object(ACTION, opener, mechanism, KeyClass::Compartment, blob)?;
+        let known = self.unwrap_object(ACTION, opener, mechanism, KeyClass::Compartment, Origin::Unwrapped, blob)?;
         if known.reference().check == KNOWN_CHECK { Ok(()) } else { Err(HsmError::StrangeAnswer { action: ACTION }) }
     }
 

@@ -62,12 +62,14 @@ impl ApiError {
 impl From<GateError> for ApiError {
     fn from(error: GateError) -> Self {
         let status = match &error {
-            GateError::Unauthenticated => StatusCode::UNAUTHORIZED,
+            GateError::SessionEnded | GateError::Unauthenticated => StatusCode::UNAUTHORIZED,
             GateError::Ingest(_) | GateError::Question(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         let message = match &error {
-            GateError::Unauthenticated | GateError::Ingest(_) | GateError::Question(_) => error.to_string(),
+            GateError::SessionEnded | GateError::Unauthenticated | GateError::Ingest(_) | GateError::Question(_) => {
+                error.to_string()
+            }
             // What failed inside is in the operator's log.
             _ => "The gate cannot decide now, so nothing is allowed.".to_owned(),
         };

@@ -28,6 +28,7 @@ pub async fn serve(gate: Arc<Gate>, listener: TcpListener) -> Result<(), ServerE
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let app = Arc::new(App { gate, sessions: Sessions::default() });
     tokio::spawn(sweep(Arc::downgrade(&app)));
+    tokio::spawn(revocations(Arc::downgrade(&app)));
     connections::serve(listener, router(Arc::clone(&app)), stop()).await;
     app.sessions.end_all(&app.gate).await;
     Ok(())
@@ -90,6 +91,25 @@ async fn sweep(app: Weak<App>) {
         tokio::time::sleep(Duration::from_secs(60)).await;
         let Some(app) = app.upgrade() else { return };
         app.sessions.sweep(&app.gate).await;
+    }
+}
+
+/// Carries out, as long as the server lives, what `casemate keys revoke` asks for beside it.
+async fn revocations(app: Weak<App>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let Some(app) = app.upgrade() else { return };
+        let gate = Arc::clone(&app.gate);
+        let done = tokio::task::spawn_blocking(move || gate.carry_out_revocations()).await.unwrap_or_default();
+        for (user, result) in &done {
+            match result {
+                Ok(()) => tracing::info!(%user, "revoked"),
+                Err(error) => tracing::warn!(%user, %error, "not revoked"),
+            }
+        }
+        if !done.is_empty() {
+            app.sessions.end_revoked(&app.gate).await;
+        }
     }
 }
 

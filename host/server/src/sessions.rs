@@ -23,6 +23,8 @@ impl Sessions {
     pub(crate) async fn get(&self, gate: &Gate, token: &str) -> Result<Arc<Session>, GateError> {
         let key = Digest::of(token.as_bytes());
         if let Some(session) = self.lookup(&key) {
+            // Its user may have been revoked a moment ago.
+            gate.check_current(&session)?;
             return Ok(session);
         }
         let session = gate.session(token).await?;
@@ -34,6 +36,16 @@ impl Sessions {
     /// Ends every session that has been idle for too long; their keys go with them.
     pub(crate) async fn sweep(&self, gate: &Gate) {
         let ended = self.take(|used| used.elapsed() >= IDLE);
+        close(gate, ended).await;
+    }
+
+    /// Ends the sessions of users who were revoked.
+    pub(crate) async fn end_revoked(&self, gate: &Gate) {
+        let ended = self
+            .lock()
+            .extract_if(|_, (session, _)| gate.check_current(session).is_err())
+            .map(|(_, (session, _))| session)
+            .collect();
         close(gate, ended).await;
     }
 

@@ -4,8 +4,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod access;
 mod corpus;
 mod drill;
+mod fips;
 mod flow;
 mod graph;
 mod guest;

@@ -133,6 +133,26 @@ fn without_the_right_token_everything_is_401() {
 }
 
 #[test]
+fn revocation_beside_the_server_ends_open_sessions() {
+    let served = Served::of(site::fresh());
+    let (ana, ben) = (format!("Bearer {}", served.token("ana")), format!("Bearer {}", served.token("ben")));
+    let health = |bearer: &str| served.send("GET /v1/health", Some(bearer), b"").status;
+    assert_eq!((health(&ana), health(&ben)), (200, 200));
+    let revoked = served.site.casemate(&["keys", "revoke", "ana"]).expect(0);
+    assert_eq!(revoked["by-server"], true);
+    assert_eq!((health(&ana), health(&ben)), (401, 200));
+    // Whom the server does not know it refuses, in its own words.
+    let refused = served.site.casemate(&["keys", "revoke", "nobody"]).expect(2);
+    assert!(refused["error"].as_str().unwrap().contains("no user `nobody`"), "{refused}");
+    // Other changes of keys wait for the server to stop.
+    served.site.casemate(&["keys", "issue", "ben"]).expect(1);
+    let (_, site) = served.stop();
+    let ended = site.records().into_iter().filter(|r| r["event"] == "session" && r["action"] == "closed");
+    assert_eq!(ended.filter(|record| record["user"] == "ana").count(), 1);
+    site.ask("ana", "What is a casemate?").expect(5);
+}
+
+#[test]
 fn health_is_200() {
     let served = Served::start();
     assert_eq!(served.send("GET /healthz", None, b"").body, json!({ "status": "ok" }));

@@ -63,6 +63,14 @@ pub fn bare() -> Site {
     made().1.copy()
 }
 
+/// A new site of its own, without plugins and documents: for tests of its keys.
+pub fn fresh() -> Site {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site { dir: folder.path().join("site"), _copy: Some(folder) };
+    site.casemate(&["init"]).expect(0);
+    site
+}
+
 /// The shared site and the same site before anything was loaded.
 fn made() -> &'static (Site, Site) {
     static MADE: OnceLock<(Site, Site)> = OnceLock::new();

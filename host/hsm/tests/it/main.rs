@@ -13,6 +13,7 @@ mod pair;
 mod probe;
 mod replication;
 mod token;
+mod user_kek;
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -200,9 +201,17 @@ fn run_pair(test: &str, makes: [Make; 2]) {
 type Check = (&'static str, fn(&Fixture));
 
 fn checks() -> impl Iterator<Item = &'static Check> {
-    [token::CHECKS, keys::CHECKS, operations::CHECKS, replication::CHECKS, destruction::CHECKS, fpe::CHECKS]
-        .into_iter()
-        .flatten()
+    [
+        token::CHECKS,
+        keys::CHECKS,
+        operations::CHECKS,
+        user_kek::CHECKS,
+        replication::CHECKS,
+        destruction::CHECKS,
+        fpe::CHECKS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 fn run_checks(module: &Path) {
