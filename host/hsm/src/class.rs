@@ -27,6 +27,8 @@ pub enum KeyClass {
     CustodianSigning,
     /// AES-256, ECB, encrypt only: the block cipher of FF1 (SP 800-38G), and of nothing else.
     FpeFf1,
+    /// AES-256, ECB, encrypt only: the block cipher of FF3-1 (SP 800-38G r1, draft of 2019) under the reversed key. Legacy.
+    FpeFf3,
     /// 32-byte generic secret, SP 800-108 in counter mode: derives role keys. Needs a token with that mechanism.
     RbacMaster,
     /// AES-256, AES-KW: the half of a synchronisation key that only unwraps, on the token keys are brought to.
@@ -50,6 +52,7 @@ impl KeyClass {
         Self::CustodianShares,
         Self::CustodianSigning,
         Self::FpeFf1,
+        Self::FpeFf3,
         Self::RbacMaster,
         Self::SyncKekDestination,
         Self::SyncKekSource,
@@ -77,6 +80,7 @@ impl fmt::Display for KeyClass {
             Self::CustodianShares => "custodian-shares",
             Self::CustodianSigning => "custodian-signing",
             Self::FpeFf1 => "fpe-ff1",
+            Self::FpeFf3 => "fpe-ff3",
             Self::RbacMaster => "rbac-master",
             Self::SyncKekDestination => "sync-kek-destination",
             Self::SyncKekSource => "sync-kek-source",
@@ -168,7 +172,7 @@ impl KeyClass {
             Self::CustodianShares | Self::Transport => {
                 (ObjectClass::PRIVATE_KEY, KeyType::RSA, MechanismType::RSA_PKCS_OAEP)
             }
-            Self::FpeFf1 => (ObjectClass::SECRET_KEY, KeyType::AES, MechanismType::AES_ECB),
+            Self::FpeFf1 | Self::FpeFf3 => (ObjectClass::SECRET_KEY, KeyType::AES, MechanismType::AES_ECB),
             Self::RbacMaster => {
                 (ObjectClass::SECRET_KEY, KeyType::GENERIC_SECRET, MechanismType::SP800_108_COUNTER_KDF)
             }
@@ -199,7 +203,7 @@ impl KeyClass {
             vec![Attribute::SignRecover(false)]
         } else {
             vec![
-                Attribute::Encrypt(gcm || self == Self::FpeFf1),
+                Attribute::Encrypt(gcm || matches!(self, Self::FpeFf1 | Self::FpeFf3)),
                 Attribute::Verify(false),
                 Attribute::Wrap(matches!(self, Self::SyncKekSource | Self::UserKek)),
             ]
@@ -278,7 +282,12 @@ impl KeyClass {
             Self::CustodianShares | Self::Transport => Generation::Rsa,
             Self::RbacMaster | Self::Token => Generation::Secret(Mechanism::GenericSecretKeyGen),
             Self::SyncKekDestination => return None,
-            Self::AtRest | Self::Compartment | Self::FpeFf1 | Self::SyncKekSource | Self::UserKek => {
+            Self::AtRest
+            | Self::Compartment
+            | Self::FpeFf1
+            | Self::FpeFf3
+            | Self::SyncKekSource
+            | Self::UserKek => {
                 Generation::Secret(Mechanism::AesKeyGen)
             }
         })

@@ -36,7 +36,10 @@ mod storage;
 pub use class::{KeyClass, Origin};
 pub use destroy::{Claim, Destruction, Proof};
 pub use error::HsmError;
-pub use fpe::{Alphabet, BatchReport, EcbBlocks, Ff1, Ff1Value, minimum_length};
+pub use fpe::{
+    Alphabet, BatchReport, EcbBlocks, Ff1, Ff1Value, Ff3, FpeQueue, LegacyPermit, QueueLimits, TweakPolicy,
+    minimum_length,
+};
 pub use key::{Key, KeyId, KeyRef};
 pub use keyring::Keyring;
 pub use module::{Module, ModuleConfig, TokenInfo};

@@ -8,15 +8,27 @@
 
 mod alphabet;
 mod arithmetic;
+pub mod danger;
+mod ff3;
 mod interrupted;
+mod legacy;
 mod lockstep;
+mod queue;
 mod shape;
+mod stream;
 mod token;
+mod tweak;
+mod walker;
+mod words;
 
 pub use alphabet::Alphabet;
+pub use ff3::FF3_TWEAK;
+pub use legacy::{Ff3, LegacyPermit};
 pub use lockstep::{decrypt_batch, encrypt_batch};
+pub use queue::{FpeQueue, QueueLimits};
 pub use shape::{MAXIMUM_LENGTH, calls_per_batch, minimum_length};
 pub use token::Ff1;
+pub use tweak::TweakPolicy;
 
 use crate::HsmError;
 
@@ -36,7 +48,7 @@ impl std::fmt::Debug for Ff1Value {
     }
 }
 
-/// What a batch cost.
+/// What a batch cost. In a queue, the batch that the caller's values went with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchReport {
     /// Calls into the token, one after another; see [`calls_per_batch`].

@@ -1,17 +1,14 @@
-use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use cryptoki::error::Error as Pkcs11Error;
-use cryptoki::mechanism::Mechanism;
-
-use super::arithmetic::Direction;
-use super::lockstep::{compute, write_back};
+use super::lockstep::Work;
 use super::shape::check_radix;
-use super::{BatchReport, EcbBlocks, Ff1Value};
-use crate::sessions::Lent;
+use super::stream::Stream;
+use super::words::Direction;
+use super::{BatchReport, Ff1Value};
+use crate::sessions::Sessions;
 use crate::{HsmError, Key, KeyClass, Keyring};
 
-const ACTION: &str = "encrypt with FF1";
+pub(super) const ACTION: &str = "encrypt with FF1";
 
 /// FF1 under one key of the token, for one radix.
 pub struct Ff1 {
@@ -62,86 +59,27 @@ impl Ff1 {
         self.key
     }
 
-    fn run(&self, batch: &mut [Ff1Value], direction: Direction) -> Result<BatchReport, HsmError> {
-        let stream = Stream::open(&self.keyring, &self.key)?;
-        let (outputs, report) = compute(&stream, self.radix, batch, direction)?;
-        stream.close()?;
-        write_back(batch, outputs);
-        Ok(report)
+    pub(super) fn run(&self, batch: &mut [Ff1Value], direction: Direction) -> Result<BatchReport, HsmError> {
+        let handle = self.key.handle_for(&self.keyring.sessions, ACTION, &[KeyClass::FpeFf1])?;
+        run(&self.keyring.sessions, handle, self.radix, batch, direction)
     }
 }
 
-/// One open AES-ECB operation: begun once per batch, so that a round costs one call into the token.
-///
-/// An operation goes on working after its key was destroyed or the user logged out, so none outlives its batch: it is
-/// finished, or its session is closed.
-pub(super) struct Stream<'a> {
-    lent: RefCell<Lent<'a>>,
-    keyring: &'a Keyring,
-    output: RefCell<Vec<[u8; 16]>>,
-    finished: Cell<bool>,
-}
-
-impl<'a> Stream<'a> {
-    pub(super) fn open(keyring: &'a Keyring, key: &Key) -> Result<Self, HsmError> {
-        let handle = key.handle_for(&keyring.sessions, ACTION, &[KeyClass::FpeFf1])?;
-        let mut lent = keyring.sessions.lend(ACTION)?;
-        let begun = match lent.session() {
-            Some(session) => session.encrypt_init(&Mechanism::AesEcb, handle),
-            None => Err(Pkcs11Error::InvalidValue),
-        };
-        begun.map_err(|source| {
-            lent.discard();
-            HsmError::from_pkcs11(ACTION, source)
-        })?;
-        Ok(Self { lent: RefCell::new(lent), keyring, output: RefCell::default(), finished: Cell::new(false) })
+/// FF1 with AES under any key handle. The batch is written only when the token has answered everything, the end included.
+pub(super) fn run(
+    sessions: &Sessions,
+    key: cryptoki::object::ObjectHandle,
+    radix: u32,
+    batch: &mut [Ff1Value],
+    direction: Direction,
+) -> Result<BatchReport, HsmError> {
+    let work = Work::prepare(radix, batch, direction)?;
+    if batch.is_empty() {
+        return Ok(BatchReport { hsm_calls: 0, values: 0 });
     }
-
-    pub(super) fn close(self) -> Result<(), HsmError> {
-        let lent = self.lent.borrow();
-        let session = lent.session().ok_or(HsmError::StrangeAnswer { action: ACTION })?;
-        let rest = self
-            .keyring
-            .sessions
-            .module
-            .raw
-            .encrypt_final(session)
-            .map_err(|source| HsmError::from_pkcs11(ACTION, source))?;
-        // Bytes held back would mean that the rounds saw fewer than they gave.
-        if rest != 0 {
-            return Err(HsmError::StrangeAnswer { action: ACTION });
-        }
-        self.finished.set(true);
-        Ok(())
-    }
-}
-
-impl EcbBlocks for Stream<'_> {
-    fn encrypt_blocks(&self, blocks: &mut [[u8; 16]]) -> Result<(), HsmError> {
-        let lent = self.lent.borrow();
-        let session = lent.session().ok_or(HsmError::StrangeAnswer { action: ACTION })?;
-        let mut output = self.output.borrow_mut();
-        output.resize(blocks.len(), [0; 16]);
-        let written = self
-            .keyring
-            .sessions
-            .module
-            .raw
-            .encrypt_update(session, blocks, &mut output)
-            .map_err(|source| HsmError::from_pkcs11(ACTION, source))?;
-        // PKCS#11 lets a token hold blocks back; then the result would be computed from stale ones.
-        if written != 16 * blocks.len() {
-            return Err(HsmError::StrangeAnswer { action: ACTION });
-        }
-        blocks.copy_from_slice(&output);
-        Ok(())
-    }
-}
-
-impl Drop for Stream<'_> {
-    fn drop(&mut self) {
-        if !self.finished.get() {
-            self.lent.borrow_mut().discard();
-        }
-    }
+    let stream = Stream::open(sessions, key, ACTION)?;
+    let (outputs, report) = work.run(&stream)?;
+    stream.close()?;
+    outputs.write(batch);
+    Ok(report)
 }

@@ -194,8 +194,10 @@ fn calls_do_not_grow_with_the_batch() {
         assert_eq!(report, BatchReport { hsm_calls: calls_per_batch(10, 16, 8), values: count });
         assert_eq!(report.hsm_calls, 11);
     }
-    // One block more than a call takes.
+    // One block more than a call takes; the prefix, which all share, is one block.
     let mut batch = vec![value(&[5; 16], b"12345678"); 1_025];
+    assert_eq!(encrypt_batch(&aes256(), 10, &mut batch).unwrap().hsm_calls, 1 + 20);
+    let mut batch: Vec<_> = (0..1_025u32).map(|record| value(&[5; 16], &record.to_be_bytes())).collect();
     assert_eq!(encrypt_batch(&aes256(), 10, &mut batch).unwrap().hsm_calls, 22);
     assert_eq!(encrypt_batch(&aes256(), 10, &mut []).unwrap(), BatchReport { hsm_calls: 0, values: 0 });
 }
