@@ -8,6 +8,7 @@ mod drill;
 mod environment;
 mod failure;
 mod hsm;
+mod fpe;
 mod ingest;
 mod init;
 mod output;
@@ -43,6 +44,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Policy(command) => policy::run(&site, command, json),
         Command::Audit(command) => audit::run(&site, command, json),
         Command::Hsm(command) => hsm::run(&site, command, json),
+        Command::Fpe(options) => fpe::run(&options, json),
         Command::Serve(options) => serve::run(&site, &options, json),
     }
 }

@@ -337,6 +337,12 @@ pub enum HsmError {
         /// The radix.
         radix: u32,
     },
+    /// A vector file cannot be run.
+    #[error("read vectors: {reason}; give an internalProjection.json, or a prompt.json with its expectedResults.json")]
+    VectorFile {
+        /// What is wrong.
+        reason: String,
+    },
     /// The thread that watches a pair could not be started.
     #[error("watch the HSM pair: the system starts no further thread; free some")]
     Watch,
@@ -387,6 +393,7 @@ impl HsmError {
             | RvError::UserNotLoggedIn => Self::TokenGone { action, source },
             RvError::DeviceError
             | RvError::DeviceMemory
+            | RvError::FipsSelfTestFailed
             | RvError::FunctionFailed
             | RvError::GeneralError
             | RvError::HostMemory => Self::Device { action, source },

@@ -13,6 +13,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod acvp;
 mod class;
 mod destroy;
 mod driver;

@@ -7,6 +7,7 @@
 mod corpus;
 mod drill;
 mod flow;
+mod fpe;
 mod graph;
 mod guest;
 mod handmade;

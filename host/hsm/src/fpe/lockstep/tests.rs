@@ -143,6 +143,41 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Up to the longest tweak and far beyond a machine word, words and long values in one batch.
+    #[test]
+    fn long_values_and_tweaks_equal_the_fpe_crate(
+        radix in prop_oneof![Just(2u32), Just(10), Just(36), Just(256), Just(65_536), 2u32..=65_536],
+        shapes in prop::collection::vec((0usize..700, 0usize..=4_096), 1..5),
+        seed in any::<u64>(),
+    ) {
+        let mut state = seed;
+        let mut noise = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u32
+        };
+        let shortest = minimum_length(radix);
+        let plain: Vec<Ff1Value> = shapes
+            .into_iter()
+            .map(|(longer, tweak)| Ff1Value {
+                numerals: (0..shortest + longer).map(|_| (noise() % radix) as u16).collect(),
+                tweak: (0..tweak).map(|_| noise() as u8).collect(),
+            })
+            .collect();
+        let oracle = FF1::<Aes256>::new(&KEY, radix).unwrap();
+        let mut batch = plain.clone();
+        encrypt_batch(&aes256(), radix, &mut batch).unwrap();
+        for (ours, plain) in batch.iter().zip(&plain) {
+            let theirs = oracle.encrypt(&plain.tweak, &FlexibleNumeralString::from(plain.numerals.clone())).unwrap();
+            prop_assert!(ours.numerals == Vec::from(theirs), "{plain:?} in radix {radix}");
+        }
+        decrypt_batch(&aes256(), radix, &mut batch).unwrap();
+        prop_assert!(batch == plain);
+    }
+}
+
 /// Word arithmetic up to a half of 12 bytes, big numbers beyond: both sides of the border, at every length.
 #[test]
 fn every_length_around_the_word_border_equals_the_fpe_crate() {

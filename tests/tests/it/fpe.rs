@@ -1,0 +1,80 @@
+//! `casemate fpe --vectors`: published vectors, given as files, through a token.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::guest::root;
+use crate::site::program;
+
+fn data(name: &str) -> PathBuf {
+    root().join("host/hsm/tests/data").join(name)
+}
+
+/// Exit code, standard output as JSON, all output.
+fn run(files: &[&Path]) -> (i32, Value, String) {
+    let output = Command::new(program()).args(["fpe", "--json", "--vectors"]).args(files).output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let text = format!("{stdout}{}", String::from_utf8_lossy(&output.stderr));
+    (output.status.code().unwrap(), serde_json::from_str(&stdout).unwrap_or_default(), text)
+}
+
+#[test]
+fn published_vectors_pass_in_a_scratch_token() {
+    for (name, algorithm, passed) in [
+        ("nist-sp800-38g-ff1.json", "ACVP-AES-FF1", 18),
+        ("acvp-aes-ff1.json", "ACVP-AES-FF1", 17),
+        ("acvp-aes-ff3-1.json", "ACVP-AES-FF3-1", 24),
+    ] {
+        let (code, report, text) = run(&[&data(name)]);
+        assert_eq!(code, 0, "{text}");
+        assert_eq!(
+            (&report["algorithm"], &report["passed"], &report["failed"]),
+            (&algorithm.into(), &passed.into(), &0.into())
+        );
+    }
+}
+
+#[test]
+fn one_wrong_digit_fails_by_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vectors.json");
+    let text = fs::read_to_string(data("acvp-aes-ff1.json")).unwrap();
+    fs::write(&file, text.replace("51080586787848252017", "51080586787848252018")).unwrap();
+    let (code, report, text) = run(&[&file]);
+    assert_eq!(code, 4, "{text}");
+    assert_eq!((&report["passed"], &report["failed"]), (&16.into(), &1.into()));
+    assert_eq!(report["groups"][0]["failed"]["9"], "another result");
+}
+
+/// Inputs without results, or half a set, must not look like a pass.
+#[test]
+fn a_set_without_its_results_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (prompt, results) = (folder.path().join("prompt.json"), folder.path().join("expectedResults.json"));
+    let mut set: Value = serde_json::from_str(&fs::read_to_string(data("acvp-aes-ff1.json")).unwrap()).unwrap();
+    let mut answers = set.clone();
+    for (group, answer) in
+        set["testGroups"].as_array_mut().unwrap().iter_mut().zip(answers["testGroups"].as_array_mut().unwrap())
+    {
+        let result = if group["direction"] == "encrypt" { "ct" } else { "pt" };
+        let cases = group["tests"].as_array_mut().unwrap().iter_mut();
+        for (case, known) in cases.zip(answer["tests"].as_array_mut().unwrap()) {
+            *known = serde_json::json!({ "tcId": case["tcId"], result: case[result] });
+            case.as_object_mut().unwrap().remove(result);
+        }
+        *answer = serde_json::json!({ "tgId": answer["tgId"], "tests": answer["tests"] });
+    }
+    fs::write(&prompt, set.to_string()).unwrap();
+    fs::write(&results, answers.to_string()).unwrap();
+    let (code, _, text) = run(&[&prompt]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("no expected result"), "{text}");
+    let (code, report, text) = run(&[&prompt, &results]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(report["passed"], 17);
+    let (code, _, text) = run(&[&folder.path().join("nothing.json")]);
+    assert_eq!(code, 1, "{text}");
+}
