@@ -286,11 +286,11 @@ pub struct FpeOptions {
     pub vectors: Vec<PathBuf>,
     /// The PKCS#11 module to run them in; without it, a scratch token of the embedded module. The keys of the vectors are
     /// imported as session objects and destroyed again.
-    #[arg(long, requires_all = ["token", "pin_file"])]
+    #[arg(long, requires_all = ["token_label", "pin_file"])]
     pub module: Option<PathBuf>,
     /// The label of the module's token.
     #[arg(long, value_name = "LABEL", requires = "module")]
-    pub token: Option<String>,
+    pub token_label: Option<String>,
     /// A file that holds the PIN of the token's user.
     #[arg(long, value_name = "FILE", requires = "module")]
     pub pin_file: Option<PathBuf>,

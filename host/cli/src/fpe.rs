@@ -29,7 +29,7 @@ pub fn run(options: &FpeOptions, json: bool) -> Result<ExitCode, Failure> {
 
 /// The keyring, and a name for the token.
 fn open(options: &FpeOptions, folder: &Path) -> Result<(Arc<Keyring>, String), Failure> {
-    if let (Some(module), Some(label), Some(pin)) = (&options.module, &options.token, &options.pin_file) {
+    if let (Some(module), Some(label), Some(pin)) = (&options.module, &options.token_label, &options.pin_file) {
         let variables = options.module_env.iter().map(|variable| environment::pair(variable));
         environment::set_variables(variables.collect::<Result<Vec<_>, _>>()?);
         environment::lock_down()?;

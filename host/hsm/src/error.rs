@@ -165,6 +165,12 @@ pub enum HsmError {
         /// The loader's or the module's answer.
         source: Pkcs11Error,
     },
+    /// The HSM's own FF1 cannot be used.
+    #[error("use the HSM's own FF1: {reason}; check the mechanism's number and layout, or leave it out")]
+    NativeFf1 {
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// No slot waits for initialisation.
     #[error("initialise a token: no slot holds an uninitialised token; free a slot or configure a new one")]
     NoFreeSlot,

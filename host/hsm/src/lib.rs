@@ -38,8 +38,8 @@ pub use class::{KeyClass, Origin};
 pub use destroy::{Claim, Destruction, Proof};
 pub use error::HsmError;
 pub use fpe::{
-    Alphabet, BatchReport, EcbBlocks, Ff1, Ff1Value, Ff3, FpeQueue, LegacyPermit, QueueLimits, TweakPolicy,
-    minimum_length,
+    Alphabet, Backend, BatchReport, EcbBlocks, Ff1, Ff1Value, Ff3, FpeQueue, LegacyPermit, NativeFf1, NativeLayout,
+    QueueLimits, TweakPolicy, minimum_length,
 };
 pub use key::{Key, KeyId, KeyRef};
 pub use keyring::Keyring;

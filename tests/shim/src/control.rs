@@ -12,6 +12,8 @@ pub enum Verdict {
     Forward,
     /// It is forwarded, and 16 bytes of its output are not reported.
     Short,
+    /// It is done, and its result is changed.
+    Wrong,
 }
 
 static DELAY: LazyLock<Option<Duration>> = LazyLock::new(|| {
@@ -51,6 +53,7 @@ pub fn before(function: &str) -> Verdict {
     }
     match what {
         "short" => Verdict::Short,
+        "wrong" => Verdict::Wrong,
         // A line that cannot be read must not look like a sound token.
         code => Verdict::Fail(CK_RV::from_str_radix(code.trim_start_matches("0x"), 16).unwrap_or(CKR_GENERAL_ERROR)),
     }

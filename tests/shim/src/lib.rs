@@ -9,9 +9,14 @@
 //! The line is `FUNCTION NTH CODE`: the NTH call (from 1) of the function since the line was written answers CODE, a `CK_RV` in
 //! hexadecimal, and does nothing else. `NTH+` means that call and all later ones. `C_EncryptUpdate NTH short` does the work and
 //! reports 16 bytes less. An empty file means no fault.
+//!
+//! The module also has an FF1 mechanism of its own, as some HSMs do: number `0x8000_4646`, layout `radix-tweak` of
+//! `casemate_hsm::NativeLayout`. It computes with the `fpe` crate, each block in the real module. `C_Encrypt NTH wrong` changes the
+//! last numeral of its result.
 #![allow(unsafe_code, reason = "a C library: it exports a symbol and calls through a C function table")]
 
 mod control;
+mod ff1;
 
 use std::sync::OnceLock;
 
@@ -82,6 +87,8 @@ macro_rules! forward {
         fn table(real: &CK_FUNCTION_LIST) -> CK_FUNCTION_LIST {
             CK_FUNCTION_LIST {
                 C_GetFunctionList: Some(C_GetFunctionList),
+                C_EncryptInit: Some(ff1::encrypt_init),
+                C_Encrypt: Some(ff1::encrypt),
                 C_EncryptUpdate: Some(encrypt_update),
                 $($name: Some($name),)*
                 ..*real
@@ -102,8 +109,6 @@ forward! {
     C_FindObjectsInit(session: CK_SESSION_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG);
     C_FindObjects(session: CK_SESSION_HANDLE, objects: *mut CK_OBJECT_HANDLE, most: CK_ULONG, count: *mut CK_ULONG);
     C_FindObjectsFinal(session: CK_SESSION_HANDLE);
-    C_EncryptInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE);
-    C_Encrypt(session: CK_SESSION_HANDLE, data: *mut CK_BYTE, length: CK_ULONG, output: *mut CK_BYTE, output_length: *mut CK_ULONG);
     C_EncryptFinal(session: CK_SESSION_HANDLE, output: *mut CK_BYTE, length: *mut CK_ULONG);
     C_DecryptInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE);
     C_Decrypt(session: CK_SESSION_HANDLE, data: *mut CK_BYTE, length: CK_ULONG, output: *mut CK_BYTE, output_length: *mut CK_ULONG);

@@ -7,7 +7,7 @@ use super::arithmetic::{Modulus, Radix};
 use super::lockstep::{Calls, check_numerals};
 use super::shape::{check_radix, minimum_length, word_length};
 use super::words::{Direction, Lane, Run};
-use super::{BatchReport, EcbBlocks, Ff1Value};
+use super::{Backend, BatchReport, EcbBlocks, Ff1Value};
 use crate::HsmError;
 
 /// Bytes of an FF3-1 tweak.
@@ -94,7 +94,7 @@ impl Ff3Work {
                 run.advance(self.direction, round, &mut self.lanes[range.clone()], &blocks[range], y);
             }
         }
-        let report = BatchReport { hsm_calls: calls.count(), values: self.lanes.len() };
+        let report = BatchReport { hsm_calls: calls.count(), values: self.lanes.len(), backend: Backend::HostFeistel };
         Ok((Ff3Outputs { direction: self.direction, numbers: self.numbers, lanes: self.lanes }, report))
     }
 }
@@ -168,7 +168,10 @@ mod tests {
         ] {
             let value = Ff1Value { numerals: digits(plain), tweak: hex::decode(tweak).unwrap() };
             let mut batch = [value.clone(), value];
-            assert_eq!(run(Direction::Encrypt, &mut batch, key), BatchReport { hsm_calls: 8, values: 2 });
+            assert_eq!(
+                run(Direction::Encrypt, &mut batch, key),
+                BatchReport { hsm_calls: 8, values: 2, backend: Backend::HostFeistel }
+            );
             assert!(batch.iter().all(|value| value.numerals == digits(cipher)), "{plain}");
             run(Direction::Decrypt, &mut batch, key);
             assert!(batch.iter().all(|value| value.numerals == digits(plain)), "{plain}");

@@ -10,7 +10,7 @@ use super::ff3::Ff3Work;
 use super::shape::check_radix;
 use super::stream::Stream;
 use super::words::Direction;
-use super::{BatchReport, Ff1Value};
+use super::{Backend, BatchReport, Ff1Value};
 use crate::sessions::Sessions;
 use crate::{HsmError, Key, KeyClass, Keyring};
 
@@ -135,7 +135,7 @@ pub(super) fn run(
 ) -> Result<BatchReport, HsmError> {
     let work = Ff3Work::prepare(radix, batch, direction)?;
     if batch.is_empty() {
-        return Ok(BatchReport { hsm_calls: 0, values: 0 });
+        return Ok(BatchReport { hsm_calls: 0, values: 0, backend: Backend::HostFeistel });
     }
     let stream = Stream::open(sessions, key, ACTION)?;
     let (outputs, report) = work.run(&stream)?;

@@ -7,7 +7,7 @@ use super::arithmetic::{Modulus, Radix};
 use super::shape::{MAXIMUM_LENGTH, Shape, check_radix, minimum_length, word_length};
 use super::walker::Walker;
 use super::words::{Direction, Lane, Run};
-use super::{BatchReport, EcbBlocks, Ff1Value};
+use super::{Backend, BatchReport, EcbBlocks, Ff1Value};
 use crate::HsmError;
 
 /// Blocks per call: 16 KiB. More gains nothing on software tokens, and some HSMs limit a buffer to this.
@@ -113,7 +113,7 @@ impl<'a> Work<'a> {
             let round = if self.direction == Direction::Encrypt { step } else { 9 - step };
             self.run_round(round, &mut calls)?;
         }
-        let report = BatchReport { hsm_calls: calls.count(), values: self.values };
+        let report = BatchReport { hsm_calls: calls.count(), values: self.values, backend: Backend::HostFeistel };
         let long = self.walkers.into_iter().map(|(_, walker)| walker.finish()).collect::<Result<_, _>>()?;
         let (direction, radix, numbers) = (self.direction, self.radix, self.numbers);
         Ok((Outputs { direction, word_length: word_length(radix), numbers, lanes: self.lanes, long }, report))

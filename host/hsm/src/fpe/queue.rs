@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::lockstep::{CHUNK, check_values};
 use super::shape::{Shape, word_length};
 use super::words::Direction;
-use super::{BatchReport, Ff1, Ff1Value};
+use super::{Backend, BatchReport, Ff1, Ff1Value};
 use crate::HsmError;
 
 /// How long and how much a queue gathers.
@@ -99,7 +99,7 @@ impl FpeQueue {
     ) -> Result<BatchReport, HsmError> {
         check_values(self.radix, values)?;
         if values.is_empty() {
-            return Ok(BatchReport { hsm_calls: 0, values: 0 });
+            return Ok(BatchReport { hsm_calls: 0, values: 0, backend: Backend::HostFeistel });
         }
         let until = Instant::now() + deadline;
         let (reply, answer) = sync_channel(1);
@@ -277,7 +277,7 @@ mod tests {
     fn shift(batch: &mut [Ff1Value], direction: Direction) -> Result<BatchReport, HsmError> {
         let by = if direction == Direction::Encrypt { 1 } else { 9 };
         batch.iter_mut().flat_map(|value| &mut value.numerals).for_each(|numeral| *numeral = (*numeral + by) % 10);
-        Ok(BatchReport { hsm_calls: 11, values: batch.len() })
+        Ok(BatchReport { hsm_calls: 11, values: batch.len(), backend: Backend::HostFeistel })
     }
 
     /// Gathers until a batch is full, however slow the machine is.
@@ -300,7 +300,7 @@ mod tests {
                 scope.spawn(move || {
                     let mut values = [value(numeral)];
                     let report = queue.encrypt(&mut values, FOREVER).unwrap();
-                    assert_eq!(report, BatchReport { hsm_calls: 11, values: 8 });
+                    assert_eq!(report, BatchReport { hsm_calls: 11, values: 8, backend: Backend::HostFeistel });
                     assert_eq!(values, [value(numeral + 1)]);
                 });
             }

@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
 use super::lockstep::Work;
+use super::native::{Native, NativeFf1};
 use super::shape::check_radix;
 use super::stream::Stream;
 use super::words::Direction;
-use super::{BatchReport, Ff1Value};
+use super::{Backend, BatchReport, Ff1Value};
 use crate::sessions::Sessions;
 use crate::{HsmError, Key, KeyClass, Keyring};
 
@@ -15,6 +16,7 @@ pub struct Ff1 {
     keyring: Arc<Keyring>,
     key: Key,
     radix: u32,
+    native: Option<Native>,
 }
 
 impl Ff1 {
@@ -25,7 +27,16 @@ impl Ff1 {
     pub fn new(keyring: Arc<Keyring>, key: Key, radix: u32) -> Result<Self, HsmError> {
         key.handle_for(&keyring.sessions, ACTION, &[KeyClass::FpeFf1])?;
         check_radix(radix)?;
-        Ok(Self { keyring, key, radix })
+        Ok(Self { keyring, key, radix, native: None })
+    }
+
+    /// Lets the HSM's own mechanism encrypt, once it is found to give FF1's results under this key. Decryption stays here: it
+    /// needs encryption by AES only, and the key has no other use.
+    ///
+    /// # Errors
+    /// [`HsmError::NativeFf1`] for a number that is no vendor's; at the first use, also for results that are not FF1's.
+    pub fn with_native(self, native: NativeFf1) -> Result<Self, HsmError> {
+        Ok(Self { native: Some(Native::new(native)?), ..self })
     }
 
     /// Encrypts every value in place. On any error no value is changed.
@@ -61,7 +72,12 @@ impl Ff1 {
 
     pub(super) fn run(&self, batch: &mut [Ff1Value], direction: Direction) -> Result<BatchReport, HsmError> {
         let handle = self.key.handle_for(&self.keyring.sessions, ACTION, &[KeyClass::FpeFf1])?;
-        run(&self.keyring.sessions, handle, self.radix, batch, direction)
+        match &self.native {
+            Some(native) if direction == Direction::Encrypt => {
+                native.encrypt(&self.keyring.sessions, handle, self.radix, batch)
+            }
+            _ => run(&self.keyring.sessions, handle, self.radix, batch, direction),
+        }
     }
 }
 
@@ -75,7 +91,7 @@ pub(super) fn run(
 ) -> Result<BatchReport, HsmError> {
     let work = Work::prepare(radix, batch, direction)?;
     if batch.is_empty() {
-        return Ok(BatchReport { hsm_calls: 0, values: 0 });
+        return Ok(BatchReport { hsm_calls: 0, values: 0, backend: Backend::HostFeistel });
     }
     let stream = Stream::open(sessions, key, ACTION)?;
     let (outputs, report) = work.run(&stream)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_hsm::fpe::{FpeQueue, QueueLimits};
-use casemate_hsm::{BatchReport, Ff1, Ff1Value, HsmError, KeyClass};
+use casemate_hsm::{Backend, BatchReport, Ff1, Ff1Value, HsmError, KeyClass, NativeFf1, NativeLayout};
 use cryptoki_sys::*;
 
 use crate::fixture::Fixture;
@@ -16,6 +16,8 @@ crate::list![
     sessions_that_cannot_be_opened_leave_the_pool_whole,
     a_fault_fails_every_caller_of_a_queue,
     a_key_is_not_taken_from_a_token_that_fails,
+    a_native_mechanism_is_used_once_it_agrees,
+    a_native_mechanism_that_differs_is_refused,
 ];
 
 /// Codes after which the operator has to look at the token: [`HsmError::is_outage`].
@@ -208,7 +210,9 @@ fn a_fault_fails_every_caller_of_a_queue(fixture: &Fixture) {
             let result = queue.encrypt(&mut values, deadline);
             assert_eq!(values == value(n), fails);
             match result {
-                Ok(report) => assert!(!fails && report == BatchReport { hsm_calls: 11, values: 6 }),
+                Ok(report) => {
+                    assert!(!fails && report == BatchReport { hsm_calls: 11, values: 6, backend: Backend::HostFeistel })
+                }
                 Err(error) => assert!(fails && error.is_outage(), "{error}"),
             }
         }
@@ -236,4 +240,62 @@ fn a_key_is_not_taken_from_a_token_that_fails(fixture: &Fixture) {
         disarm();
         fixture.ring.find(&reference).unwrap();
     }
+}
+
+const NATIVE: NativeFf1 = NativeFf1 { mechanism: 0x8000_4646, layout: NativeLayout::RadixTweak };
+
+fn a_native_mechanism_is_used_once_it_agrees(fixture: &Fixture) {
+    disarm();
+    for radix in [10, 62, 65_536] {
+        let reference = fixture.ring.generate(KeyClass::FpeFf1, "test").unwrap();
+        let host = Ff1::new(Arc::clone(&fixture.ring), fixture.ring.find(&reference).unwrap(), radix).unwrap();
+        let native = Ff1::new(Arc::clone(&fixture.ring), fixture.ring.find(&reference).unwrap(), radix).unwrap();
+        let native = native.with_native(NATIVE).unwrap();
+        let plain = batch();
+        let (mut ours, mut theirs) = (plain.clone(), plain.clone());
+        assert_eq!(host.encrypt(&mut ours).unwrap().backend, Backend::HostFeistel);
+        let report = native.encrypt(&mut theirs).unwrap();
+        assert_eq!(report, BatchReport { hsm_calls: 9, values: 3, backend: Backend::Native });
+        assert!(ours == theirs, "radix {radix}");
+        assert_eq!(native.decrypt(&mut theirs).unwrap().backend, Backend::HostFeistel);
+        assert!(theirs == plain, "radix {radix}");
+    }
+    // The domain floor holds in front of the HSM's own mechanism too.
+    let native = ff1(fixture).with_native(NATIVE).unwrap();
+    let mut short = [Ff1Value { numerals: vec![1; 5], tweak: Vec::new() }];
+    assert!(matches!(native.encrypt(&mut short), Err(HsmError::DomainTooSmall { .. })));
+    let standard = NativeFf1 { mechanism: 0x1081, ..NATIVE };
+    assert!(matches!(ff1(fixture).with_native(standard), Err(HsmError::NativeFf1 { .. })));
+}
+
+fn a_native_mechanism_that_differs_is_refused(fixture: &Fixture) {
+    disarm();
+    let native = ff1(fixture).with_native(NATIVE).unwrap();
+    let plain = batch();
+    let mut values = plain.clone();
+    // Each result of the comparison is the second call for its value.
+    for nth in [2, 4, 6] {
+        let native = ff1(fixture).with_native(NATIVE).unwrap();
+        arm("C_Encrypt", nth, "wrong");
+        assert!(matches!(native.encrypt(&mut values), Err(HsmError::NativeFf1 { .. })), "call {nth}");
+        disarm();
+        assert!(matches!(native.encrypt(&mut values), Err(HsmError::NativeFf1 { .. })), "refused for good");
+        assert!(values == plain);
+        native.decrypt(&mut values.clone()).unwrap();
+    }
+    // A fault is no verdict.
+    arm("C_Encrypt", 1, code(CKR_DEVICE_ERROR));
+    assert!(native.encrypt(&mut values).unwrap_err().is_outage());
+    disarm();
+    native.encrypt(&mut values).unwrap();
+    let before = values.clone();
+    for nth in 1..=6 {
+        arm("C_Encrypt", nth, code(CKR_DEVICE_ERROR));
+        assert!(native.encrypt(&mut values).unwrap_err().is_outage());
+        assert!(values == before, "call {nth}");
+    }
+    disarm();
+    // A token without the mechanism.
+    let absent = ff1(fixture).with_native(NativeFf1 { mechanism: 0x8000_4647, ..NATIVE }).unwrap();
+    assert!(matches!(absent.encrypt(&mut values), Err(HsmError::Refused { .. })));
 }

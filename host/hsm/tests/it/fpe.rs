@@ -12,7 +12,8 @@ use aes::cipher::{
 };
 use casemate_hsm::fpe::calls_per_batch;
 use casemate_hsm::{
-    Alphabet, BatchReport, Ff1, Ff1Value, Ff3, FpeQueue, HsmError, KeyClass, LegacyPermit, QueueLimits, minimum_length,
+    Alphabet, Backend, BatchReport, Ff1, Ff1Value, Ff3, FpeQueue, HsmError, KeyClass, LegacyPermit, QueueLimits,
+    minimum_length,
 };
 use casemate_types::Profile;
 use cryptoki::mechanism::Mechanism;
@@ -115,7 +116,7 @@ fn a_thousand_values_cost_eleven_calls(fixture: &Fixture) {
     let plain: Vec<Ff1Value> = (0..1_000).map(card).collect();
     let mut batch = plain.clone();
     let report = ff1.encrypt(&mut batch).unwrap();
-    assert_eq!(report, BatchReport { hsm_calls: 11, values: 1_000 });
+    assert_eq!(report, BatchReport { hsm_calls: 11, values: 1_000, backend: Backend::HostFeistel });
     assert_eq!(report.hsm_calls, calls_per_batch(10, 16, 8));
     assert!(batch.iter().zip(&plain).all(|(now, before)| now != before));
     assert_eq!(ff1.decrypt(&mut batch).unwrap().hsm_calls, 11);
@@ -284,7 +285,10 @@ fn ff3_in_the_token_is_a_permutation(fixture: &Fixture) {
             })
             .collect();
         let mut batch = plain.clone();
-        assert_eq!(ff3.encrypt(&mut batch, now).unwrap(), BatchReport { hsm_calls: 8, values: 200 });
+        assert_eq!(
+            ff3.encrypt(&mut batch, now).unwrap(),
+            BatchReport { hsm_calls: 8, values: 200, backend: Backend::HostFeistel }
+        );
         assert!(batch.iter().flat_map(|value| &value.numerals).all(|numeral| u32::from(*numeral) < radix));
         assert!(batch != plain);
         ff3.decrypt(&mut batch, now).unwrap();
