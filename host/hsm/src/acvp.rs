@@ -59,7 +59,7 @@ impl VectorSet {
                 Some("ACVP-AES-FF1") => Some(Mode::Ff1),
                 Some("ACVP-AES-FF3-1") => Some(Mode::Ff3),
                 Some(other) => {
-                    return Err(refuse(format!("algorithm `{other}` is not ACVP-AES-FF1 or ACVP-AES-FF3-1")));
+                    return Err(refuse(format!("algorithm {other:?} is not ACVP-AES-FF1 or ACVP-AES-FF3-1")));
                 }
                 // Results may leave it out.
                 None => None,
@@ -129,7 +129,7 @@ impl VectorSet {
         let encrypt = match direction {
             "encrypt" => true,
             "decrypt" => false,
-            _ => return Err(refuse(format!("group {}: direction `{direction}` is unknown", group.tg_id))),
+            _ => return Err(refuse(format!("group {}: direction {direction:?} is unknown", group.tg_id))),
         };
         let mut report = GroupReport {
             group: group.tg_id,

@@ -239,7 +239,7 @@ pub enum HsmError {
     /// The queue's worker has ended.
     #[error("encrypt through a queue: it is closed; open the key again")]
     QueueClosed,
-    /// The answer did not come in time. Nothing was encrypted for the caller.
+    /// The answer did not come in time. The caller's values are unchanged.
     #[error("encrypt through a queue: no answer before the deadline; the token is slow or busy, try again")]
     QueueDeadline,
     /// Too many values wait.

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::guest::root;
-use crate::site::program;
+use crate::site::{self, program, text};
 
 fn data(name: &str) -> PathBuf {
     root().join("host/hsm/tests/data").join(name)
@@ -77,4 +77,19 @@ fn a_set_without_its_results_is_refused() {
     assert_eq!(report["passed"], 17);
     let (code, _, text) = run(&[&folder.path().join("nothing.json")]);
     assert_eq!(code, 1, "{text}");
+}
+
+#[test]
+fn a_token_of_ones_own_runs_vectors_under_its_pin() {
+    let site = site::bare();
+    let module = program().with_file_name("libcasemate_softtoken.so");
+    let environment = format!("KRYOPTIC_CONF={}", text(&site.dir.join("token/token.conf")));
+    let run = |label: &str, pin: &str| {
+        let (vectors, pin) = (data("acvp-aes-ff1.json"), site.dir.join(pin));
+        let arguments = ["fpe", "--vectors", text(&vectors), "--module", text(&module), "--module-env", &environment];
+        site.casemate(&[&arguments[..], &["--token-label", label, "--pin-file", text(&pin)]].concat())
+    };
+    assert_eq!(run("casemate", "pins/user").expect(0)["passed"], 17);
+    run("casemate", "pins/so").expect(1);
+    run("another", "pins/user").expect(1);
 }
