@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::guest::root;
-use crate::site::{self, program, text};
+use crate::site::{self, passage, program, text, titles};
 
 fn data(name: &str) -> PathBuf {
     root().join("host/hsm/tests/data").join(name)
@@ -92,4 +92,31 @@ fn a_token_of_ones_own_runs_vectors_under_its_pin() {
     assert_eq!(run("casemate", "pins/user").expect(0)["passed"], 17);
     run("casemate", "pins/so").expect(1);
     run("another", "pins/user").expect(1);
+}
+
+#[test]
+fn a_field_over_its_own_alphabet_still_filters() {
+    let site = site::copy();
+    site.configure("crate = \"fpe\"", "crate = \"fpe\"\npart = \"fpe:digits\"\nplace = \"fpe:cyrillic\"");
+    let mut line = passage("pump", "Pump", "The bilge pump of the ferry is tested on Mondays.");
+    // The last does not fit its alphabet and becomes a token; a filter must not tell.
+    line["metadata"] = serde_json::json!({ "part": "0012345678", "place": "Владивосток" });
+    let mut other = passage("valve", "Valve", "The bilge valve of the ferry is tested on Fridays.");
+    other["metadata"] = serde_json::json!({ "part": "0012345679", "place": "Kronstadt" });
+    site.ingest(&[line, other]);
+    let ask = |filter: &str| {
+        titles(
+            &site
+                .casemate(&["ask", "When is the bilge of the ferry tested?", "--as", "ben", "--filter", filter])
+                .expect(0),
+        )
+    };
+    assert_eq!(ask("part=0012345678"), ["Pump"]);
+    assert_eq!(ask("part=0012345679"), ["Valve"]);
+    assert_eq!(ask("place=Владивосток"), ["Pump"]);
+    assert_eq!(ask("place=Kronstadt"), ["Valve"]);
+    assert!(ask("part=0012345670").is_empty());
+    site.configure("fpe:digits", "fpe:digit");
+    let refused = site.casemate(&["ask", "When?", "--as", "ben"]);
+    assert!(refused.code != 0 && refused.text.contains("digits, base36"), "{}", refused.text);
 }
