@@ -35,7 +35,6 @@ pub enum NativeLayout {
 
 /// The parameter of [`NativeLayout::RadixTweak`].
 #[repr(C)]
-#[expect(dead_code, reason = "only the HSM reads it")]
 struct RadixTweak {
     radix: CK_ULONG,
     tweak_length: CK_ULONG,

@@ -261,7 +261,7 @@ impl Drop for Closing {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
+#[allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -376,7 +376,8 @@ mod tests {
 
     #[test]
     fn directions_never_mix_and_large_requests_go_alone() {
-        let queue = FpeQueue::start_with(10, QueueLimits { wait: Duration::ZERO, ..patient(4) }, shift).unwrap();
+        let queue = FpeQueue::start_with(10, QueueLimits { wait: Duration::ZERO, waiting: 1_000, ..patient(4) }, shift)
+            .unwrap();
         std::thread::scope(|scope| {
             for round in 0..20 {
                 let queue = &queue;
