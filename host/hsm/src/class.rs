@@ -282,12 +282,7 @@ impl KeyClass {
             Self::CustodianShares | Self::Transport => Generation::Rsa,
             Self::RbacMaster | Self::Token => Generation::Secret(Mechanism::GenericSecretKeyGen),
             Self::SyncKekDestination => return None,
-            Self::AtRest
-            | Self::Compartment
-            | Self::FpeFf1
-            | Self::FpeFf3
-            | Self::SyncKekSource
-            | Self::UserKek => {
+            Self::AtRest | Self::Compartment | Self::FpeFf1 | Self::FpeFf3 | Self::SyncKekSource | Self::UserKek => {
                 Generation::Secret(Mechanism::AesKeyGen)
             }
         })

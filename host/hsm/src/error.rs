@@ -349,15 +349,15 @@ pub enum HsmError {
         /// What is wrong.
         reason: String,
     },
-    /// The thread that watches a pair could not be started.
-    #[error("watch the HSM pair: the system starts no further thread; free some")]
-    Watch,
     /// A test vector's key is no AES key.
     #[error("import a test vector's key: it has {length} bytes; AES takes 16, 24 or 32")]
     VectorKeyLength {
         /// Bytes of the key.
         length: usize,
     },
+    /// The thread that watches a pair could not be started.
+    #[error("watch the HSM pair: the system starts no further thread; free some")]
+    Watch,
     /// A wrapped key does not unwrap: another wrapping key, or a changed byte.
     #[error("unwrap a key: the blob was changed, or wrapped under another key")]
     WrapRejected,

@@ -221,9 +221,17 @@ fn run_pair(test: &str, makes: [Make; 2]) {
 type Check = (&'static str, fn(&Fixture));
 
 fn checks() -> impl Iterator<Item = &'static Check> {
-    [token::CHECKS, keys::CHECKS, operations::CHECKS, replication::CHECKS, destruction::CHECKS, fpe::CHECKS, vectors::CHECKS]
-        .into_iter()
-        .flatten()
+    [
+        token::CHECKS,
+        keys::CHECKS,
+        operations::CHECKS,
+        replication::CHECKS,
+        destruction::CHECKS,
+        fpe::CHECKS,
+        vectors::CHECKS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 fn run_checks(module: &Path, checks: impl Iterator<Item = &'static Check>) {
