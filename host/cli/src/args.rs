@@ -67,6 +67,8 @@ pub enum Command {
     /// Whether the token is a validated module: judge, and keep the list of certificates.
     #[command(subcommand)]
     Fips(FipsCommand),
+    /// Run published FF1 and FF3-1 test vectors through a token. Needs no site.
+    Fpe(FpeOptions),
     /// Serve ask, policy evaluation and health over HTTP/JSON on loopback.
     Serve(ServeOptions),
 }
@@ -284,6 +286,26 @@ pub struct ProbeOptions {
     /// government, enterprise, rehearsal or development; the site's otherwise, or rehearsal.
     #[arg(long)]
     pub profile: Option<Profile>,
+}
+
+#[derive(Args)]
+pub struct FpeOptions {
+    /// The files of one ACVP vector set: internalProjection.json, or prompt.json and expectedResults.json.
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub vectors: Vec<PathBuf>,
+    /// The PKCS#11 module to run them in; without it, a scratch token of the embedded module. The keys of the vectors are
+    /// imported as session objects and destroyed again.
+    #[arg(long, requires_all = ["token_label", "pin_file"])]
+    pub module: Option<PathBuf>,
+    /// The label of the module's token.
+    #[arg(long, value_name = "LABEL", requires = "module")]
+    pub token_label: Option<String>,
+    /// A file that holds the PIN of the token's user.
+    #[arg(long, value_name = "FILE", requires = "module")]
+    pub pin_file: Option<PathBuf>,
+    /// An environment variable the module reads, as NAME=VALUE. May be repeated.
+    #[arg(long = "module-env", value_name = "NAME=VALUE", requires = "module")]
+    pub module_env: Vec<String>,
 }
 
 #[derive(Args)]

@@ -8,6 +8,7 @@ mod drill;
 mod environment;
 mod failure;
 mod fips;
+mod fpe;
 mod hsm;
 mod ingest;
 mod init;
@@ -47,6 +48,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Hsm(command) => hsm::run(&site, command, json),
         Command::Keys(command) => keys::run(&site, command, json),
         Command::Fips(command) => fips::run(&site, command, json),
+        Command::Fpe(options) => fpe::run(&options, json),
         Command::Serve(options) => serve::run(&site, &options, json),
     }
 }

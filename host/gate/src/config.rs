@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use casemate_hsm::{Alphabet, HsmError};
 use casemate_types::{Claims, CompartmentName, Level, PluginName, Profile, UserName};
 use serde::{Deserialize, Serialize};
 
@@ -167,14 +168,42 @@ pub struct UserConfig {
     pub departments: BTreeSet<String>,
 }
 
-/// How a metadata field is encrypted so that equality filters still work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// How a metadata field is encrypted so that equality filters still work: `fpe`, `fpe:` and an alphabet, or `token`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum FieldKind {
-    /// Format-preserving (FF1) where the value has at least a million alternatives, otherwise a keyed token.
+    /// Format-preserving (FF1) over the printable ASCII characters where the value has at least a million alternatives, otherwise
+    /// a keyed token.
     Fpe,
+    /// The same over an alphabet of the field's own, so that a card number stays digits.
+    FpeOver(Box<Alphabet>),
     /// A keyed token (HMAC): for small domains such as labels, years, licences.
     Token,
+}
+
+impl TryFrom<String> for FieldKind {
+    type Error = HsmError;
+    fn try_from(text: String) -> Result<Self, HsmError> {
+        match text.as_str() {
+            "fpe" => Ok(Self::Fpe),
+            "token" => Ok(Self::Token),
+            other => {
+                let alphabet = other.strip_prefix("fpe:");
+                let unknown = HsmError::Alphabet { reason: "a field is `token`, `fpe`, or `fpe:` and an alphabet" };
+                Ok(Self::FpeOver(Box::new(alphabet.ok_or(unknown)?.parse()?)))
+            }
+        }
+    }
+}
+
+impl From<FieldKind> for String {
+    fn from(kind: FieldKind) -> Self {
+        match kind {
+            FieldKind::Fpe => "fpe".to_owned(),
+            FieldKind::FpeOver(alphabet) => format!("fpe:{}", alphabet.name()),
+            FieldKind::Token => "token".to_owned(),
+        }
+    }
 }
 
 impl SiteConfig {
@@ -236,6 +265,7 @@ impl CompartmentRule {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -253,6 +283,24 @@ mod tests {
         let policy = user(&["analyst", "curator"], &["research"]);
         assert_eq!(key.both(&policy), user(&["analyst"], &["research"]));
         assert_eq!(key.both(&policy), policy.both(&key));
+    }
+
+    #[test]
+    fn a_field_names_its_alphabet() {
+        let read = |text: &str| FieldKind::try_from(text.to_owned());
+        for text in [
+            "fpe",
+            "token",
+            "fpe:digits",
+            "fpe:cyrillic",
+            "fpe:chars:0123456789ABCDEF",
+            "fpe:unicode:0410-044F,0401,0451",
+        ] {
+            assert_eq!(String::from(read(text).unwrap()), text);
+        }
+        for text in ["", "fpe:", "FPE", "fpe:digit", "fpe:chars:aa", "token:digits", "digits"] {
+            assert!(matches!(read(text), Err(HsmError::Alphabet { .. })), "{text:?}");
+        }
     }
 
     #[test]

@@ -2,25 +2,29 @@
 //!
 //! Deterministic on purpose: equal values of one field in one compartment look equal to the store. See `THREAT_MODEL.md`.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
-use casemate_hsm::{Alphabet, Ff1, Ff1Value, HsmError, Key, KeyRef, Keyring};
+use casemate_hsm::{Alphabet, Ff1, Ff1Value, HsmError, Key, KeyRef, Keyring, TweakPolicy};
 use casemate_types::CompartmentName;
 
 use crate::GateError;
+use crate::collection::store;
 use crate::config::{FieldKind, SiteConfig};
 
-/// The printable ASCII characters: what an FPE field may hold.
+/// The printable ASCII characters: what an FPE field without an alphabet may hold.
 const PRINTABLE: &str =
     " !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~";
 
-/// Longest value that goes through FF1; longer ones become tokens.
+/// Longest value that goes through FF1, in characters; longer ones become tokens.
 const MAX_FPE: usize = 64;
 
 /// The keys that encrypt fields.
 pub struct FieldCipher {
-    ff1: Ff1,
-    alphabet: Alphabet,
+    /// One key, and the radices of the site's alphabets.
+    ff1: BTreeMap<u32, Ff1>,
+    printable: Alphabet,
     keyring: Arc<Keyring>,
     tokens: Key,
 }
@@ -34,57 +38,76 @@ pub struct FieldValue<'a> {
 }
 
 impl FieldCipher {
-    /// Opens the metadata key and the token key.
-    pub fn open(keyring: &Arc<Keyring>, metadata: &KeyRef, tokens: &KeyRef) -> Result<Self, HsmError> {
-        let alphabet = Alphabet::custom(PRINTABLE)?;
-        Ok(Self {
-            ff1: Ff1::new(Arc::clone(keyring), keyring.find(metadata)?, alphabet.radix())?,
-            alphabet,
-            tokens: keyring.find(tokens)?,
-            keyring: Arc::clone(keyring),
-        })
+    /// Opens the metadata key and the token key, for the alphabets that the site's fields name.
+    pub fn open(
+        keyring: &Arc<Keyring>,
+        config: &SiteConfig,
+        metadata: &KeyRef,
+        tokens: &KeyRef,
+    ) -> Result<Self, HsmError> {
+        let printable = Alphabet::custom(PRINTABLE)?;
+        let mut ff1 = BTreeMap::new();
+        let named = config.fields.values().filter_map(|kind| match kind {
+            FieldKind::FpeOver(alphabet) => Some(&**alphabet),
+            FieldKind::Fpe | FieldKind::Token => None,
+        });
+        for alphabet in named.chain([&printable]) {
+            if let Entry::Vacant(place) = ff1.entry(alphabet.radix()) {
+                place.insert(Ff1::new(Arc::clone(keyring), keyring.find(metadata)?, alphabet.radix())?);
+            }
+        }
+        Ok(Self { ff1, printable, tokens: keyring.find(tokens)?, keyring: Arc::clone(keyring) })
     }
 
-    /// Encrypts fields, each to `f:` and FF1 ciphertext or `t:` and a token, in order. One batch of HSM calls for all FF1 values.
+    /// Encrypts fields, each to `f:` and FF1 ciphertext or `t:` and a token, in order. One batch of HSM calls for all FF1 values of
+    /// a radix.
     pub fn encrypt(
         &self,
         config: &SiteConfig,
         compartment: &CompartmentName,
         fields: &[FieldValue<'_>],
     ) -> Result<Vec<(String, String)>, GateError> {
-        let mut batch = Vec::new();
+        let mut batches: BTreeMap<u32, (Vec<usize>, Vec<Ff1Value>)> = BTreeMap::new();
         let mut out = Vec::with_capacity(fields.len());
-        for field in fields {
-            let kind = config.fields.get(field.name).copied().unwrap_or(FieldKind::Token);
-            if kind == FieldKind::Fpe && self.fits(field.value) {
-                batch.push(Ff1Value {
-                    numerals: self.alphabet.numerals(field.value)?,
-                    tweak: format!("{compartment}/{}", field.name).into_bytes(),
-                });
-                out.push((field.name.to_owned(), None));
-            } else {
-                out.push((field.name.to_owned(), Some(self.token(compartment, field)?)));
+        for (place, field) in fields.iter().enumerate() {
+            let alphabet = self.alphabet(config, field);
+            let value = match alphabet.filter(|alphabet| fits(alphabet, field.value)) {
+                Some(alphabet) => {
+                    let tweak = match config.fields.get(field.name) {
+                        Some(FieldKind::FpeOver(_)) => {
+                            TweakPolicy::Field.tweak(compartment.as_str(), field.name, None)?
+                        }
+                        _ => format!("{compartment}/{}", field.name).into_bytes(),
+                    };
+                    let (places, batch) = batches.entry(alphabet.radix()).or_default();
+                    places.push(place);
+                    batch.push(Ff1Value { numerals: alphabet.numerals(field.value)?, tweak });
+                    String::new()
+                }
+                None => self.token(compartment, field)?,
+            };
+            out.push((field.name.to_owned(), value));
+        }
+        for (radix, (places, mut batch)) in batches {
+            self.ff1.get(&radix).ok_or_else(|| store("a field's alphabet was not opened"))?.encrypt(&mut batch)?;
+            for (place, value) in places.into_iter().zip(batch) {
+                let alphabet = fields.get(place).and_then(|field| self.alphabet(config, field));
+                let text = alphabet.ok_or_else(|| store("a field value is missing"))?.text(&value.numerals)?;
+                if let Some((_, out)) = out.get_mut(place) {
+                    *out = format!("f:{text}");
+                }
             }
         }
-        if !batch.is_empty() {
-            self.ff1.encrypt(&mut batch)?;
-        }
-        let mut batch = batch.into_iter();
-        out.into_iter()
-            .map(|(name, token)| match token {
-                Some(token) => Ok((name, token)),
-                None => {
-                    let item = batch.next().ok_or_else(|| GateError::Store("a field value is missing".to_owned()))?;
-                    Ok((name, format!("f:{}", self.alphabet.text(&item.numerals)?)))
-                }
-            })
-            .collect()
+        Ok(out)
     }
 
-    fn fits(&self, value: &str) -> bool {
-        let length = value.len();
-        value.bytes().all(|b| (b' '..=b'~').contains(&b))
-            && (casemate_hsm::minimum_length(self.alphabet.radix())..=MAX_FPE).contains(&length)
+    /// The alphabet of a field that goes through FF1.
+    fn alphabet<'a>(&'a self, config: &'a SiteConfig, field: &FieldValue<'_>) -> Option<&'a Alphabet> {
+        match config.fields.get(field.name)? {
+            FieldKind::Fpe => Some(&self.printable),
+            FieldKind::FpeOver(alphabet) => Some(alphabet),
+            FieldKind::Token => None,
+        }
     }
 
     /// 128 bits of HMAC-SHA-256 over compartment, field and value.
@@ -95,4 +118,9 @@ impl FieldCipher {
         let mac = self.keyring.mac(&self.tokens, &message)?;
         Ok(format!("t:{}", hex::encode(mac.get(..16).unwrap_or_default())))
     }
+}
+
+/// Whether FF1 may take the value; otherwise it becomes a token.
+fn fits(alphabet: &Alphabet, value: &str) -> bool {
+    (alphabet.minimum_length()..=MAX_FPE).contains(&value.chars().count()) && alphabet.numerals(value).is_ok()
 }

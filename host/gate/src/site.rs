@@ -153,7 +153,7 @@ impl Gate {
         let store = Arc::new(SledStore::open(&dir.join("store")).map_err(|e| GateError::Store(e.to_string()))?);
         let tier = Tier::new(Arc::clone(&store) as _, TIER_BUDGET);
         let masker = Masker::open(&keyring, state.key(SiteKey::Mask)?, state.key(SiteKey::Tokens)?)?;
-        let fields = FieldCipher::open(&keyring, state.key(SiteKey::Metadata)?, state.key(SiteKey::Tokens)?)?;
+        let fields = FieldCipher::open(&keyring, &config, state.key(SiteKey::Metadata)?, state.key(SiteKey::Tokens)?)?;
         let engine = open_engine(dir, &keyring, &state)?;
         let tokens = keyring.find(state.key(SiteKey::Tokens)?)?;
         let names_key = Zeroizing::new(keyring.mac(&tokens, b"casemate/names-of-small-state")?);

@@ -29,6 +29,8 @@ pub enum KeyClass {
     FpeFf1,
     /// AES-256, AES-KW (RFC 3394, SP 800-38F): wraps and unwraps users' key-encryption keys, and nothing else.
     KekWrapping,
+    /// AES-256, ECB, encrypt only: the block cipher of FF3-1 (SP 800-38G r1, draft of 2019) under the reversed key. Legacy.
+    FpeFf3,
     /// 32-byte generic secret, SP 800-108 in counter mode: derives role keys. Needs a token with that mechanism.
     RbacMaster,
     /// AES-256, AES-KW: the half of a synchronisation key that only unwraps, on the token keys are brought to.
@@ -52,6 +54,7 @@ impl KeyClass {
         Self::CustodianShares,
         Self::CustodianSigning,
         Self::FpeFf1,
+        Self::FpeFf3,
         Self::KekWrapping,
         Self::RbacMaster,
         Self::SyncKekDestination,
@@ -81,6 +84,7 @@ impl fmt::Display for KeyClass {
             Self::CustodianSigning => "custodian-signing",
             Self::FpeFf1 => "fpe-ff1",
             Self::KekWrapping => "kek-wrapping",
+            Self::FpeFf3 => "fpe-ff3",
             Self::RbacMaster => "rbac-master",
             Self::SyncKekDestination => "sync-kek-destination",
             Self::SyncKekSource => "sync-kek-source",
@@ -174,7 +178,7 @@ impl KeyClass {
             Self::CustodianShares | Self::Transport => {
                 (ObjectClass::PRIVATE_KEY, KeyType::RSA, MechanismType::RSA_PKCS_OAEP)
             }
-            Self::FpeFf1 => (ObjectClass::SECRET_KEY, KeyType::AES, MechanismType::AES_ECB),
+            Self::FpeFf1 | Self::FpeFf3 => (ObjectClass::SECRET_KEY, KeyType::AES, MechanismType::AES_ECB),
             Self::RbacMaster => {
                 (ObjectClass::SECRET_KEY, KeyType::GENERIC_SECRET, MechanismType::SP800_108_COUNTER_KDF)
             }
@@ -210,7 +214,7 @@ impl KeyClass {
             vec![Attribute::SignRecover(false)]
         } else {
             vec![
-                Attribute::Encrypt(gcm || self == Self::FpeFf1),
+                Attribute::Encrypt(gcm || matches!(self, Self::FpeFf1 | Self::FpeFf3)),
                 Attribute::Verify(false),
                 Attribute::Wrap(both_ways || self == Self::SyncKekSource),
             ]
@@ -292,6 +296,7 @@ impl KeyClass {
             Self::AtRest
             | Self::Compartment
             | Self::FpeFf1
+            | Self::FpeFf3
             | Self::KekWrapping
             | Self::SyncKekSource
             | Self::UserKek => Generation::Secret(Mechanism::AesKeyGen),

@@ -157,7 +157,7 @@ impl Keyring {
 /// Begins a multi-part operation with the key; `false` for classes that have none.
 fn begin(session: &Session, class: KeyClass, handle: ObjectHandle) -> Result<bool, Pkcs11Error> {
     match class {
-        KeyClass::FpeFf1 => session.encrypt_init(&Mechanism::AesEcb, handle)?,
+        KeyClass::FpeFf1 | KeyClass::FpeFf3 => session.encrypt_init(&Mechanism::AesEcb, handle)?,
         KeyClass::AtRest | KeyClass::Compartment => {
             let mut iv = *b"destruction.";
             session.encrypt_init(&Mechanism::AesGcm(GcmParams::new(&mut iv, &[], 128.into())?), handle)?;

@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use casemate_types::Profile;
 use cryptoki::context::Function;
@@ -41,6 +42,14 @@ pub enum HsmError {
         /// The key.
         id: KeyId,
     },
+    /// The batch that these values went with failed; no value of it was encrypted.
+    #[error(
+        "encrypt values together with other callers': the batch failed as a whole; try again once its cause is gone"
+    )]
+    BatchFailed {
+        /// Why, for every caller of the batch.
+        source: Arc<HsmError>,
+    },
     /// The label of a derivation would not be told apart from its context.
     #[error("derive a key: the label is empty or holds a zero byte; choose another")]
     DerivationLabel,
@@ -74,6 +83,14 @@ pub enum HsmError {
         minimum: usize,
         /// The radix.
         radix: u32,
+    },
+    /// FF3-1 takes tweaks of 7 bytes.
+    #[error("encrypt value {value} of the batch with FF3-1: its tweak has {length} bytes; FF3-1 takes 7")]
+    Ff3Tweak {
+        /// Bytes of the tweak.
+        length: usize,
+        /// Position of the value in its batch, from zero.
+        value: usize,
     },
     /// A character is not in the alphabet. The character itself is part of a secret and is not shown.
     #[error("read a value: character {position} (counted from 0) is not in the alphabet; check the field's alphabet")]
@@ -134,6 +151,12 @@ pub enum HsmError {
         /// The mechanism, by its PKCS#11 name.
         mechanism: String,
     },
+    /// FF3-1 is not permitted.
+    #[error("use FF3-1: {reason}; move the data to FF1, or have two custodians permit FF3-1 until a date")]
+    LegacyPermit {
+        /// What is missing.
+        reason: &'static str,
+    },
     /// The library could not be loaded or initialised.
     #[error("load the PKCS#11 module {}: check the path and the module's own configuration", path.display())]
     ModuleUnusable {
@@ -141,6 +164,12 @@ pub enum HsmError {
         path: PathBuf,
         /// The loader's or the module's answer.
         source: Pkcs11Error,
+    },
+    /// The HSM's own FF1 cannot be used.
+    #[error("use the HSM's own FF1: {reason}; check the mechanism's number and layout, or leave it out")]
+    NativeFf1 {
+        /// What is wrong.
+        reason: &'static str,
     },
     /// No slot waits for initialisation.
     #[error("initialise a token: no slot holds an uninitialised token; free a slot or configure a new one")]
@@ -207,6 +236,26 @@ pub enum HsmError {
     /// Bytes that should be an RSA public key are not one this crate makes.
     #[error("read an RSA public key: it is not SubjectPublicKeyInfo of 3072 bits and exponent 65537; export it again")]
     PublicKeyInvalid,
+    /// The queue's worker has ended.
+    #[error("encrypt through a queue: it is closed; open the key again")]
+    QueueClosed,
+    /// The answer did not come in time. The caller's values are unchanged.
+    #[error("encrypt through a queue: no answer before the deadline; the token is slow or busy, try again")]
+    QueueDeadline,
+    /// Too many values wait.
+    #[error("encrypt through a queue: {waiting} values wait already and {limit} may; try again later")]
+    QueueFull {
+        /// How many may wait.
+        limit: usize,
+        /// How many wait.
+        waiting: usize,
+    },
+    /// The operating system did not start the queue's thread.
+    #[error("start a queue: no thread could be started; check the process's limits")]
+    QueueThread {
+        /// The system's answer.
+        source: std::io::Error,
+    },
     /// The operating system's random source failed.
     #[error("make a PIN: the random source failed")]
     Random,
@@ -282,11 +331,29 @@ pub enum HsmError {
         /// Position of the value in its batch, from zero.
         value: usize,
     },
+    /// A tweak cannot be formed.
+    #[error("form a tweak: {reason}; check the field's tweak policy")]
+    Tweak {
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// FF1 takes a radix of 2 to 65,536.
     #[error("set up FF1: radix {radix} is not in 2..=65536")]
     UnsupportedRadix {
         /// The radix.
         radix: u32,
+    },
+    /// A vector file cannot be run.
+    #[error("read vectors: {reason}; give an internalProjection.json, or a prompt.json with its expectedResults.json")]
+    VectorFile {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A test vector's key is no AES key.
+    #[error("import a test vector's key: it has {length} bytes; AES takes 16, 24 or 32")]
+    VectorKeyLength {
+        /// Bytes of the key.
+        length: usize,
     },
     /// The thread that watches a pair could not be started.
     #[error("watch the HSM pair: the system starts no further thread; free some")]
@@ -332,6 +399,7 @@ impl HsmError {
             | RvError::UserNotLoggedIn => Self::TokenGone { action, source },
             RvError::DeviceError
             | RvError::DeviceMemory
+            | RvError::FipsSelfTestFailed
             | RvError::FunctionFailed
             | RvError::GeneralError
             | RvError::HostMemory => Self::Device { action, source },
@@ -341,6 +409,9 @@ impl HsmError {
 
     /// Whether the token itself is out of order, as opposed to a refusal of this one request.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Device { .. } | Self::StrangeAnswer { .. } | Self::TokenGone { .. })
+        match self {
+            Self::BatchFailed { source } => source.is_outage(),
+            _ => matches!(self, Self::Device { .. } | Self::StrangeAnswer { .. } | Self::TokenGone { .. }),
+        }
     }
 }

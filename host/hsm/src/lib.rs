@@ -13,6 +13,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod acvp;
 mod class;
 mod destroy;
 mod driver;
@@ -39,7 +40,10 @@ pub use class::{KeyClass, Origin};
 pub use destroy::{Claim, Destruction, Proof};
 pub use error::HsmError;
 pub use facts::{ModuleFacts, ValidationClaim};
-pub use fpe::{Alphabet, BatchReport, EcbBlocks, Ff1, Ff1Value, minimum_length};
+pub use fpe::{
+    Alphabet, Backend, BatchReport, EcbBlocks, Ff1, Ff1Value, Ff3, FpeQueue, LegacyPermit, NativeFf1, NativeLayout,
+    QueueLimits, TweakPolicy, minimum_length,
+};
 pub use key::{Key, KeyId, KeyRef};
 pub use keyring::Keyring;
 pub use module::{Module, ModuleConfig, TokenInfo};

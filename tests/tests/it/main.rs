@@ -9,6 +9,7 @@ mod corpus;
 mod drill;
 mod fips;
 mod flow;
+mod fpe;
 mod graph;
 mod guest;
 mod handmade;

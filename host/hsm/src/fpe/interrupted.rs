@@ -1,9 +1,10 @@
 use std::cell::{Cell, RefCell};
 
 use super::lockstep::encrypt_batch;
-use super::token::{Ff1, Stream};
+use super::stream::Stream;
+use super::token::{ACTION, Ff1};
 use super::{BatchReport, EcbBlocks, Ff1Value};
-use crate::{HsmError, Keyring};
+use crate::{HsmError, KeyClass, Keyring};
 
 impl Ff1 {
     /// As [`Ff1::encrypt`], and calls `event` right before call number `at` into the token, counted from 1: for drills.
@@ -14,7 +15,8 @@ impl Ff1 {
         at: u32,
         event: &mut dyn FnMut(),
     ) -> Result<BatchReport, HsmError> {
-        let stream = Stream::open(keyring, self.key())?;
+        let handle = self.key().handle_for(&keyring.sessions, ACTION, &[KeyClass::FpeFf1])?;
+        let stream = Stream::open(&keyring.sessions, handle, ACTION)?;
         let mut result = batch.to_vec();
         let interrupted = Interrupted { stream, call: Cell::new(0), at, event: RefCell::new(event) };
         let report = encrypt_batch(&interrupted, self.radix(), &mut result)?;

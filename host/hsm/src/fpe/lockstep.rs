@@ -1,12 +1,17 @@
 //! FF1 over a batch in lock step: SP 800-38G algorithms 7 (encrypt) and 8 (decrypt). Pure: the cipher is a parameter.
+//!
+//! A half of at most 96 bits is a number in a lane (`words`), and its round costs one block; longer halves are walkers. What a
+//! batch allocates does not grow with the number of rounds, and lanes allocate nothing of their own.
 
-use super::arithmetic::{Direction, Halves};
-use super::shape::{MAXIMUM_LENGTH, Shape, check_radix, minimum_length};
-use super::{BatchReport, EcbBlocks, Ff1Value};
+use super::arithmetic::{Modulus, Radix};
+use super::shape::{MAXIMUM_LENGTH, Shape, check_radix, minimum_length, word_length};
+use super::walker::Walker;
+use super::words::{Direction, Lane, Run};
+use super::{Backend, BatchReport, EcbBlocks, Ff1Value};
 use crate::HsmError;
 
 /// Blocks per call: 16 KiB. More gains nothing on software tokens, and some HSMs limit a buffer to this.
-const CHUNK: usize = 1_024;
+pub(super) const CHUNK: usize = 1_024;
 
 /// Encrypts every value in place. On any error no value is changed.
 ///
@@ -20,8 +25,8 @@ pub fn encrypt_batch<E: EcbBlocks + ?Sized>(
     radix: u32,
     batch: &mut [Ff1Value],
 ) -> Result<BatchReport, HsmError> {
-    let (outputs, report) = compute(cipher, radix, batch, Direction::Encrypt)?;
-    write_back(batch, outputs);
+    let (outputs, report) = Work::prepare(radix, batch, Direction::Encrypt)?.run(cipher)?;
+    outputs.write(batch);
     Ok(report)
 }
 
@@ -34,211 +39,291 @@ pub fn decrypt_batch<E: EcbBlocks + ?Sized>(
     radix: u32,
     batch: &mut [Ff1Value],
 ) -> Result<BatchReport, HsmError> {
-    let (outputs, report) = compute(cipher, radix, batch, Direction::Decrypt)?;
-    write_back(batch, outputs);
+    let (outputs, report) = Work::prepare(radix, batch, Direction::Decrypt)?.run(cipher)?;
+    outputs.write(batch);
     Ok(report)
 }
 
-/// Puts computed numerals into their values.
-pub(super) fn write_back(batch: &mut [Ff1Value], outputs: Vec<Vec<u16>>) {
-    for (value, numerals) in batch.iter_mut().zip(outputs) {
-        value.numerals = numerals;
-    }
-}
-
-/// Computes the new numerals of every value without touching the batch.
-pub(super) fn compute<E: EcbBlocks + ?Sized>(
-    cipher: &E,
-    radix: u32,
-    batch: &[Ff1Value],
+/// A checked batch that nothing has been asked of the cipher for.
+pub(super) struct Work<'a> {
     direction: Direction,
-) -> Result<(Vec<Vec<u16>>, BatchReport), HsmError> {
-    check_radix(radix)?;
-    check_values(radix, batch)?;
-    let mut walkers = Vec::with_capacity(batch.len());
-    let mut known: Option<Shape> = None;
-    for value in batch {
-        let (length, tweak) = (value.numerals.len(), value.tweak.len());
-        // Neighbours mostly have one shape, and a shape of a long value is slow to compute.
-        let shape = match known {
-            Some(known) if known.length == length && known.tweak == tweak => known,
-            _ => Shape::new(radix, length, tweak),
-        };
-        known = Some(shape);
-        walkers.push(Walker::new(value, shape, radix));
-    }
-
-    let mut calls = Calls { cipher, count: 0, blocks: Vec::with_capacity(walkers.len()) };
-    // Step 5 and the constant part of step 6i: the CBC-MAC state after P || T || zeroes, once for all rounds.
-    let prefix_blocks = walkers.iter().map(|walker| walker.shape.prefix_blocks).max().unwrap_or_default();
-    for index in 0..prefix_blocks {
-        calls.chain(
-            &mut walkers,
-            |walker| walker.shape.prefix_blocks > index,
-            |walker| walker.shape.prefix(radix, walker.tweak, index),
-        )?;
-    }
-    for walker in &mut walkers {
-        walker.prefix = walker.state;
-    }
-
-    // Step 6. For i from 0 to 9 (algorithm 8: from 9 to 0).
-    for step in 0..10 {
-        let round = if direction == Direction::Encrypt { step } else { 9 - step };
-        for walker in &mut walkers {
-            walker.start_round(round, direction, radix);
-        }
-        // Step 6ii. Let R = PRF(P || Q).
-        let round_blocks = walkers.iter().map(|walker| walker.shape.round_blocks).max().unwrap_or_default();
-        for index in 0..round_blocks {
-            calls.chain(
-                &mut walkers,
-                |walker| walker.shape.round_blocks > index,
-                |walker| {
-                    let mut block = [0; 16];
-                    block.copy_from_slice(&walker.message[16 * index..16 * (index + 1)]);
-                    block
-                },
-            )?;
-        }
-        // Step 6iii. S = the first d bytes of R || CIPH(R xor [1]) || CIPH(R xor [2]) ...
-        calls.extend(&mut walkers)?;
-        for walker in &mut walkers {
-            walker.finish_round(round, direction, radix)?;
-        }
-    }
-
-    let report = BatchReport { hsm_calls: calls.count, values: batch.len() };
-    let outputs = walkers.into_iter().map(|walker| walker.finish(radix)).collect::<Result<_, _>>()?;
-    Ok((outputs, report))
+    radix: u32,
+    numbers: Radix,
+    lanes: Vec<Lane>,
+    runs: Vec<Ff1Run>,
+    /// Long values, each with the place of its prefix.
+    walkers: Vec<(usize, Walker)>,
+    prefixes: Vec<Prefix<'a>>,
+    values: usize,
 }
 
-fn check_values(radix: u32, batch: &[Ff1Value]) -> Result<(), HsmError> {
-    let minimum = minimum_length(radix);
-    for (index, value) in batch.iter().enumerate() {
-        let length = value.numerals.len();
-        if length < minimum {
-            return Err(HsmError::DomainTooSmall { length, minimum, radix });
-        }
-        if length > MAXIMUM_LENGTH || value.tweak.len() > MAXIMUM_LENGTH {
-            return Err(HsmError::TooLong { maximum: MAXIMUM_LENGTH, value: index });
-        }
-        if let Some(position) = value.numerals.iter().position(|numeral| u32::from(*numeral) >= radix) {
-            return Err(HsmError::NumeralOutOfRange { position, radix, value: index });
-        }
-    }
-    Ok(())
+/// Neighbouring lanes of one length.
+struct Ff1Run {
+    words: Run,
+    /// Where the round number stands in a block, in bits from the right.
+    counter: u32,
+    /// Bits of a block beyond the d bytes of S.
+    excess: u32,
 }
 
-/// One value on its way through the rounds.
-struct Walker<'a> {
+/// What neighbours of one length and one tweak share: the constant part of the CBC-MAC. Looking for equal ones further away
+/// costs more than the block it saves.
+struct Prefix<'a> {
     shape: Shape,
     tweak: &'a [u8],
-    /// `None` only while a round is being finished.
-    halves: Option<Halves>,
-    /// CBC-MAC state after the prefix.
-    prefix: [u8; 16],
-    /// CBC-MAC state; after the round's last block, R.
+    /// CBC-MAC state after the last whole block.
     state: [u8; 16],
-    /// The rest of Q: tail of tweak and zeroes, round number, half.
-    message: Vec<u8>,
-    /// Blocks of S after R.
-    extra: Vec<[u8; 16]>,
+    lanes: std::ops::Range<usize>,
 }
 
-impl<'a> Walker<'a> {
-    fn new(value: &'a Ff1Value, shape: Shape, radix: u32) -> Self {
-        let mut message = vec![0; shape.round_blocks * 16];
-        let tail_start = shape.padded_tweak - shape.tail_length();
-        for (place, byte) in message.iter_mut().zip(value.tweak.get(tail_start..).unwrap_or_default()) {
-            *place = *byte;
+impl<'a> Work<'a> {
+    /// Checks the values and takes them apart. Values that may not be encrypted cost no call.
+    pub(super) fn prepare(radix: u32, batch: &'a [Ff1Value], direction: Direction) -> Result<Self, HsmError> {
+        check_radix(radix)?;
+        let (minimum, word_length) = (minimum_length(radix), word_length(radix));
+        let mut work = Self {
+            direction,
+            radix,
+            numbers: Radix::new(radix),
+            lanes: Vec::with_capacity(batch.len()),
+            runs: Vec::new(),
+            walkers: Vec::new(),
+            prefixes: Vec::new(),
+            values: batch.len(),
+        };
+        for (index, value) in batch.iter().enumerate() {
+            check_value(radix, minimum, value, index)?;
+            work.share_prefix(value);
+            if value.numerals.len() <= word_length {
+                work.push_lane(&value.numerals);
+            } else if let Some(prefix) = work.prefixes.last() {
+                let walker = Walker::new(&value.numerals, &value.tweak, prefix.shape);
+                work.walkers.push((work.prefixes.len() - 1, walker));
+            }
         }
-        Self {
-            shape,
-            tweak: &value.tweak,
-            halves: Some(Halves::split(&value.numerals, &shape, radix)),
-            prefix: [0; 16],
-            state: [0; 16],
-            message,
-            extra: vec![[0; 16]; shape.extra_blocks],
+        Ok(work)
+    }
+
+    /// Walks all values through the rounds. The batch itself is not touched.
+    pub(super) fn run<E: EcbBlocks + ?Sized>(mut self, cipher: &E) -> Result<(Outputs, BatchReport), HsmError> {
+        let mut calls = Calls::new(cipher, self.values);
+        self.run_prefixes(&mut calls)?;
+        // Step 6. For i from 0 to 9 (algorithm 8: from 9 to 0).
+        for step in 0..10 {
+            let round = if self.direction == Direction::Encrypt { step } else { 9 - step };
+            self.run_round(round, &mut calls)?;
+        }
+        let report = BatchReport { hsm_calls: calls.count(), values: self.values, backend: Backend::HostFeistel };
+        let long = self.walkers.into_iter().map(|(_, walker)| walker.finish()).collect::<Result<_, _>>()?;
+        let (direction, radix, numbers) = (self.direction, self.radix, self.numbers);
+        Ok((Outputs { direction, word_length: word_length(radix), numbers, lanes: self.lanes, long }, report))
+    }
+
+    /// Ends with the prefix that this value uses: its predecessor's where length and tweak are the same.
+    fn share_prefix(&mut self, value: &'a Ff1Value) {
+        let (length, tweak) = (value.numerals.len(), value.tweak.as_slice());
+        let last = self.prefixes.last();
+        if last.is_some_and(|last| last.shape.length == length && last.tweak == tweak) {
+            return;
+        }
+        // A shape of a long value is slow to compute.
+        let shape = match last {
+            Some(last) if last.shape.length == length && last.shape.tweak == tweak.len() => last.shape,
+            _ => Shape::new(self.radix, length, tweak.len()),
+        };
+        let end = self.lanes.len();
+        self.prefixes.push(Prefix { shape, tweak, state: [0; 16], lanes: end..end });
+    }
+
+    fn push_lane(&mut self, numerals: &[u16]) {
+        let Some(prefix) = self.prefixes.last_mut() else { return };
+        let shape = prefix.shape;
+        let end = self.lanes.len();
+        // Step 2. Let A = X[1..u]; B = X[u+1..n].
+        let (a, b) = numerals.split_at(shape.u);
+        let (a, b) = (self.numbers.number(a.iter().copied()), self.numbers.number(b.iter().copied()));
+        self.lanes.push(Lane::new(self.direction, a, b));
+        prefix.lanes.end = end + 1;
+        match self.runs.last_mut() {
+            Some(run) if run.words.length == shape.length => {
+                run.words.lanes.end = end + 1;
+            }
+            _ => {
+                let moduli = [Modulus::power(self.radix, shape.u), Modulus::power(self.radix, shape.v)];
+                let words = Run { lanes: end..end + 1, length: shape.length, moduli };
+                // Step 6iii. S is the first d bytes of R; d is at most 16 for words.
+                self.runs.push(Ff1Run {
+                    words,
+                    counter: shape.counter_bits(),
+                    excess: 128u32.saturating_sub(8 * shape.d as u32),
+                });
+            }
         }
     }
 
-    fn start_round(&mut self, round: u8, direction: Direction, radix: u32) {
-        self.state = self.prefix;
-        let tail = self.shape.tail_length();
-        self.message[tail] = round;
-        if let Some(halves) = &self.halves {
-            halves.write_source(direction, radix, &mut self.message[tail + 1..]);
+    /// Step 5 and the constant part of step 6i: the CBC-MAC state after P || T || zeroes, once for all rounds.
+    fn run_prefixes<E: EcbBlocks + ?Sized>(&mut self, calls: &mut Calls<'_, E>) -> Result<(), HsmError> {
+        let count = self.prefixes.iter().map(|prefix| prefix.shape.prefix_blocks).max().unwrap_or_default();
+        for index in 0..count {
+            let radix = self.radix;
+            let mut chosen =
+                self.prefixes.iter_mut().filter(|prefix| prefix.shape.prefix_blocks > index).collect::<Vec<_>>();
+            calls.begin();
+            calls
+                .extend(chosen.iter().map(|prefix| xor(prefix.state, prefix.shape.prefix(radix, prefix.tweak, index))));
+            for (prefix, block) in chosen.iter_mut().zip(calls.encrypt()?) {
+                prefix.state = *block;
+            }
         }
-    }
-
-    fn finish_round(&mut self, round: u8, direction: Direction, radix: u32) -> Result<(), HsmError> {
-        let halves = self.halves.take().ok_or(LOST)?;
-        let shape = &self.shape;
-        self.halves = Some(if self.extra.is_empty() {
-            halves.advance(direction, round, &self.state[..shape.d], shape, radix)
-        } else {
-            let s = [&self.state, self.extra.as_flattened()].concat();
-            halves.advance(direction, round, &s[..shape.d], shape, radix)
-        });
+        for prefix in &self.prefixes {
+            // The rest of T || zeroes, left-aligned in the one block of a lane's round.
+            let base = u128::from_be_bytes(xor(prefix.state, prefix.shape.tail(prefix.tweak)));
+            for lane in &mut self.lanes[prefix.lanes.clone()] {
+                lane.base = base;
+            }
+        }
         Ok(())
     }
 
-    fn finish(self, radix: u32) -> Result<Vec<u16>, HsmError> {
-        Ok(self.halves.ok_or(LOST)?.join(&self.shape, radix))
+    fn run_round<E: EcbBlocks + ?Sized>(&mut self, round: u8, calls: &mut Calls<'_, E>) -> Result<(), HsmError> {
+        for (prefix, walker) in &mut self.walkers {
+            walker.start_round(self.prefixes[*prefix].state, round, self.direction, self.radix);
+        }
+        // Step 6ii. Let R = PRF(P || Q). A lane has one block; walkers may have more.
+        let blocks = self.walkers.iter().map(|(_, walker)| walker.shape.round_blocks).max().unwrap_or(1);
+        for index in 0..blocks {
+            calls.begin();
+            let lanes = if index == 0 { self.lanes.len() } else { 0 };
+            if index == 0 {
+                for run in &self.runs {
+                    let counter = u128::from(round) << run.counter;
+                    let lanes = self.lanes[run.words.lanes.clone()].iter();
+                    calls.extend(lanes.map(|lane| (lane.base ^ counter ^ lane.source).to_be_bytes()));
+                }
+            }
+            let long = self.walkers.iter_mut().filter(|(_, walker)| walker.shape.round_blocks > index);
+            let mut long = long.map(|(_, walker)| walker).collect::<Vec<_>>();
+            calls.extend(long.iter().map(|walker| xor(walker.state, walker.block(index))));
+            let (words, rest) = calls.encrypt()?.split_at(lanes);
+            for (walker, block) in long.iter_mut().zip(rest) {
+                walker.state = *block;
+            }
+            if index == 0 {
+                for run in &self.runs {
+                    let range = run.words.lanes.clone();
+                    // Step 6iv. Let y = NUM(S).
+                    let y = |block| u128::from_be_bytes(block) >> run.excess;
+                    run.words.advance(self.direction, round, &mut self.lanes[range.clone()], &words[range], y);
+                }
+            }
+        }
+        self.finish_walkers(round, calls)
+    }
+
+    /// Step 6iii. S = the first d bytes of R || CIPH(R xor [1]) || CIPH(R xor [2]) ..., which do not depend on each other.
+    fn finish_walkers<E: EcbBlocks + ?Sized>(&mut self, round: u8, calls: &mut Calls<'_, E>) -> Result<(), HsmError> {
+        calls.begin();
+        for (_, walker) in &self.walkers {
+            let counters = 1..=walker.extra.len() as u128;
+            calls.extend(counters.map(|counter| xor(walker.state, counter.to_be_bytes())));
+        }
+        let places = self.walkers.iter_mut().flat_map(|(_, walker)| &mut walker.extra);
+        for (place, block) in places.zip(calls.encrypt()?) {
+            *place = *block;
+        }
+        for (_, walker) in &mut self.walkers {
+            walker.finish_round(round, self.direction, self.radix)?;
+        }
+        Ok(())
     }
 }
 
-/// Cannot happen: a walker without halves. An error rather than a panic.
-const LOST: HsmError = HsmError::StrangeAnswer { action: "run FF1" };
+/// What [`encrypt_batch`] checks before the first call.
+pub(super) fn check_values(radix: u32, batch: &[Ff1Value]) -> Result<(), HsmError> {
+    let minimum = minimum_length(radix);
+    batch.iter().enumerate().try_for_each(|(index, value)| check_value(radix, minimum, value, index))
+}
 
-/// Gathers one block of each walker, encrypts them together and hands them back.
-struct Calls<'a, E: ?Sized> {
+fn check_value(radix: u32, minimum: usize, value: &Ff1Value, index: usize) -> Result<(), HsmError> {
+    let length = value.numerals.len();
+    if length < minimum {
+        return Err(HsmError::DomainTooSmall { length, minimum, radix });
+    }
+    if length > MAXIMUM_LENGTH || value.tweak.len() > MAXIMUM_LENGTH {
+        return Err(HsmError::TooLong { maximum: MAXIMUM_LENGTH, value: index });
+    }
+    check_numerals(radix, &value.numerals, index)
+}
+
+pub(super) fn check_numerals(radix: u32, numerals: &[u16], index: usize) -> Result<(), HsmError> {
+    let outside = |numeral: u16| u32::from(numeral) >= radix;
+    if !outside(numerals.iter().copied().fold(0, u16::max)) {
+        return Ok(());
+    }
+    let position = numerals.iter().position(|numeral| outside(*numeral)).unwrap_or_default();
+    Err(HsmError::NumeralOutOfRange { position, radix, value: index })
+}
+
+/// The new numerals of every value of a batch.
+pub(super) struct Outputs {
+    direction: Direction,
+    word_length: usize,
+    numbers: Radix,
+    lanes: Vec<Lane>,
+    long: Vec<Vec<u16>>,
+}
+
+impl Outputs {
+    /// Step 7. Return A || B: into the values they came from.
+    pub(super) fn write(self, batch: &mut [Ff1Value]) {
+        let (mut lanes, mut long) = (self.lanes.iter(), self.long.into_iter());
+        for value in batch {
+            if value.numerals.len() > self.word_length {
+                if let Some(numerals) = long.next() {
+                    value.numerals = numerals;
+                }
+            } else if let Some(lane) = lanes.next() {
+                let (a, b) = lane.halves(self.direction);
+                let u = value.numerals.len() / 2;
+                let (left, right) = value.numerals.split_at_mut(u);
+                self.numbers.write(a, left.iter_mut().rev());
+                self.numbers.write(b, right.iter_mut().rev());
+            }
+        }
+    }
+}
+
+/// Gathers one block of each value and encrypts them together.
+pub(super) struct Calls<'a, E: ?Sized> {
     cipher: &'a E,
     count: u32,
     blocks: Vec<[u8; 16]>,
 }
 
-impl<E: EcbBlocks + ?Sized> Calls<'_, E> {
-    /// One block of each chosen walker's CBC-MAC.
-    fn chain(
-        &mut self,
-        walkers: &mut [Walker<'_>],
-        chosen: impl Fn(&Walker<'_>) -> bool,
-        block: impl Fn(&Walker<'_>) -> [u8; 16],
-    ) -> Result<(), HsmError> {
-        self.blocks.clear();
-        self.blocks
-            .extend(walkers.iter().filter(|walker| chosen(walker)).map(|walker| xor(walker.state, block(walker))));
-        self.encrypt()?;
-        for (walker, block) in walkers.iter_mut().filter(|walker| chosen(walker)).zip(&self.blocks) {
-            walker.state = *block;
-        }
-        Ok(())
+impl<'a, E: EcbBlocks + ?Sized> Calls<'a, E> {
+    pub(super) fn new(cipher: &'a E, capacity: usize) -> Self {
+        Self { cipher, count: 0, blocks: Vec::with_capacity(capacity) }
     }
 
-    /// All further blocks of S of all walkers, which do not depend on each other.
-    fn extend(&mut self, walkers: &mut [Walker<'_>]) -> Result<(), HsmError> {
+    pub(super) fn begin(&mut self) {
         self.blocks.clear();
-        for walker in walkers.iter() {
-            let counters = 1..=walker.extra.len() as u128;
-            self.blocks.extend(counters.map(|counter| xor(walker.state, counter.to_be_bytes())));
-        }
-        self.encrypt()?;
-        let places = walkers.iter_mut().flat_map(|walker| &mut walker.extra);
-        for (place, block) in places.zip(&self.blocks) {
-            *place = *block;
-        }
-        Ok(())
     }
 
-    fn encrypt(&mut self) -> Result<(), HsmError> {
+    pub(super) fn extend(&mut self, blocks: impl Iterator<Item = [u8; 16]>) {
+        self.blocks.extend(blocks);
+    }
+
+    pub(super) fn encrypt(&mut self) -> Result<&[[u8; 16]], HsmError> {
         for chunk in self.blocks.chunks_mut(CHUNK) {
             self.count += 1;
             self.cipher.encrypt_blocks(chunk)?;
         }
-        Ok(())
+        Ok(&self.blocks)
+    }
+
+    /// Calls made so far.
+    pub(super) fn count(&self) -> u32 {
+        self.count
     }
 }
 

@@ -8,15 +8,29 @@
 
 mod alphabet;
 mod arithmetic;
+pub mod danger;
+mod ff3;
 mod interrupted;
+mod legacy;
 mod lockstep;
+mod native;
+mod queue;
 mod shape;
+mod stream;
 mod token;
+mod tweak;
+mod walker;
+mod words;
 
 pub use alphabet::Alphabet;
+pub use ff3::FF3_TWEAK;
+pub use legacy::{Ff3, LegacyPermit};
 pub use lockstep::{decrypt_batch, encrypt_batch};
+pub use native::{NativeFf1, NativeLayout};
+pub use queue::{FpeQueue, QueueLimits};
 pub use shape::{MAXIMUM_LENGTH, calls_per_batch, minimum_length};
 pub use token::Ff1;
+pub use tweak::TweakPolicy;
 
 use crate::HsmError;
 
@@ -36,13 +50,25 @@ impl std::fmt::Debug for Ff1Value {
     }
 }
 
-/// What a batch cost.
+/// What a batch cost. In a queue, the batch that the caller's values went with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchReport {
     /// Calls into the token, one after another; see [`calls_per_batch`].
     pub hsm_calls: u32,
     /// Values in the batch.
     pub values: usize,
+    /// What walked the rounds.
+    pub backend: Backend,
+}
+
+/// What walks the rounds of FF1 or FF3-1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// This crate, over AES in the token.
+    HostFeistel,
+    /// The HSM's own mechanism.
+    Native,
 }
 
 /// The block cipher under one key: all that FF1 needs of a token.

@@ -96,11 +96,37 @@ impl Shape {
     pub(super) fn tail_length(&self) -> usize {
         self.padded_tweak % 16
     }
+
+    /// The bytes of the tweak that did not fill a block of the prefix, then zeroes. Only for halves of at most 12 bytes, whose
+    /// round is one block: tail || [i] || [NUM(half)].
+    pub(super) fn tail(&self, tweak: &[u8]) -> [u8; 16] {
+        let mut block = [0; 16];
+        let rest = tweak.get(self.padded_tweak - self.tail_length()..).unwrap_or_default();
+        for (place, byte) in block.iter_mut().zip(rest) {
+            *place = *byte;
+        }
+        block
+    }
+
+    /// How far left of a block's last bit the round number stands, where a round is one block.
+    pub(super) fn counter_bits(&self) -> u32 {
+        8 * self.b as u32
+    }
 }
 
 /// Checks that a radix is one FF1 takes.
 pub(super) fn check_radix(radix: u32) -> Result<(), HsmError> {
     if (2..=65_536).contains(&radix) { Ok(()) } else { Err(HsmError::UnsupportedRadix { radix }) }
+}
+
+/// The longest value whose halves are at most 96 bits: 56 decimal digits. Also FF3-1's `maxlen`.
+pub(super) fn word_length(radix: u32) -> usize {
+    let (mut half, mut number) = (0, u128::from(radix));
+    while number <= 1 << 96 {
+        number *= u128::from(radix);
+        half += 1;
+    }
+    2 * half
 }
 
 /// Bits of radix^v - 1, which is ceil(v * log2(radix)) without a rounding error.
@@ -152,6 +178,21 @@ mod tests {
             (256, 64, 8, 41),
         ] {
             assert_eq!(calls_per_batch(radix, length, tweak), calls, "radix {radix}, length {length}, tweak {tweak}");
+        }
+    }
+
+    #[test]
+    fn words_end_where_a_half_has_twelve_bytes() {
+        for (radix, length) in [(2, 192), (10, 56), (26, 40), (36, 36), (62, 32), (64, 32), (65_535, 12), (65_536, 12)]
+        {
+            assert_eq!(word_length(radix), length, "radix {radix}");
+        }
+        for radix in 2..=65_536 {
+            let half = word_length(radix) / 2;
+            assert!(bits_of_power(radix, half) <= 96 && bits_of_power(radix, half + 1) > 96, "radix {radix}");
+            // One block a round, and S within it.
+            let shape = Shape::new(radix, 2 * half, 5);
+            assert!(shape.round_blocks == 1 && shape.extra_blocks == 0 && shape.tail_length() + 1 + shape.b == 16);
         }
     }
 

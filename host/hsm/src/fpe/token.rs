@@ -1,23 +1,22 @@
-use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use cryptoki::error::Error as Pkcs11Error;
-use cryptoki::mechanism::Mechanism;
-
-use super::arithmetic::Direction;
-use super::lockstep::{compute, write_back};
+use super::lockstep::Work;
+use super::native::{Native, NativeFf1};
 use super::shape::check_radix;
-use super::{BatchReport, EcbBlocks, Ff1Value};
-use crate::sessions::Lent;
+use super::stream::Stream;
+use super::words::Direction;
+use super::{Backend, BatchReport, Ff1Value};
+use crate::sessions::Sessions;
 use crate::{HsmError, Key, KeyClass, Keyring};
 
-const ACTION: &str = "encrypt with FF1";
+pub(super) const ACTION: &str = "encrypt with FF1";
 
 /// FF1 under one key of the token, for one radix.
 pub struct Ff1 {
     keyring: Arc<Keyring>,
     key: Key,
     radix: u32,
+    native: Option<Native>,
 }
 
 impl Ff1 {
@@ -28,7 +27,16 @@ impl Ff1 {
     pub fn new(keyring: Arc<Keyring>, key: Key, radix: u32) -> Result<Self, HsmError> {
         key.handle_for(&keyring.sessions, ACTION, &[KeyClass::FpeFf1])?;
         check_radix(radix)?;
-        Ok(Self { keyring, key, radix })
+        Ok(Self { keyring, key, radix, native: None })
+    }
+
+    /// Lets the HSM's own mechanism encrypt, once it is found to give FF1's results under this key. Decryption stays here: it
+    /// needs encryption by AES only, and the key has no other use.
+    ///
+    /// # Errors
+    /// [`HsmError::NativeFf1`] for a number that is no vendor's; at the first use, also for results that are not FF1's.
+    pub fn with_native(self, native: NativeFf1) -> Result<Self, HsmError> {
+        Ok(Self { native: Some(Native::new(native)?), ..self })
     }
 
     /// Encrypts every value in place. On any error no value is changed.
@@ -62,86 +70,32 @@ impl Ff1 {
         self.key
     }
 
-    fn run(&self, batch: &mut [Ff1Value], direction: Direction) -> Result<BatchReport, HsmError> {
-        let stream = Stream::open(&self.keyring, &self.key)?;
-        let (outputs, report) = compute(&stream, self.radix, batch, direction)?;
-        stream.close()?;
-        write_back(batch, outputs);
-        Ok(report)
-    }
-}
-
-/// One open AES-ECB operation: begun once per batch, so that a round costs one call into the token.
-///
-/// An operation goes on working after its key was destroyed or the user logged out, so none outlives its batch: it is
-/// finished, or its session is closed.
-pub(super) struct Stream<'a> {
-    lent: RefCell<Lent<'a>>,
-    keyring: &'a Keyring,
-    output: RefCell<Vec<[u8; 16]>>,
-    finished: Cell<bool>,
-}
-
-impl<'a> Stream<'a> {
-    pub(super) fn open(keyring: &'a Keyring, key: &Key) -> Result<Self, HsmError> {
-        let handle = key.handle_for(&keyring.sessions, ACTION, &[KeyClass::FpeFf1])?;
-        let mut lent = keyring.sessions.lend(ACTION)?;
-        let begun = match lent.session() {
-            Some(session) => session.encrypt_init(&Mechanism::AesEcb, handle),
-            None => Err(Pkcs11Error::InvalidValue),
-        };
-        begun.map_err(|source| {
-            lent.discard();
-            HsmError::from_pkcs11(ACTION, source)
-        })?;
-        Ok(Self { lent: RefCell::new(lent), keyring, output: RefCell::default(), finished: Cell::new(false) })
-    }
-
-    pub(super) fn close(self) -> Result<(), HsmError> {
-        let lent = self.lent.borrow();
-        let session = lent.session().ok_or(HsmError::StrangeAnswer { action: ACTION })?;
-        let rest = self
-            .keyring
-            .sessions
-            .module
-            .raw
-            .encrypt_final(session)
-            .map_err(|source| HsmError::from_pkcs11(ACTION, source))?;
-        // Bytes held back would mean that the rounds saw fewer than they gave.
-        if rest != 0 {
-            return Err(HsmError::StrangeAnswer { action: ACTION });
-        }
-        self.finished.set(true);
-        Ok(())
-    }
-}
-
-impl EcbBlocks for Stream<'_> {
-    fn encrypt_blocks(&self, blocks: &mut [[u8; 16]]) -> Result<(), HsmError> {
-        let lent = self.lent.borrow();
-        let session = lent.session().ok_or(HsmError::StrangeAnswer { action: ACTION })?;
-        let mut output = self.output.borrow_mut();
-        output.resize(blocks.len(), [0; 16]);
-        let written = self
-            .keyring
-            .sessions
-            .module
-            .raw
-            .encrypt_update(session, blocks, &mut output)
-            .map_err(|source| HsmError::from_pkcs11(ACTION, source))?;
-        // PKCS#11 lets a token hold blocks back; then the result would be computed from stale ones.
-        if written != 16 * blocks.len() {
-            return Err(HsmError::StrangeAnswer { action: ACTION });
-        }
-        blocks.copy_from_slice(&output);
-        Ok(())
-    }
-}
-
-impl Drop for Stream<'_> {
-    fn drop(&mut self) {
-        if !self.finished.get() {
-            self.lent.borrow_mut().discard();
+    pub(super) fn run(&self, batch: &mut [Ff1Value], direction: Direction) -> Result<BatchReport, HsmError> {
+        let handle = self.key.handle_for(&self.keyring.sessions, ACTION, &[KeyClass::FpeFf1])?;
+        match &self.native {
+            Some(native) if direction == Direction::Encrypt => {
+                native.encrypt(&self.keyring.sessions, handle, self.radix, batch)
+            }
+            _ => run(&self.keyring.sessions, handle, self.radix, batch, direction),
         }
     }
+}
+
+/// FF1 with AES under any key handle. The batch is written only when the token has answered everything, the end included.
+pub(super) fn run(
+    sessions: &Sessions,
+    key: cryptoki::object::ObjectHandle,
+    radix: u32,
+    batch: &mut [Ff1Value],
+    direction: Direction,
+) -> Result<BatchReport, HsmError> {
+    let work = Work::prepare(radix, batch, direction)?;
+    if batch.is_empty() {
+        return Ok(BatchReport { hsm_calls: 0, values: 0, backend: Backend::HostFeistel });
+    }
+    let stream = Stream::open(sessions, key, ACTION)?;
+    let (outputs, report) = work.run(&stream)?;
+    stream.close()?;
+    outputs.write(batch);
+    Ok(report)
 }

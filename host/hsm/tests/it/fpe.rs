@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use aes::cipher::consts::{U1, U8, U16};
 use aes::cipher::inout::InOut;
@@ -10,7 +11,11 @@ use aes::cipher::{
     ParBlocksSizeUser,
 };
 use casemate_hsm::fpe::calls_per_batch;
-use casemate_hsm::{Alphabet, BatchReport, Ff1, Ff1Value, HsmError, KeyClass, minimum_length};
+use casemate_hsm::{
+    Alphabet, Backend, BatchReport, Ff1, Ff1Value, Ff3, FpeQueue, HsmError, KeyClass, LegacyPermit, QueueLimits,
+    minimum_length,
+};
+use casemate_types::Profile;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
@@ -27,6 +32,9 @@ crate::list![
     two_keys_give_two_ciphertexts,
     batches_run_side_by_side,
     text_goes_through_an_alphabet,
+    a_queue_answers_like_the_key_itself,
+    ff3_needs_a_permit_and_keeps_to_it,
+    ff3_in_the_token_is_a_permutation,
 ];
 
 fn ff1(fixture: &Fixture, radix: u32) -> Ff1 {
@@ -83,12 +91,12 @@ fn ff1_in_the_token_equals_the_fpe_crate(fixture: &Fixture) {
         let oracle = FF1::<TokenAes>::new(&[0; 8], radix).unwrap();
         // Both arithmetics, tweaks around a block, extra blocks of S: all shapes in one batch.
         let shortest = minimum_length(radix);
-        let plain: Vec<Ff1Value> = [0, 1, 7, 25, 60]
+        let plain: Vec<Ff1Value> = [0, 1, 7, 25, 60, 300]
             .into_iter()
-            .zip([0, 1, 8, 15, 33])
+            .zip([0u32, 1, 8, 15, 33, 1_000])
             .map(|(longer, tweak)| Ff1Value {
                 numerals: (0..shortest + longer).map(|place| ((place as u32 * 7 + 1) % radix) as u16).collect(),
-                tweak: (0..tweak).collect(),
+                tweak: (0..tweak).map(|byte| byte as u8).collect(),
             })
             .collect();
         let mut batch = plain.clone();
@@ -108,7 +116,7 @@ fn a_thousand_values_cost_eleven_calls(fixture: &Fixture) {
     let plain: Vec<Ff1Value> = (0..1_000).map(card).collect();
     let mut batch = plain.clone();
     let report = ff1.encrypt(&mut batch).unwrap();
-    assert_eq!(report, BatchReport { hsm_calls: 11, values: 1_000 });
+    assert_eq!(report, BatchReport { hsm_calls: 11, values: 1_000, backend: Backend::HostFeistel });
     assert_eq!(report.hsm_calls, calls_per_batch(10, 16, 8));
     assert!(batch.iter().zip(&plain).all(|(now, before)| now != before));
     assert_eq!(ff1.decrypt(&mut batch).unwrap().hsm_calls, 11);
@@ -119,7 +127,8 @@ fn a_large_batch_is_cut_into_chunks(fixture: &Fixture) {
     let ff1 = ff1(fixture, 10);
     let plain: Vec<Ff1Value> = (0..3_000).map(card).collect();
     let mut batch = plain.clone();
-    assert_eq!(ff1.encrypt(&mut batch).unwrap().hsm_calls, 33);
+    // One call for the prefix, which all share, and three a round.
+    assert_eq!(ff1.encrypt(&mut batch).unwrap().hsm_calls, 31);
     // Chunking changes nothing in the result.
     let mut one = [card(2_999)];
     ff1.encrypt(&mut one).unwrap();
@@ -198,4 +207,91 @@ fn text_goes_through_an_alphabet(fixture: &Fixture) {
     assert_ne!(hidden, "кремль");
     ff1.decrypt(&mut batch).unwrap();
     assert_eq!(alphabet.text(&batch[0].numerals).unwrap(), "кремль");
+}
+
+/// Async code hands a queue to its runtime's blocking threads.
+fn is_shared<T: Send + Sync + 'static>(queue: T) -> Arc<T> {
+    Arc::new(queue)
+}
+
+fn a_queue_answers_like_the_key_itself(fixture: &Fixture) {
+    let reference = fixture.ring.generate(KeyClass::FpeFf1, "test").unwrap();
+    let direct = Ff1::new(Arc::clone(&fixture.ring), fixture.ring.find(&reference).unwrap(), 10).unwrap();
+    let queued = Ff1::new(Arc::clone(&fixture.ring), fixture.ring.find(&reference).unwrap(), 10).unwrap();
+    let queue = is_shared(FpeQueue::start(queued, QueueLimits::default()).unwrap());
+    let deadline = Duration::from_secs(600);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (queue, direct) = (Arc::clone(&queue), &direct);
+            scope.spawn(move || {
+                for seed in 0..50 {
+                    let mut values = [card(thread * 50 + seed)];
+                    let mut expected = values.clone();
+                    direct.encrypt(&mut expected).unwrap();
+                    let report = queue.encrypt(&mut values, deadline).unwrap();
+                    assert!(values == expected);
+                    // Shared or not, a batch of these costs what the formula says.
+                    assert!(report.values <= 8 && report.hsm_calls == calls_per_batch(10, 16, 8), "{report:?}");
+                    queue.decrypt(&mut values, deadline).unwrap();
+                    assert!(values == [card(thread * 50 + seed)]);
+                }
+            });
+        }
+    });
+    assert_eq!(queue.waiting(), 0);
+}
+
+fn permit(now: SystemTime) -> LegacyPermit {
+    let custodians = ["ana".to_owned(), "bo".to_owned()];
+    LegacyPermit::from_verified_approvals(custodians, now + Duration::from_secs(60)).unwrap()
+}
+
+fn ff3_needs_a_permit_and_keeps_to_it(fixture: &Fixture) {
+    let now = SystemTime::now();
+    let later = now + Duration::from_secs(60);
+    let reference = fixture.ring.generate(KeyClass::FpeFf3, "test").unwrap();
+    let ff3 = |profile, now| {
+        let key = fixture.ring.find(&reference).unwrap();
+        Ff3::new(Arc::clone(&fixture.ring), key, 10, permit(SystemTime::now()), profile, now)
+    };
+    let refused = |result: Result<Ff3, HsmError>| matches!(result, Err(HsmError::LegacyPermit { .. }));
+    assert!(refused(ff3(Profile::Government, now)), "whatever two custodians say");
+    assert!(refused(ff3(Profile::Rehearsal, later + Duration::from_secs(60))));
+    for profile in [Profile::Rehearsal, Profile::Enterprise] {
+        let ff3 = ff3(profile, now).unwrap();
+        let mut batch = [Ff1Value { tweak: vec![1; 7], ..card(1) }];
+        ff3.encrypt(&mut batch, now).unwrap();
+        let before = batch.clone();
+        // A permit that ends while the key is in use ends the use.
+        let error = ff3.decrypt(&mut batch, later + Duration::from_secs(60)).unwrap_err();
+        assert!(matches!(error, HsmError::LegacyPermit { .. }), "{error}");
+        assert!(batch == before);
+    }
+    let ff1_key = fixture.key(KeyClass::FpeFf1);
+    let result = Ff3::new(Arc::clone(&fixture.ring), ff1_key, 10, permit(now), Profile::Enterprise, now);
+    assert!(matches!(result, Err(HsmError::WrongClass { .. })));
+}
+
+fn ff3_in_the_token_is_a_permutation(fixture: &Fixture) {
+    let now = SystemTime::now();
+    for radix in [2, 10, 26, 255, 65_536] {
+        let key = fixture.key(KeyClass::FpeFf3);
+        let ff3 = Ff3::new(Arc::clone(&fixture.ring), key, radix, permit(now), Profile::Enterprise, now).unwrap();
+        let shortest = minimum_length(radix);
+        let plain: Vec<Ff1Value> = (0..200usize)
+            .map(|seed| Ff1Value {
+                numerals: (0..shortest + seed % 7).map(|place| ((place * 31 + seed) as u32 % radix) as u16).collect(),
+                tweak: (seed as u64).to_be_bytes()[1..].to_vec(),
+            })
+            .collect();
+        let mut batch = plain.clone();
+        assert_eq!(
+            ff3.encrypt(&mut batch, now).unwrap(),
+            BatchReport { hsm_calls: 8, values: 200, backend: Backend::HostFeistel }
+        );
+        assert!(batch.iter().flat_map(|value| &value.numerals).all(|numeral| u32::from(*numeral) < radix));
+        assert!(batch != plain);
+        ff3.decrypt(&mut batch, now).unwrap();
+        assert!(batch == plain, "radix {radix}");
+    }
 }

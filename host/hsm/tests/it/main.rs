@@ -5,15 +5,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod destruction;
+mod fault;
 mod fixture;
 mod fpe;
 mod keys;
 mod operations;
 mod pair;
 mod probe;
+mod raw;
 mod replication;
 mod token;
 mod user_kek;
+mod vectors;
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,7 +37,7 @@ fn every_check_holds_on_the_software_token() {
     else {
         return;
     };
-    run_checks(&tokens[0]);
+    run_checks(&tokens[0], checks());
 }
 
 #[test]
@@ -42,7 +45,24 @@ fn every_check_holds_on_softhsm() {
     let Some(tokens) = second_process("every_check_holds_on_softhsm", &[Make::SoftHsm], checks().count()) else {
         return;
     };
-    run_checks(&tokens[0]);
+    run_checks(&tokens[0], checks());
+}
+
+#[test]
+fn no_fault_gives_ciphertext_on_the_software_token() {
+    run_faults("no_fault_gives_ciphertext_on_the_software_token", Make::Embedded);
+}
+
+#[test]
+fn no_fault_gives_ciphertext_on_softhsm() {
+    run_faults("no_fault_gives_ciphertext_on_softhsm", Make::SoftHsm);
+}
+
+/// Through the module in `tests/shim`, which is among this program's dependencies.
+fn run_faults(test: &str, make: Make) {
+    if second_process(test, &[make], fault::CHECKS.len()).is_some() {
+        run_checks(&std::env::current_exe().unwrap().with_file_name("libcasemate_shim.so"), fault::CHECKS.iter());
+    }
 }
 
 /// The module built here: target/release/deps/it-... -> target/release
@@ -172,10 +192,11 @@ fn second_process(test: &str, makes: &[Make], checks: usize) -> Option<Vec<PathB
         let (variable, text) = make.configuration(folder.path());
         let configuration = folder.path().join(variable);
         std::fs::write(&configuration, text).unwrap();
-        command.env(variable, &configuration);
+        command.env(variable, &configuration).env("CASEMATE_SHIM_MODULE", &module);
     }
     let modules = std::env::join_paths(makes.iter().map(|make| make.module())).unwrap();
-    let output = command.env(MODULE, &modules).env(FOLDER, folder.path()).output().unwrap();
+    command.env(MODULE, &modules).env(FOLDER, folder.path());
+    let output = command.env("CASEMATE_SHIM_FAULT_FILE", folder.path().join("fault")).output().unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);
     print!("{stdout}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "a check failed in {test}");
@@ -209,16 +230,17 @@ fn checks() -> impl Iterator<Item = &'static Check> {
         replication::CHECKS,
         destruction::CHECKS,
         fpe::CHECKS,
+        vectors::CHECKS,
     ]
     .into_iter()
     .flatten()
 }
 
-fn run_checks(module: &Path) {
+fn run_checks(module: &Path, checks: impl Iterator<Item = &'static Check>) {
     // The harness has begun a line of its own.
     println!();
     let fixture = Fixture::new(module);
-    judge(checks().map(|(name, check)| (*name, || check(&fixture))));
+    judge(checks.map(|(name, check)| (*name, || check(&fixture))));
 }
 
 /// Runs each check, says how it went, and fails if one did.

@@ -136,8 +136,43 @@ proptest! {
         };
         let extra = dearest(|shape| shape.extra_blocks.min(1));
         let calls = dearest(|shape| shape.prefix_blocks) + 10 * (dearest(|shape| shape.round_blocks) + extra);
-        prop_assert_eq!(report, BatchReport { hsm_calls: calls as u32, values: plain.len() });
+        prop_assert_eq!(report, BatchReport { hsm_calls: calls as u32, values: plain.len(), backend: Backend::HostFeistel });
 
+        decrypt_batch(&aes256(), radix, &mut batch).unwrap();
+        prop_assert!(batch == plain);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Up to the longest tweak and far beyond a machine word, words and long values in one batch.
+    #[test]
+    fn long_values_and_tweaks_equal_the_fpe_crate(
+        radix in prop_oneof![Just(2u32), Just(10), Just(36), Just(256), Just(65_536), 2u32..=65_536],
+        shapes in prop::collection::vec((0usize..700, 0usize..=4_096), 1..5),
+        seed in any::<u64>(),
+    ) {
+        let mut state = seed;
+        let mut noise = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u32
+        };
+        let shortest = minimum_length(radix);
+        let plain: Vec<Ff1Value> = shapes
+            .into_iter()
+            .map(|(longer, tweak)| Ff1Value {
+                numerals: (0..shortest + longer).map(|_| (noise() % radix) as u16).collect(),
+                tweak: (0..tweak).map(|_| noise() as u8).collect(),
+            })
+            .collect();
+        let oracle = FF1::<Aes256>::new(&KEY, radix).unwrap();
+        let mut batch = plain.clone();
+        encrypt_batch(&aes256(), radix, &mut batch).unwrap();
+        for (ours, plain) in batch.iter().zip(&plain) {
+            let theirs = oracle.encrypt(&plain.tweak, &FlexibleNumeralString::from(plain.numerals.clone())).unwrap();
+            prop_assert!(ours.numerals == Vec::from(theirs), "{plain:?} in radix {radix}");
+        }
         decrypt_batch(&aes256(), radix, &mut batch).unwrap();
         prop_assert!(batch == plain);
     }
@@ -191,13 +226,21 @@ fn calls_do_not_grow_with_the_batch() {
     for count in [1, 10, 1_000, 1_024] {
         let mut batch = vec![value(&[5; 16], b"12345678"); count];
         let report = encrypt_batch(&aes256(), 10, &mut batch).unwrap();
-        assert_eq!(report, BatchReport { hsm_calls: calls_per_batch(10, 16, 8), values: count });
+        assert_eq!(
+            report,
+            BatchReport { hsm_calls: calls_per_batch(10, 16, 8), values: count, backend: Backend::HostFeistel }
+        );
         assert_eq!(report.hsm_calls, 11);
     }
-    // One block more than a call takes.
+    // One block more than a call takes; the prefix, which all share, is one block.
     let mut batch = vec![value(&[5; 16], b"12345678"); 1_025];
+    assert_eq!(encrypt_batch(&aes256(), 10, &mut batch).unwrap().hsm_calls, 1 + 20);
+    let mut batch: Vec<_> = (0..1_025u32).map(|record| value(&[5; 16], &record.to_be_bytes())).collect();
     assert_eq!(encrypt_batch(&aes256(), 10, &mut batch).unwrap().hsm_calls, 22);
-    assert_eq!(encrypt_batch(&aes256(), 10, &mut []).unwrap(), BatchReport { hsm_calls: 0, values: 0 });
+    assert_eq!(
+        encrypt_batch(&aes256(), 10, &mut []).unwrap(),
+        BatchReport { hsm_calls: 0, values: 0, backend: Backend::HostFeistel }
+    );
 }
 
 #[test]

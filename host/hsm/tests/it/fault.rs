@@ -1,0 +1,301 @@
+//! A token that breaks inside a batch: every return code of PKCS#11 at every call, through the module in `tests/shim`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_hsm::fpe::{FpeQueue, QueueLimits};
+use casemate_hsm::{Backend, BatchReport, Ff1, Ff1Value, HsmError, KeyClass, NativeFf1, NativeLayout};
+use cryptoki_sys::*;
+
+use crate::fixture::Fixture;
+
+crate::list![
+    every_code_at_every_call_is_an_error_and_no_ciphertext,
+    a_short_answer_is_an_error_and_no_ciphertext,
+    an_outage_is_reported_until_the_token_is_back,
+    sessions_that_cannot_be_opened_leave_the_pool_whole,
+    a_fault_fails_every_caller_of_a_queue,
+    a_key_is_not_taken_from_a_token_that_fails,
+    a_native_mechanism_is_used_once_it_agrees,
+    a_native_mechanism_that_differs_is_refused,
+];
+
+/// Codes after which the operator has to look at the token: [`HsmError::is_outage`].
+const OUTAGES: &[CK_RV] = &[
+    CKR_HOST_MEMORY,
+    CKR_GENERAL_ERROR,
+    CKR_FUNCTION_FAILED,
+    CKR_DEVICE_ERROR,
+    CKR_DEVICE_MEMORY,
+    CKR_DEVICE_REMOVED,
+    CKR_SESSION_CLOSED,
+    CKR_SESSION_HANDLE_INVALID,
+    CKR_TOKEN_NOT_PRESENT,
+    CKR_TOKEN_NOT_RECOGNIZED,
+    CKR_USER_NOT_LOGGED_IN,
+    CKR_CRYPTOKI_NOT_INITIALIZED,
+    CKR_SLOT_ID_INVALID,
+    CKR_FIPS_SELF_TEST_FAILED,
+];
+
+/// Codes that refuse this one request.
+const REFUSALS: &[CK_RV] = &[
+    CKR_CANCEL,
+    CKR_ARGUMENTS_BAD,
+    CKR_ACTION_PROHIBITED,
+    CKR_BUFFER_TOO_SMALL,
+    CKR_DATA_INVALID,
+    CKR_DATA_LEN_RANGE,
+    CKR_FUNCTION_CANCELED,
+    CKR_FUNCTION_NOT_PARALLEL,
+    CKR_FUNCTION_NOT_SUPPORTED,
+    CKR_FUNCTION_REJECTED,
+    CKR_KEY_FUNCTION_NOT_PERMITTED,
+    CKR_KEY_HANDLE_INVALID,
+    CKR_KEY_SIZE_RANGE,
+    CKR_KEY_TYPE_INCONSISTENT,
+    CKR_MECHANISM_INVALID,
+    CKR_MECHANISM_PARAM_INVALID,
+    CKR_OPERATION_ACTIVE,
+    CKR_OPERATION_NOT_INITIALIZED,
+    CKR_PIN_EXPIRED,
+    CKR_TOKEN_WRITE_PROTECTED,
+    // A vendor's own, of which nothing is known, and one that no standard has.
+    CKR_VENDOR_DEFINED | 0x17,
+    0x7777,
+];
+
+/// Arms the module: from now on the `nth` call of `function` ends as `what` says.
+fn arm(function: &str, nth: impl std::fmt::Display, what: impl std::fmt::Display) {
+    std::fs::write(std::env::var_os("CASEMATE_SHIM_FAULT_FILE").unwrap(), format!("{function} {nth} {what}")).unwrap();
+}
+
+fn disarm() {
+    std::fs::write(std::env::var_os("CASEMATE_SHIM_FAULT_FILE").unwrap(), "").unwrap();
+}
+
+fn code(code: CK_RV) -> String {
+    format!("{code:#x}")
+}
+
+fn ff1(fixture: &Fixture) -> Ff1 {
+    Ff1::new(Arc::clone(&fixture.ring), fixture.key(KeyClass::FpeFf1), 10).unwrap()
+}
+
+/// A word, a longer tweak, and a value with further blocks of S: every kind of call.
+fn batch() -> Vec<Ff1Value> {
+    let value = |length: usize, tweak: usize| Ff1Value {
+        numerals: (0..length).map(|place| (place * 7 % 10) as u16).collect(),
+        tweak: vec![7; tweak],
+    };
+    vec![value(16, 8), value(9, 40), value(60, 3)]
+}
+
+type Direction = fn(&Ff1, &mut [Ff1Value]) -> Result<BatchReport, HsmError>;
+const DIRECTIONS: [Direction; 2] = [Ff1::encrypt, Ff1::decrypt];
+
+/// The functions a batch calls, and how often.
+fn calls(report: BatchReport) -> [(&'static str, u32); 3] {
+    [("C_EncryptInit", 1), ("C_EncryptUpdate", report.hsm_calls), ("C_EncryptFinal", 1)]
+}
+
+fn every_code_at_every_call_is_an_error_and_no_ciphertext(fixture: &Fixture) {
+    disarm();
+    let ff1 = ff1(fixture);
+    let plain = batch();
+    for direction in DIRECTIONS {
+        let mut sound = plain.clone();
+        let report = direction(&ff1, &mut sound).unwrap();
+        assert!(report.hsm_calls > 20 && sound != plain);
+        for (function, count) in calls(report) {
+            for nth in 1..=count {
+                for (codes, outage) in [(OUTAGES, true), (REFUSALS, false)] {
+                    for each in codes {
+                        let what = format!("{} at call {nth} of {function}", code(*each));
+                        arm(function, nth, code(*each));
+                        let mut values = plain.clone();
+                        let error = direction(&ff1, &mut values).expect_err(&what);
+                        assert!(values == plain, "{what}: the batch changed");
+                        assert_eq!(error.is_outage(), outage, "{what}: {error}");
+                        // The fault was one call; the next batch has a session of its own.
+                        direction(&ff1, &mut values).unwrap_or_else(|error| panic!("after {what}: {error}"));
+                        assert!(values == sound, "after {what}");
+                    }
+                }
+            }
+        }
+    }
+    disarm();
+    fixture.ring.health().unwrap();
+}
+
+/// PKCS#11 lets a token hold bytes back; FF1 would go on with old ones.
+fn a_short_answer_is_an_error_and_no_ciphertext(fixture: &Fixture) {
+    disarm();
+    let ff1 = ff1(fixture);
+    let plain = batch();
+    let count = ff1.encrypt(&mut plain.clone()).unwrap().hsm_calls;
+    for nth in 1..=count {
+        arm("C_EncryptUpdate", nth, "short");
+        let mut values = plain.clone();
+        let error = ff1.encrypt(&mut values).unwrap_err();
+        assert!(matches!(error, HsmError::StrangeAnswer { .. }), "call {nth}: {error}");
+        assert!(values == plain, "call {nth}");
+    }
+    disarm();
+}
+
+fn an_outage_is_reported_until_the_token_is_back(fixture: &Fixture) {
+    disarm();
+    let ff1 = ff1(fixture);
+    let plain = batch();
+    let mut sound = plain.clone();
+    ff1.encrypt(&mut sound).unwrap();
+    for (function, each) in [
+        ("C_EncryptUpdate", CKR_DEVICE_ERROR),
+        ("C_EncryptInit", CKR_USER_NOT_LOGGED_IN),
+        ("C_EncryptFinal", CKR_DEVICE_REMOVED),
+    ] {
+        arm(function, "1+", code(each));
+        let mut values = plain.clone();
+        // More often than the pool has sessions.
+        for _ in 0..10 {
+            let error = ff1.encrypt(&mut values).unwrap_err();
+            assert!(error.is_outage(), "{function}: {error}");
+            assert!(values == plain, "{function}");
+        }
+        disarm();
+        ff1.encrypt(&mut values).unwrap();
+        assert!(values == sound, "{function}");
+    }
+    // A monitor sees it as well.
+    arm("C_GenerateRandom", "1+", code(CKR_DEVICE_ERROR));
+    assert!(fixture.ring.health().unwrap_err().is_outage());
+    disarm();
+    fixture.ring.health().unwrap();
+}
+
+fn sessions_that_cannot_be_opened_leave_the_pool_whole(fixture: &Fixture) {
+    disarm();
+    let ff1 = ff1(fixture);
+    // Faults close the sessions there are, so that new ones are wanted.
+    arm("C_EncryptInit", "1+", code(CKR_DEVICE_ERROR));
+    for _ in 0..10 {
+        ff1.encrypt(&mut batch()).unwrap_err();
+    }
+    arm("C_OpenSession", "1+", code(CKR_SESSION_COUNT));
+    for _ in 0..10 {
+        let mut values = batch();
+        ff1.encrypt(&mut values).unwrap_err();
+        assert!(values == batch());
+    }
+    disarm();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| ff1.encrypt(&mut batch()).unwrap());
+        }
+    });
+}
+
+fn a_fault_fails_every_caller_of_a_queue(fixture: &Fixture) {
+    disarm();
+    let limits = QueueLimits { wait: Duration::from_secs(3_600), blocks: 6, waiting: 100 };
+    let queue = FpeQueue::start(ff1(fixture), limits).unwrap();
+    let deadline = Duration::from_secs(3_600);
+    let value = |n: u16| [Ff1Value { numerals: vec![n; 16], tweak: Vec::new() }];
+    let round = |n: u16, fails: bool| {
+        let queue = &queue;
+        move || {
+            let mut values = value(n);
+            let result = queue.encrypt(&mut values, deadline);
+            assert_eq!(values == value(n), fails);
+            match result {
+                Ok(report) => {
+                    assert!(!fails && report == BatchReport { hsm_calls: 11, values: 6, backend: Backend::HostFeistel })
+                }
+                Err(error) => assert!(fails && error.is_outage(), "{error}"),
+            }
+        }
+    };
+    for fails in [false, true, false] {
+        if fails {
+            arm("C_EncryptUpdate", 7, code(CKR_DEVICE_ERROR));
+        }
+        std::thread::scope(|scope| {
+            for n in 0..6 {
+                scope.spawn(round(n, fails));
+            }
+        });
+        disarm();
+    }
+}
+
+fn a_key_is_not_taken_from_a_token_that_fails(fixture: &Fixture) {
+    disarm();
+    let reference = fixture.ring.generate(KeyClass::FpeFf1, "test").unwrap();
+    for function in ["C_FindObjectsInit", "C_FindObjects", "C_GetAttributeValue", "C_EncryptInit", "C_Encrypt"] {
+        arm(function, 1, code(CKR_DEVICE_ERROR));
+        let error = fixture.ring.find(&reference).map(drop).expect_err(function);
+        assert!(error.is_outage(), "{function}: {error}");
+        disarm();
+        fixture.ring.find(&reference).unwrap();
+    }
+}
+
+const NATIVE: NativeFf1 = NativeFf1 { mechanism: 0x8000_4646, layout: NativeLayout::RadixTweak };
+
+fn a_native_mechanism_is_used_once_it_agrees(fixture: &Fixture) {
+    disarm();
+    for radix in [10, 62, 65_536] {
+        let reference = fixture.ring.generate(KeyClass::FpeFf1, "test").unwrap();
+        let host = Ff1::new(Arc::clone(&fixture.ring), fixture.ring.find(&reference).unwrap(), radix).unwrap();
+        let native = Ff1::new(Arc::clone(&fixture.ring), fixture.ring.find(&reference).unwrap(), radix).unwrap();
+        let native = native.with_native(NATIVE).unwrap();
+        let plain = batch();
+        let (mut ours, mut theirs) = (plain.clone(), plain.clone());
+        assert_eq!(host.encrypt(&mut ours).unwrap().backend, Backend::HostFeistel);
+        let report = native.encrypt(&mut theirs).unwrap();
+        assert_eq!(report, BatchReport { hsm_calls: 9, values: 3, backend: Backend::Native });
+        assert!(ours == theirs, "radix {radix}");
+        assert_eq!(native.decrypt(&mut theirs).unwrap().backend, Backend::HostFeistel);
+        assert!(theirs == plain, "radix {radix}");
+    }
+    // The domain floor holds in front of the HSM's own mechanism too.
+    let native = ff1(fixture).with_native(NATIVE).unwrap();
+    let mut short = [Ff1Value { numerals: vec![1; 5], tweak: Vec::new() }];
+    assert!(matches!(native.encrypt(&mut short), Err(HsmError::DomainTooSmall { .. })));
+    let standard = NativeFf1 { mechanism: 0x1081, ..NATIVE };
+    assert!(matches!(ff1(fixture).with_native(standard), Err(HsmError::NativeFf1 { .. })));
+}
+
+fn a_native_mechanism_that_differs_is_refused(fixture: &Fixture) {
+    disarm();
+    let native = ff1(fixture).with_native(NATIVE).unwrap();
+    let plain = batch();
+    let mut values = plain.clone();
+    // Each result of the comparison is the second call for its value.
+    for nth in [2, 4, 6] {
+        let native = ff1(fixture).with_native(NATIVE).unwrap();
+        arm("C_Encrypt", nth, "wrong");
+        assert!(matches!(native.encrypt(&mut values), Err(HsmError::NativeFf1 { .. })), "call {nth}");
+        disarm();
+        assert!(matches!(native.encrypt(&mut values), Err(HsmError::NativeFf1 { .. })), "refused for good");
+        assert!(values == plain);
+        native.decrypt(&mut values.clone()).unwrap();
+    }
+    // A fault is no verdict.
+    arm("C_Encrypt", 1, code(CKR_DEVICE_ERROR));
+    assert!(native.encrypt(&mut values).unwrap_err().is_outage());
+    disarm();
+    native.encrypt(&mut values).unwrap();
+    let before = values.clone();
+    for nth in 1..=6 {
+        arm("C_Encrypt", nth, code(CKR_DEVICE_ERROR));
+        assert!(native.encrypt(&mut values).unwrap_err().is_outage());
+        assert!(values == before, "call {nth}");
+    }
+    disarm();
+    // A token without the mechanism.
+    let absent = ff1(fixture).with_native(NativeFf1 { mechanism: 0x8000_4647, ..NATIVE }).unwrap();
+    assert!(matches!(absent.encrypt(&mut values), Err(HsmError::Refused { .. })));
+}
