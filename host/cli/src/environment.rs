@@ -43,6 +43,17 @@ pub fn set_variables(variables: impl IntoIterator<Item = (String, String)>) {
     }
 }
 
+/// Sets variables given as `NAME=VALUE`. Call before any thread is started.
+#[allow(unsafe_code, reason = "a PKCS#11 module is configured through the environment, and std offers no safe way")]
+pub fn set_pairs(pairs: &[String]) -> Result<(), Failure> {
+    for text in pairs {
+        let (name, value) = pair(text)?;
+        // SAFETY: as in `set`.
+        unsafe { std::env::set_var(name, value) };
+    }
+    Ok(())
+}
+
 /// The site's folder as the module must see it.
 pub fn absolute(site: &Path) -> Result<String, Failure> {
     let path = fs::canonicalize(site).map_err(|error| {

@@ -1,13 +1,13 @@
 //! From a signed statement to the permission to act.
 
 use casemate_hsm::KeyId;
-use casemate_types::Digest;
+use casemate_types::{Digest, Profile};
 use serde::Serialize;
 
 use crate::CustodyError;
 use crate::envelope::{Envelope, Signed, Signer};
 use crate::ledger::NonceLedger;
-use crate::quorum::{Profile, QuorumBackend};
+use crate::quorum::QuorumBackend;
 use crate::roster::Roster;
 use crate::statement::{AuditHead, Operation, Statement};
 use crate::text::{TokenSerial, UnixTime};
@@ -82,7 +82,7 @@ impl Verifier<'_> {
         now: UnixTime,
         heads: &dyn AuditHeads,
     ) -> Result<Signed<Statement>, CustodyError> {
-        let lowest = self.profile.lowest_tier();
+        let lowest = QuorumBackend::lowest_for(self.profile);
         if self.tier < lowest {
             return Err(CustodyError::TierTooLow { tier: self.tier, lowest, profile: self.profile });
         }

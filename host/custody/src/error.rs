@@ -1,9 +1,9 @@
 use std::path::PathBuf;
 
 use casemate_hsm::HsmError;
-use casemate_types::{Digest, UserName};
+use casemate_types::{Digest, Profile, UserName};
 
-use crate::quorum::{Profile, QuorumBackend};
+use crate::quorum::QuorumBackend;
 use crate::statement::{Nonce, Operation};
 use crate::text::UnixTime;
 

@@ -39,7 +39,7 @@ pub use envelope::{Document, Envelope, Signature, Signed, Signer};
 pub use error::CustodyError;
 pub use folder::{CustodyFolder, Generation, Journal, Phase};
 pub use ledger::{NonceFile, NonceLedger};
-pub use quorum::{Profile, QuorumBackend};
+pub use quorum::QuorumBackend;
 pub use roster::{Card, Custodian, Roster, SharesKey, SigningKey};
 pub use shares::{Collector, OpenShare, SealedShare, SecretKind, ShareSet, SplitOf, split};
 pub use statement::{AuditHead, MAX_VALIDITY_SECONDS, Nonce, Operation, Statement, StatementFormat};

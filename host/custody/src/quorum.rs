@@ -3,6 +3,7 @@
 use std::fmt;
 
 use casemate_hsm::TokenInfo;
+use casemate_types::Profile;
 use serde::{Deserialize, Serialize};
 
 use crate::CustodyError;
@@ -20,6 +21,14 @@ pub enum QuorumBackend {
 }
 
 impl QuorumBackend {
+    /// The weakest means that a profile accepts.
+    pub fn lowest_for(profile: Profile) -> Self {
+        match profile {
+            Profile::Government | Profile::Enterprise => Self::SplitPackageAndPin,
+            Profile::Rehearsal | Profile::Development => Self::ApprovalsOnly,
+        }
+    }
+
     /// What is in force for a token whose PINs are split or not.
     ///
     /// PKCS#11 shows a vendor's quorum only as `CKF_PROTECTED_AUTHENTICATION_PATH`, which a card reader with a keypad sets as
@@ -43,38 +52,6 @@ impl fmt::Display for QuorumBackend {
             Self::ApprovalsOnly => "approvals-only",
             Self::SplitPackageAndPin => "split-package-and-pin",
             Self::Vendor => "vendor",
-        })
-    }
-}
-
-/// For whom a site is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Profile {
-    /// A company's site.
-    Enterprise,
-    /// A public authority's site.
-    Government,
-    /// A site for learning and testing.
-    Rehearsal,
-}
-
-impl Profile {
-    /// The weakest means that this profile accepts.
-    pub fn lowest_tier(self) -> QuorumBackend {
-        match self {
-            Self::Enterprise | Self::Government => QuorumBackend::SplitPackageAndPin,
-            Self::Rehearsal => QuorumBackend::ApprovalsOnly,
-        }
-    }
-}
-
-impl fmt::Display for Profile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Enterprise => "enterprise",
-            Self::Government => "government",
-            Self::Rehearsal => "rehearsal",
         })
     }
 }

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use casemate_custody::*;
 use casemate_hsm::KeyId;
+use casemate_types::Profile;
 use serde_json::{Value, json};
 
 use crate::soft::{AuditLog, NOW, SITE, Soft, custodians, people, root, roster, signed, statement};
@@ -297,6 +298,7 @@ fn approvals_without_force_are_refused_by_profile() {
         (Profile::Government, QuorumBackend::ApprovalsOnly, false),
         (Profile::Enterprise, QuorumBackend::ApprovalsOnly, false),
         (Profile::Rehearsal, QuorumBackend::ApprovalsOnly, true),
+        (Profile::Development, QuorumBackend::ApprovalsOnly, true),
         (Profile::Government, QuorumBackend::SplitPackageAndPin, true),
         (Profile::Government, QuorumBackend::Vendor, true),
     ] {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use casemate_custody::*;
 use casemate_hsm::{KeyClass, Keyring, Module, Pin, WrappedPackage};
+use casemate_types::Profile;
 
 use crate::harness::{Ground, play_own_role};
 use crate::soft::{AuditLog, NOW, SITE, statement};
