@@ -43,14 +43,9 @@ pub fn set_variables(variables: impl IntoIterator<Item = (String, String)>) {
     }
 }
 
-/// Sets variables given as `NAME=VALUE`. Call before any thread is started.
-#[allow(unsafe_code, reason = "a PKCS#11 module is configured through the environment, and std offers no safe way")]
+/// As [`set_variables`], for `NAME=VALUE`.
 pub fn set_pairs(pairs: &[String]) -> Result<(), Failure> {
-    for text in pairs {
-        let (name, value) = pair(text)?;
-        // SAFETY: as in `set`.
-        unsafe { std::env::set_var(name, value) };
-    }
+    set_variables(pairs.iter().map(|text| pair(text)).collect::<Result<Vec<_>, _>>()?);
     Ok(())
 }
 
