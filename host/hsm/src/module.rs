@@ -47,6 +47,7 @@ pub struct TokenInfo {
     /// Whether the user PIN is locked.
     pub user_pin_locked: bool,
     /// Whether the token takes its PIN by a way of its own (a keypad, cards), `CKF_PROTECTED_AUTHENTICATION_PATH`.
+    #[serde(default)]
     pub protected_authentication_path: bool,
 }
 
@@ -161,14 +162,6 @@ impl Module {
         session.logout().map_err(fail)?;
         session.close().map_err(fail)?;
         set?;
-        Ok(self.slot(label)?.1)
-    }
-
-    /// The one initialised token with this label.
-    ///
-    /// # Errors
-    /// [`HsmError::TokenMissing`], [`HsmError::TokenTwin`].
-    pub fn token(&self, label: &str) -> Result<TokenInfo, HsmError> {
         Ok(self.slot(label)?.1)
     }
 
