@@ -35,7 +35,7 @@ pub use log::{Log, LogOptions};
 pub use note::{CheckpointSigner, SignError};
 pub use receipt::{Receipt, VerifiedReceipt, verify_receipt};
 pub use record::{Event, Record};
-pub use verify::{Verified, entries, verify_dir};
+pub use verify::{Verified, entries, root_at, verify_dir};
 
 /// The largest record, in bytes: an entry bundle counts the length of an entry in 16 bits (C2SP `tlog-tiles`, log entries).
 pub const MAX_RECORD: usize = 65_535;

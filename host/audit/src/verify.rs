@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::snapshot::Snapshot;
 use crate::store;
-use crate::tree::{Edge, WIDTH, first_index, hash_at, partial_number, partial_width};
+use crate::tree::{Edge, WIDTH, first_index, hash_at, leaf_hash, partial_number, partial_width};
 use crate::{AuditError, VerifyError};
 
 /// What [`verify_dir`] found.
@@ -69,6 +69,22 @@ pub fn entries(dir: &Path) -> Result<impl Iterator<Item = Result<Vec<u8>, AuditE
         Err(error) => vec![Err(error.into())],
     });
     Ok(signed.chain(tail.map(Ok)))
+}
+
+/// The root (RFC 6962 section 2.1) that the log had at `size` records, rebuilt from its entries; `None` if it has fewer.
+///
+/// Whoever was given a head some time ago finds out whether it was one of this log. The entries are those that [`verify_dir`] checks:
+/// call that first.
+pub fn root_at(dir: &Path, size: u64) -> Result<Option<[u8; 32]>, AuditError> {
+    let mut edge = Edge::default();
+    let mut entries = entries(dir)?;
+    while edge.size() < size {
+        match entries.next() {
+            Some(entry) => edge.push(leaf_hash(&entry?), |_| {}),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(edge.root().0))
 }
 
 /// The stored tiles above level 0, the last one of each level at hand.

@@ -58,6 +58,9 @@ pub enum Command {
     /// Read and verify the audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Custodians: make their keys, keep the roster, approve operations, guard the custody token.
+    #[command(subcommand)]
+    Custodian(crate::custodian::args::CustodianCommand),
     /// Look after the HSM that holds the keys.
     #[command(subcommand)]
     Hsm(HsmCommand),

@@ -43,6 +43,12 @@ pub fn set_variables(variables: impl IntoIterator<Item = (String, String)>) {
     }
 }
 
+/// As [`set_variables`], for `NAME=VALUE`.
+pub fn set_pairs(pairs: &[String]) -> Result<(), Failure> {
+    set_variables(pairs.iter().map(|text| pair(text)).collect::<Result<Vec<_>, _>>()?);
+    Ok(())
+}
+
 /// The site's folder as the module must see it.
 pub fn absolute(site: &Path) -> Result<String, Failure> {
     let path = fs::canonicalize(site).map_err(|error| {

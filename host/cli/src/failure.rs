@@ -131,6 +131,18 @@ impl From<casemate_fips::FipsError> for Failure {
     }
 }
 
+impl From<casemate_custody::CustodyError> for Failure {
+    fn from(error: casemate_custody::CustodyError) -> Self {
+        use casemate_custody::CustodyError as E;
+        let code = match &error {
+            E::Io { .. } | E::InUse { .. } | E::Token(_) | E::Random | E::Sealing => code::FAILED,
+            E::Text { .. } | E::NoSuchCustodian { .. } => 2,
+            _ => code::VERIFICATION,
+        };
+        Self { code, message: error.to_string(), causes: causes(&error), hint: None }
+    }
+}
+
 impl From<casemate_bundle::BundleError> for Failure {
     fn from(error: casemate_bundle::BundleError) -> Self {
         Self { code: code::VERIFICATION, message: error.to_string(), causes: causes(&error), hint: None }

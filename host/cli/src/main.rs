@@ -4,6 +4,7 @@
 
 mod args;
 mod audit;
+mod custodian;
 mod drill;
 mod environment;
 mod failure;
@@ -45,6 +46,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Plugin(command) => plugin::run(&site, command, json),
         Command::Policy(command) => policy::run(&site, command, json),
         Command::Audit(command) => audit::run(&site, command, json),
+        Command::Custodian(command) => custodian::run(&site, command, json),
         Command::Hsm(command) => hsm::run(&site, command, json),
         Command::Keys(command) => keys::run(&site, command, json),
         Command::Fips(command) => fips::run(&site, command, json),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as Pkcs11Error, RvError};
-use cryptoki::session::UserType;
+use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,9 @@ pub struct TokenInfo {
     pub user_pin_set: bool,
     /// Whether the user PIN is locked.
     pub user_pin_locked: bool,
+    /// Whether the token takes its PIN by a way of its own (a keypad, cards), `CKF_PROTECTED_AUTHENTICATION_PATH`.
+    #[serde(default)]
+    pub protected_authentication_path: bool,
 }
 
 /// A loaded PKCS#11 library.
@@ -162,6 +165,67 @@ impl Module {
         Ok(self.slot(label)?.1)
     }
 
+    /// Replaces the user's PIN (`C_SetPIN`, PKCS#11 3.1 section 5.5.9). Nobody may be logged in to the token in this process.
+    ///
+    /// # Errors
+    /// [`HsmError::PinIncorrect`] for a wrong old PIN, [`HsmError::PinInvalid`], [`HsmError::AlreadyOpen`], or as the module
+    /// answers.
+    pub fn change_user_pin(&self, label: &str, old: &Pin, new: &Pin) -> Result<(), HsmError> {
+        self.as_user(label, UserType::User, old, |session| session.set_pin(&old.to_auth(), &new.to_auth()))
+    }
+
+    /// Replaces the security officer's PIN, as [`Module::change_user_pin`].
+    ///
+    /// # Errors
+    /// As [`Module::change_user_pin`].
+    pub fn change_so_pin(&self, label: &str, old: &Pin, new: &Pin) -> Result<(), HsmError> {
+        self.as_user(label, UserType::So, old, |session| session.set_pin(&old.to_auth(), &new.to_auth()))
+    }
+
+    /// Sets the user's PIN as the security officer (`C_InitPIN`): whoever has the officer's PIN has every key.
+    ///
+    /// # Errors
+    /// As [`Module::change_user_pin`].
+    pub fn reset_user_pin(&self, label: &str, so_pin: &Pin, new: &Pin) -> Result<(), HsmError> {
+        self.as_user(label, UserType::So, so_pin, |session| session.init_pin(&new.to_auth()))
+    }
+
+    /// Whether the security officer's PIN is right; some tokens count wrong ones.
+    ///
+    /// # Errors
+    /// As [`Module::change_user_pin`].
+    pub fn check_so_pin(&self, label: &str, so_pin: &Pin) -> Result<(), HsmError> {
+        self.as_user(label, UserType::So, so_pin, |_| Ok(()))
+    }
+
+    /// Logs in, does one thing, logs out.
+    fn as_user(
+        &self,
+        label: &str,
+        user: UserType,
+        pin: &Pin,
+        action: impl FnOnce(&Session) -> Result<(), Pkcs11Error>,
+    ) -> Result<(), HsmError> {
+        let fail = |source| HsmError::from_pkcs11("change or check a PIN", source);
+        let (slot, _) = self.slot(label)?;
+        let session = self.context.open_rw_session(slot).map_err(fail)?;
+        match session.login(user, Some(&pin.to_auth())) {
+            Ok(()) => {}
+            // Going on would change a PIN without the old one.
+            Err(Pkcs11Error::Pkcs11(
+                RvError::UserAlreadyLoggedIn
+                | RvError::UserAnotherAlreadyLoggedIn
+                | RvError::SessionReadOnlyExists
+                | RvError::SessionExists,
+                _,
+            )) => return Err(HsmError::AlreadyOpen { label: label.to_owned() }),
+            Err(source) => return Err(fail(source)),
+        }
+        let done = action(&session).map_err(fail);
+        let out = session.logout().map_err(fail);
+        done.and(out)
+    }
+
     /// The slot of the one initialised token with this label.
     pub(crate) fn slot(&self, label: &str) -> Result<(Slot, TokenInfo), HsmError> {
         let mut matching = self.slots()?.into_iter().filter(|(_, info)| info.initialised && info.label == label);
@@ -202,6 +266,7 @@ impl Module {
                         initialised: info.token_initialized(),
                         user_pin_set: info.user_pin_initialized(),
                         user_pin_locked: info.user_pin_locked(),
+                        protected_authentication_path: info.protected_authentication_path(),
                     },
                 ))
             })

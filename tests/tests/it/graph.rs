@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::guest::root;
 
 /// Host crates, highest first: an arrow may only point down.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "xtask",
     "cli",
     "server",
@@ -23,6 +23,7 @@ const ORDER: [&str; 18] = [
     "bundle",
     "audit",
     "embed",
+    "custody",
     "fips",
     "hsm",
     "sandbox",

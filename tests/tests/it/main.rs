@@ -6,6 +6,7 @@
 
 mod access;
 mod corpus;
+mod custodian;
 mod drill;
 mod fips;
 mod flow;

@@ -1,7 +1,7 @@
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
-use casemate_audit::{AuditError, Log, LogOptions, entries, verify_dir};
+use casemate_audit::{AuditError, Log, LogOptions, entries, root_at, verify_dir};
 
 use crate::support::{HOUR, ORIGIN, TestSigner, fill, image, open, options, record, sound, vkey};
 
@@ -130,6 +130,11 @@ fn consecutive_checkpoints_are_consistent_by_rfc_6962() {
         assert_eq!(root, tlog_tiles::tree_hash(to, &stored).unwrap());
         heads.push((to, root));
     }
+    // Every head of the past is found again, and none that never was.
+    for (size, root) in &heads {
+        assert_eq!(root_at(dir.path(), *size).unwrap(), Some(root.0));
+    }
+    assert_eq!(root_at(dir.path(), 701).unwrap(), None);
     for (old, new) in heads.iter().zip(&heads[1..]) {
         let proof = tlog_tiles::prove_tree(new.0, old.0, &stored).unwrap();
         tlog_tiles::check_tree(&proof, new.0, new.1, old.0, old.1).unwrap();

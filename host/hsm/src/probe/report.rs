@@ -298,6 +298,7 @@ mod tests {
             initialised: true,
             user_pin_set: true,
             user_pin_locked: false,
+            protected_authentication_path: false,
         };
         Report { token, library: "l 1.0".to_owned(), scratch: true, lines: lines.collect() }
     }

@@ -72,7 +72,7 @@ fn software_token() -> PathBuf {
 }
 
 fn kryoptic_configuration(folder: &Path) -> (&'static str, String) {
-    let slots: String = (1..=3)
+    let slots: String = (1..=5)
         .map(|slot| {
             let path = folder.join(format!("token{slot}.sql"));
             format!("[[slots]]\nslot = {slot}\ndbtype = \"sqlite\"\ndbargs = {path:?}\n")

@@ -16,6 +16,9 @@ crate::list![
     an_unknown_token_is_named,
     a_wrong_pin_says_what_to_do,
     a_second_login_cannot_skip_the_pin,
+    a_changed_user_pin_is_the_only_one,
+    a_changed_officer_pin_is_the_only_one,
+    no_pin_changes_behind_an_open_login,
     the_login_ends_with_the_keyring,
     random_bytes_differ,
     health_notices_a_lost_key,
@@ -72,6 +75,42 @@ fn a_second_login_cannot_skip_the_pin(fixture: &Fixture) {
         assert!(matches!(second, Err(HsmError::AlreadyOpen { .. })));
     }
     // The refusal has not ended the first login.
+    fixture.ring.random(1).unwrap();
+}
+
+fn a_changed_user_pin_is_the_only_one(fixture: &Fixture) {
+    let module = &fixture.module;
+    module.initialise("user pin", &pin(SO_PIN), &pin(PIN)).unwrap();
+    let wrong = module.change_user_pin("user pin", &pin("not the pin"), &pin("a newer user pin"));
+    assert!(matches!(wrong, Err(HsmError::PinIncorrect)));
+    module.change_user_pin("user pin", &pin(PIN), &pin("a newer user pin")).unwrap();
+    assert!(matches!(Keyring::open(Arc::clone(module), "user pin", &pin(PIN)), Err(HsmError::PinIncorrect)));
+    Keyring::open(Arc::clone(module), "user pin", &pin("a newer user pin")).unwrap();
+    module.reset_user_pin("user pin", &pin(SO_PIN), &pin(PIN)).unwrap();
+    Keyring::open(Arc::clone(module), "user pin", &pin(PIN)).unwrap();
+}
+
+fn a_changed_officer_pin_is_the_only_one(fixture: &Fixture) {
+    let module = &fixture.module;
+    module.initialise("officer pin", &pin(SO_PIN), &pin(PIN)).unwrap();
+    module.change_so_pin("officer pin", &pin(SO_PIN), &pin("a newer officer pin")).unwrap();
+    let old = module.reset_user_pin("officer pin", &pin(SO_PIN), &pin("forged by the old officer"));
+    assert!(matches!(old, Err(HsmError::PinIncorrect)));
+    assert!(matches!(module.check_so_pin("officer pin", &pin(SO_PIN)), Err(HsmError::PinIncorrect)));
+    module.check_so_pin("officer pin", &pin("a newer officer pin")).unwrap();
+    // The user's PIN and keys stay.
+    Keyring::open(Arc::clone(module), "officer pin", &pin(PIN)).unwrap();
+}
+
+fn no_pin_changes_behind_an_open_login(fixture: &Fixture) {
+    let module = &fixture.module;
+    for result in [
+        module.change_user_pin(LABEL, &pin("not the pin"), &pin("forged")),
+        module.change_so_pin(LABEL, &pin(SO_PIN), &pin("forged")),
+        module.check_so_pin(LABEL, &pin(SO_PIN)),
+    ] {
+        assert!(matches!(result, Err(HsmError::AlreadyOpen { .. })), "{result:?}");
+    }
     fixture.ring.random(1).unwrap();
 }
 

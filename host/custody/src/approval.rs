@@ -1,0 +1,234 @@
+//! From a signed statement to the permission to act.
+
+use casemate_hsm::KeyId;
+use casemate_types::{Digest, Profile};
+use serde::Serialize;
+
+use crate::CustodyError;
+use crate::envelope::{Envelope, Signed, Signer};
+use crate::ledger::NonceLedger;
+use crate::quorum::QuorumBackend;
+use crate::roster::Roster;
+use crate::statement::{AuditHead, Operation, Statement};
+use crate::text::{TokenSerial, UnixTime};
+
+/// A clock may stand this much behind the log's last record, in seconds: records and statements round differently.
+const CLOCK_TOLERANCE: u64 = 5;
+
+/// What the audit log can tell about its past.
+pub trait AuditHeads {
+    /// The log's root when it had `size` records; `None` if it never was that large.
+    ///
+    /// # Errors
+    /// [`CustodyError::AuditLog`] when the log cannot be read.
+    fn root_at(&self, size: u64) -> Result<Option<[u8; 32]>, CustodyError>;
+
+    /// When record `index` was written; `None` if there is no such record.
+    ///
+    /// # Errors
+    /// As [`AuditHeads::root_at`].
+    fn time_of(&self, index: u64) -> Result<Option<UnixTime>, CustodyError>;
+
+    /// Records in the log.
+    fn size(&self) -> u64;
+}
+
+/// What a site demands of an approval.
+#[derive(Debug)]
+pub struct Verifier<'a> {
+    /// The site's name.
+    pub site: &'a str,
+    /// Who may approve.
+    pub roster: &'a Roster,
+    /// By what means two people are needed on the tokens in question.
+    pub tier: QuorumBackend,
+    /// What the site accepts.
+    pub profile: Profile,
+    /// For how many seconds a head of the audit log may be outdated.
+    pub max_head_age: u64,
+}
+
+impl Verifier<'_> {
+    /// The default of [`Verifier::max_head_age`]: three days, so that 48 hours' notice fits.
+    pub const MAX_HEAD_AGE: u64 = 3 * 24 * 3600;
+
+    /// Checks everything and spends the nonce. This is the only way to an [`Approved`].
+    ///
+    /// # Errors
+    /// One per defect: as [`Signed::verify`]; [`CustodyError::RequesterApproved`], [`CustodyError::OtherSite`],
+    /// [`CustodyError::OtherRoster`], [`CustodyError::NotYetValid`], [`CustodyError::Expired`], [`CustodyError::ClockBehind`],
+    /// [`CustodyError::ForeignHead`], [`CustodyError::StaleHead`], [`CustodyError::TierTooLow`], [`CustodyError::Replayed`].
+    pub fn approve(
+        &self,
+        envelope: &Envelope,
+        now: UnixTime,
+        heads: &dyn AuditHeads,
+        ledger: &mut dyn NonceLedger,
+    ) -> Result<Approved<Statement>, CustodyError> {
+        let signed = self.inspect(envelope, now, heads)?;
+        let (statement, approvers, digest) = signed.into_parts();
+        // Last, because it cannot be undone.
+        ledger.spend(&statement.nonce, &digest)?;
+        Ok(Approved { document: statement, approvers, digest, tier: self.tier, at: now })
+    }
+
+    /// The same checks without spending the nonce: whether the statement would be approved now, if it has not been used.
+    ///
+    /// # Errors
+    /// As [`Verifier::approve`], without [`CustodyError::Replayed`].
+    pub fn inspect(
+        &self,
+        envelope: &Envelope,
+        now: UnixTime,
+        heads: &dyn AuditHeads,
+    ) -> Result<Signed<Statement>, CustodyError> {
+        let lowest = QuorumBackend::lowest_for(self.profile);
+        if self.tier < lowest {
+            return Err(CustodyError::TierTooLow { tier: self.tier, lowest, profile: self.profile });
+        }
+        // Foreign statements first: otherwise they would be refused as signed by strangers, which says less.
+        let claimed: Statement = envelope.document()?;
+        if claimed.site != self.site || self.roster.site() != self.site {
+            return Err(CustodyError::OtherSite { site: self.site.to_owned() });
+        }
+        if claimed.roster != self.roster.digest() || claimed.epoch != self.roster.epoch() {
+            return Err(CustodyError::OtherRoster { epoch: claimed.epoch, current: self.roster.epoch() });
+        }
+        let signed: Signed<Statement> = Signed::verify(envelope, self.roster)?;
+        let statement = signed.document();
+        self.check_time(statement, now, heads)?;
+        self.check_head(&statement.audit_head, now, heads)?;
+        Ok(signed)
+    }
+
+    fn check_time(&self, statement: &Statement, now: UnixTime, heads: &dyn AuditHeads) -> Result<(), CustodyError> {
+        // A clock that was set back would make an expired statement good again.
+        if let Some(last) = heads.size().checked_sub(1)
+            && let Some(recorded) = heads.time_of(last)?
+            && now.0.saturating_add(CLOCK_TOLERANCE) < recorded.0
+        {
+            return Err(CustodyError::ClockBehind { now, recorded });
+        }
+        if now < statement.not_before {
+            return Err(CustodyError::NotYetValid { from: statement.not_before, now });
+        }
+        if now >= statement.expires {
+            return Err(CustodyError::Expired { at: statement.expires, now });
+        }
+        Ok(())
+    }
+
+    fn check_head(&self, head: &AuditHead, now: UnixTime, heads: &dyn AuditHeads) -> Result<(), CustodyError> {
+        if heads.root_at(head.size)? != Some(head.root) {
+            return Err(CustodyError::ForeignHead { size: head.size });
+        }
+        // A head is outdated from the moment the log grew beyond it.
+        if let Some(outdated) = heads.time_of(head.size)?
+            && now.0.saturating_sub(outdated.0) > self.max_head_age
+        {
+            return Err(CustodyError::StaleHead { size: head.size, allowed: self.max_head_age });
+        }
+        Ok(())
+    }
+}
+
+/// Proof that enough custodians approved this, that it is fresh, and that it was not used before.
+///
+/// Neither `Clone` nor constructible elsewhere: whoever holds one may do what it says, on the tokens that it names.
+#[derive(Debug)]
+pub struct Approved<T> {
+    document: T,
+    approvers: Vec<Signer>,
+    digest: Digest,
+    tier: QuorumBackend,
+    at: UnixTime,
+}
+
+impl Approved<Statement> {
+    /// What was approved.
+    pub fn statement(&self) -> &Statement {
+        &self.document
+    }
+
+    /// Who approved; the requester is not among them.
+    pub fn approvers(&self) -> &[Signer] {
+        &self.approvers
+    }
+
+    /// By what means two people were needed.
+    pub fn tier(&self) -> QuorumBackend {
+        self.tier
+    }
+
+    /// When it was verified.
+    pub fn at(&self) -> UnixTime {
+        self.at
+    }
+
+    /// SHA-256 of the signed payload.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Refuses an operation, a key or a token other than the approved ones.
+    ///
+    /// # Errors
+    /// [`CustodyError::NotApproved`].
+    pub fn permits(
+        &self,
+        operation: Operation,
+        key: Option<KeyId>,
+        token: Option<&TokenSerial>,
+    ) -> Result<(), CustodyError> {
+        let refused = |what| Err(CustodyError::NotApproved { what, approved: self.document.operation });
+        if self.document.operation != operation {
+            return refused("operation");
+        }
+        if key.is_some() && self.document.key != key {
+            return refused("key");
+        }
+        match token {
+            Some(token) => self.permits_token(token),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a token that the statement does not name.
+    ///
+    /// # Errors
+    /// [`CustodyError::NotApproved`].
+    pub fn permits_token(&self, token: &TokenSerial) -> Result<(), CustodyError> {
+        if self.document.tokens.iter().any(|approved| approved.same_device(token)) {
+            return Ok(());
+        }
+        Err(CustodyError::NotApproved { what: "token", approved: self.document.operation })
+    }
+
+    /// What the audit log has to hold about it. Nothing in it is secret.
+    pub fn record(&self) -> ApprovalRecord<'_> {
+        ApprovalRecord {
+            statement: &self.document,
+            digest: self.digest,
+            approvers: &self.approvers,
+            tier: self.tier,
+            verified_at: self.at,
+        }
+    }
+}
+
+/// An approval as it is recorded.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct ApprovalRecord<'a> {
+    /// What was approved.
+    pub statement: &'a Statement,
+    /// SHA-256 of the signed payload.
+    pub digest: Digest,
+    /// Who approved.
+    pub approvers: &'a [Signer],
+    /// By what means two people were needed.
+    pub tier: QuorumBackend,
+    /// When it was verified.
+    pub verified_at: UnixTime,
+}

@@ -1,0 +1,223 @@
+//! Signed documents in DSSE (Dead Simple Signing Envelope 1.0): any tool that knows DSSE and Ed25519 can verify them.
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use casemate_types::{Digest, UserName};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::roster::{Custodian, Roster, SigningKey};
+use crate::text::{PersonId, TokenSerial};
+use crate::{CustodyError, json};
+
+/// More signatures than any roster has custodians.
+const MAX_SIGNATURES: usize = 32;
+
+/// Something that custodians sign.
+pub trait Document: Serialize + DeserializeOwned {
+    /// The payload type of its envelope.
+    const PAYLOAD_TYPE: &'static str;
+    /// What it is called in messages, with its article.
+    const NAME: &'static str;
+
+    /// What its types cannot say: called on everything that is read and before anything is signed.
+    ///
+    /// # Errors
+    /// As the document says.
+    fn check(&self) -> Result<(), CustodyError>;
+
+    /// Who asks for what it says, if somebody does. This person's signature is verified and does not count.
+    fn requester(&self) -> Option<&PersonId> {
+        None
+    }
+}
+
+/// A payload and the signatures over it. Nothing in it is verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Envelope {
+    #[serde(with = "json::base64_bytes")]
+    payload: Vec<u8>,
+    #[serde(rename = "payloadType")]
+    payload_type: String,
+    signatures: Vec<Signature>,
+}
+
+/// One signature of an envelope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signature {
+    /// SHA-256 of the signer's public key.
+    pub keyid: Digest,
+    /// Ed25519 over the pre-authentication encoding.
+    #[serde(with = "json::base64_bytes")]
+    pub sig: Vec<u8>,
+}
+
+impl Envelope {
+    /// An envelope without signatures.
+    ///
+    /// # Errors
+    /// As [`Document::check`]; [`CustodyError::Encoding`].
+    pub fn new<T: Document>(document: &T) -> Result<Self, CustodyError> {
+        document.check()?;
+        let payload_type = T::PAYLOAD_TYPE.to_owned();
+        Ok(Self { payload: json::canonical(document)?, payload_type, signatures: Vec::new() })
+    }
+
+    /// Reads an envelope.
+    ///
+    /// # Errors
+    /// [`CustodyError::Malformed`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, CustodyError> {
+        let envelope: Self = json::decode("a signed file", bytes)?;
+        if envelope.signatures.len() > MAX_SIGNATURES {
+            return Err(CustodyError::malformed(
+                "a signed file",
+                "it has more signatures than a roster has custodians",
+            ));
+        }
+        Ok(envelope)
+    }
+
+    /// The file.
+    ///
+    /// # Errors
+    /// [`CustodyError::Encoding`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>, CustodyError> {
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(|_| CustodyError::Encoding)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// What is in it, whoever signed.
+    ///
+    /// # Errors
+    /// [`CustodyError::WrongDocument`] for another payload type; [`CustodyError::Malformed`] unless the payload is canonical;
+    /// as [`Document::check`].
+    pub fn document<T: Document>(&self) -> Result<T, CustodyError> {
+        if self.payload_type != T::PAYLOAD_TYPE {
+            return Err(CustodyError::WrongDocument { wanted: T::NAME });
+        }
+        let document: T = json::decode_canonical(T::NAME, &self.payload)?;
+        document.check()?;
+        Ok(document)
+    }
+
+    /// SHA-256 of the payload: names the document whoever signed it.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.payload)
+    }
+
+    /// The signatures, unverified.
+    pub fn signatures(&self) -> &[Signature] {
+        &self.signatures
+    }
+
+    /// The bytes that a custodian's key signs: DSSE's pre-authentication encoding.
+    pub fn signing_bytes(&self) -> Vec<u8> {
+        let head = format!("DSSEv1 {} {} {} ", self.payload_type.len(), self.payload_type, self.payload.len());
+        [head.as_bytes(), &self.payload].concat()
+    }
+
+    /// Adds a custodian's signature.
+    ///
+    /// # Errors
+    /// [`CustodyError::SignatureInvalid`] when it is not this custodian's over this envelope; [`CustodyError::SignedTwice`].
+    pub fn add(&mut self, custodian: &Custodian, sig: &[u8]) -> Result<(), CustodyError> {
+        let signature = Signature { keyid: custodian.signing.key_id(), sig: sig.to_vec() };
+        if !self.verifies(&signature, &custodian.signing) {
+            return Err(CustodyError::SignatureInvalid { name: custodian.name.clone() });
+        }
+        if self.signatures.iter().any(|other| other.keyid == signature.keyid) {
+            return Err(CustodyError::SignedTwice { name: custodian.name.clone() });
+        }
+        self.signatures.push(signature);
+        Ok(())
+    }
+
+    pub(crate) fn verifies(&self, signature: &Signature, key: &SigningKey) -> bool {
+        signature.keyid == key.key_id()
+            && UnparsedPublicKey::new(&ED25519, &key.public).verify(&self.signing_bytes(), &signature.sig).is_ok()
+    }
+}
+
+/// A custodian whose signature was verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct Signer {
+    /// The custodian.
+    pub name: UserName,
+    /// The person.
+    pub person: PersonId,
+    /// The token whose key signed.
+    pub token_serial: TokenSerial,
+}
+
+/// A document with the verified signatures of at least the roster's threshold of custodians, who are distinct people with
+/// distinct tokens and keys because the roster's are.
+///
+/// It says who signed, not that the document is fresh: an operation needs [`crate::Approved`].
+#[derive(Debug)]
+pub struct Signed<T> {
+    document: T,
+    signers: Vec<Signer>,
+    digest: Digest,
+}
+
+impl<T: Document> Signed<T> {
+    /// Verifies every signature of an envelope against a roster.
+    ///
+    /// # Errors
+    /// [`CustodyError::Stranger`] for a signature of a key that is not on the roster, [`CustodyError::SignedTwice`],
+    /// [`CustodyError::SignatureInvalid`], [`CustodyError::TooFewSignatures`], [`CustodyError::RequesterApproved`], and as
+    /// [`Envelope::document`].
+    pub fn verify(envelope: &Envelope, roster: &Roster) -> Result<Self, CustodyError> {
+        let document: T = envelope.document()?;
+        let mut signers: Vec<Signer> = Vec::new();
+        for signature in envelope.signatures() {
+            let custodian = roster.custodians().iter().find(|custodian| custodian.signing.key_id() == signature.keyid);
+            let custodian = custodian.ok_or(CustodyError::Stranger { key: signature.keyid })?;
+            if signers.iter().any(|signer| signer.name == custodian.name) {
+                return Err(CustodyError::SignedTwice { name: custodian.name.clone() });
+            }
+            if !envelope.verifies(signature, &custodian.signing) {
+                return Err(CustodyError::SignatureInvalid { name: custodian.name.clone() });
+            }
+            let Custodian { name, person, token_serial, .. } = custodian.clone();
+            signers.push(Signer { name, person, token_serial });
+        }
+        let signed = signers.len();
+        if let Some(requester) = document.requester() {
+            signers.retain(|signer| signer.person != *requester);
+        }
+        let wanted = roster.threshold();
+        if signers.len() < wanted {
+            return Err(if signed >= wanted {
+                CustodyError::RequesterApproved { wanted }
+            } else {
+                CustodyError::TooFewSignatures { found: signers.len(), wanted }
+            });
+        }
+        Ok(Self { document, signers, digest: envelope.digest() })
+    }
+
+    /// What was signed.
+    pub fn document(&self) -> &T {
+        &self.document
+    }
+
+    /// Who signed.
+    pub fn signers(&self) -> &[Signer] {
+        &self.signers
+    }
+
+    /// SHA-256 of the signed payload.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    pub(crate) fn into_parts(self) -> (T, Vec<Signer>, Digest) {
+        (self.document, self.signers, self.digest)
+    }
+}

@@ -1,0 +1,339 @@
+//! The custody token: PINs that are used once, and a plug that is pulled at every step.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use casemate_custody::session::{Custody, Step};
+use casemate_custody::*;
+use casemate_hsm::{HsmError, KeyClass, KeyRef, Keyring, Pin};
+
+use crate::harness::{Ground, again, die, play_own_role};
+use crate::tokens::World;
+
+const LABEL: &str = "custody";
+
+/// Every step of a session at which the process is killed.
+const STEPS: [Step; 9] = [
+    Step::SharesWritten,
+    Step::Prepared,
+    Step::Worked,
+    Step::ChangingUser,
+    Step::UserPinChanged,
+    Step::ChangingSo,
+    Step::SoPinChanged,
+    Step::Settled,
+    Step::OldRemoved,
+];
+
+/// Every step of the initialisation at which it is killed.
+const FIRST_STEPS: [Step; 3] = [Step::SharesWritten, Step::Prepared, Step::TokenInitialised];
+
+#[test]
+fn one_time_pins_hold_on_the_software_token() {
+    if !play_own_role(play) {
+        one_time_pins(&Ground::software_token("session::one_time_pins_hold_on_the_software_token"));
+    }
+}
+
+#[test]
+fn one_time_pins_hold_on_softhsm() {
+    if play_own_role(play) {
+        return;
+    }
+    if let Some(ground) = Ground::softhsm("session::one_time_pins_hold_on_softhsm") {
+        one_time_pins(&ground);
+    }
+}
+
+#[test]
+fn kill_9_at_every_step_leaves_one_set_valid_on_the_software_token() {
+    if !play_own_role(play) {
+        killed(&Ground::software_token("session::kill_9_at_every_step_leaves_one_set_valid_on_the_software_token"));
+    }
+}
+
+#[test]
+fn kill_9_at_every_step_leaves_one_set_valid_on_softhsm() {
+    if play_own_role(play) {
+        return;
+    }
+    if let Some(ground) = Ground::softhsm("session::kill_9_at_every_step_leaves_one_set_valid_on_softhsm") {
+        killed(&ground);
+    }
+}
+
+fn one_time_pins(ground: &Ground) {
+    ground.play("setup");
+    ground.play("attacks");
+    let said = ground.play("pipe");
+    assert!(said.contains("from the pipe"), "{said}");
+    // SoftHSM keeps what it knows of a PIN as long as a process has it loaded, so another process looks.
+    ground.play("settled 6");
+}
+
+fn killed(ground: &Ground) {
+    ground.play("setup");
+    for step in STEPS {
+        ground.play_killed(&format!("kill {step:?}"));
+        ground.play(&format!("recover {step:?}"));
+    }
+    for step in FIRST_STEPS {
+        ground.play_killed(&format!("kill-first {step:?}"));
+        ground.play(&format!("recover-first {step:?}"));
+    }
+}
+
+fn play(role: &str, module: &Path, folder: &Path) {
+    let (role, step) = role.split_once(' ').unwrap_or((role, ""));
+    if role == "setup" {
+        let world = World::create(module, folder);
+        initialise(&world, LABEL, &mut |_| {});
+        return;
+    }
+    let world = World::load(module, folder);
+    let kill = |at: Step| {
+        if format!("{at:?}") == step {
+            die();
+        }
+    };
+    match role {
+        "attacks" => attacks(&world),
+        "pipe" => pipe(&world),
+        "piped" => piped(&world),
+        "settled" => assert_eq!(assert_settled(&world, LABEL).0.to_string(), step),
+        "kill" => drop(run(&world, LABEL, &["ana", "bo"], &mut |at| kill(at))),
+        "recover" => recover(&world, LABEL),
+        "kill-first" => initialise(&world, &format!("first {step}"), &mut |at| kill(at)),
+        "recover-first" => recover_first(&world, &format!("first {step}")),
+        other => panic!("{other}"),
+    }
+}
+
+fn open_folder(world: &World, label: &str) -> CustodyFolder {
+    CustodyFolder::open(&world.folder.join(format!("custody {label}"))).unwrap()
+}
+
+fn custody<'a>(world: &'a World, folder: &'a CustodyFolder) -> Custody<'a> {
+    Custody { folder, module: &world.module, roster: &world.roster, next_roster: &world.roster }
+}
+
+fn initialise(world: &World, label: &str, observe: &mut dyn FnMut(Step)) {
+    let folder = open_folder(world, label);
+    // The first PINs come from a custodian's token.
+    let mut entropy = TokenEntropy(Arc::clone(world.token("carla").keyring()));
+    custody(world, &folder).initialise(label, &mut entropy, observe).unwrap();
+}
+
+/// What the journal asks for, opened by these custodians in their tokens.
+fn shares(world: &World, folder: &CustodyFolder, names: &[&str]) -> Vec<OpenShare> {
+    let needed = folder.journal().unwrap().unwrap().needed();
+    let mut shares = Vec::new();
+    for name in names {
+        let (custodian, token) = (world.custodian(name), world.token(name));
+        for (kind, generation) in &needed {
+            let share = folder.share(*kind, *generation, &custodian.name).unwrap();
+            shares.push(share.open(custodian, &token).unwrap());
+        }
+    }
+    shares
+}
+
+fn generate(ring: &Arc<Keyring>) -> Result<KeyRef, CustodyError> {
+    Ok(ring.generate(KeyClass::AtRest, "made in the session")?)
+}
+
+fn approved(world: &World, label: &str) -> Approved<Statement> {
+    world.approve(Operation::OpenCustody, &serial_of(&world.module, label).unwrap())
+}
+
+fn run(world: &World, label: &str, names: &[&str], observe: &mut dyn FnMut(Step)) -> Result<KeyRef, CustodyError> {
+    let folder = open_folder(world, label);
+    let shares = shares(world, &folder, names);
+    custody(world, &folder).run(&approved(world, label), shares, generate, observe)
+}
+
+/// A PIN as the shares of one generation give it.
+fn pin_of(world: &World, folder: &CustodyFolder, kind: SecretKind, generation: Generation) -> Pin {
+    let set = folder.set(kind, generation).unwrap();
+    let mut collector = Collector::new(&set, &world.roster, generation.0).unwrap();
+    for name in ["ana", "bo"] {
+        let share = folder.share(kind, generation, &name.parse().unwrap()).unwrap();
+        collector.enter(share.open(world.custodian(name), &world.token(name)).unwrap()).unwrap();
+    }
+    Pin::new(hex::encode(collector.combine().unwrap())).unwrap()
+}
+
+/// The folder is settled, holds one generation, and its PINs are the token's.
+fn assert_settled(world: &World, label: &str) -> Generation {
+    let folder = open_folder(world, label);
+    let journal = folder.journal().unwrap().unwrap();
+    assert_eq!(journal.phase, Phase::Settled);
+    let path = world.folder.join(format!("custody {label}"));
+    let mut names: Vec<_> =
+        std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, [format!("gen-{}", journal.generation.0), "journal.json".to_owned(), "lock".to_owned()]);
+    let user = pin_of(world, &folder, SecretKind::UserPin, journal.generation);
+    drop(Keyring::open(Arc::clone(&world.module), label, &user).unwrap());
+    let so = pin_of(world, &folder, SecretKind::SoPin, journal.generation);
+    world.module.check_so_pin(label, &so).unwrap();
+    journal.generation
+}
+
+fn attacks(world: &World) {
+    success_kills_the_old_shares(world);
+    failure_leaves_the_old_shares_alive(world);
+    one_custodian_alone_opens_nothing(world);
+    old_shares_are_refused_by_name(world);
+    an_approval_for_another_token_opens_nothing(world);
+    a_key_that_is_kept_stops_the_change(world);
+    a_folder_has_one_token(world);
+}
+
+fn success_kills_the_old_shares(world: &World) {
+    let folder = open_folder(world, LABEL);
+    let before = folder.journal().unwrap().unwrap().generation;
+    let user = pin_of(world, &folder, SecretKind::UserPin, before);
+    let so = pin_of(world, &folder, SecretKind::SoPin, before);
+    drop(folder);
+    let mut steps = Vec::new();
+    run(world, LABEL, &["bo", "carla"], &mut |step| steps.push(step)).unwrap();
+    assert_eq!(steps, STEPS);
+    assert_eq!(assert_settled(world, LABEL), before.next());
+
+    let open = Keyring::open(Arc::clone(&world.module), LABEL, &user).map(drop);
+    assert!(matches!(open, Err(HsmError::PinIncorrect)), "{open:?}");
+    let reset = world.module.reset_user_pin(LABEL, &so, &user);
+    assert!(matches!(reset, Err(HsmError::PinIncorrect)), "{reset:?}");
+}
+
+fn failure_leaves_the_old_shares_alive(world: &World) {
+    let folder = open_folder(world, LABEL);
+    let before = folder.journal().unwrap().unwrap();
+    let mut steps = Vec::new();
+    let failed: Result<(), _> = custody(world, &folder).run(
+        &approved(world, LABEL),
+        shares(world, &folder, &["ana", "bo"]),
+        |_| Err(CustodyError::Random),
+        &mut |step| steps.push(step),
+    );
+    assert!(matches!(failed, Err(CustodyError::Random)));
+    assert_eq!(steps, [Step::SharesWritten, Step::Prepared, Step::Aborted]);
+    assert_eq!(folder.journal().unwrap().unwrap(), before);
+    drop(folder);
+    assert_eq!(assert_settled(world, LABEL), before.generation);
+}
+
+fn one_custodian_alone_opens_nothing(world: &World) {
+    let alone = run(world, LABEL, &["ana"], &mut |step| panic!("{step:?}"));
+    assert!(matches!(alone, Err(CustodyError::TooFewShares { found: 1, wanted: 2 })), "{alone:?}");
+    let twice = run(world, LABEL, &["ana", "ana"], &mut |step| panic!("{step:?}"));
+    assert!(matches!(twice, Err(CustodyError::ShareTwice { .. })), "{twice:?}");
+}
+
+fn old_shares_are_refused_by_name(world: &World) {
+    let folder = open_folder(world, LABEL);
+    let old = shares(world, &folder, &["ana", "bo"]);
+    drop(folder);
+    run(world, LABEL, &["ana", "bo"], &mut |_| {}).unwrap();
+    let folder = open_folder(world, LABEL);
+    let refused = custody(world, &folder).run(&approved(world, LABEL), old, generate, &mut |step| panic!("{step:?}"));
+    assert!(matches!(refused, Err(CustodyError::OlderEpoch { .. })), "{refused:?}");
+}
+
+fn an_approval_for_another_token_opens_nothing(world: &World) {
+    let folder = open_folder(world, LABEL);
+    let foreign = world.approve(Operation::OpenCustody, &world.custodian("ana").token_serial);
+    let shares = shares(world, &folder, &["ana", "bo"]);
+    let refused = custody(world, &folder).run(&foreign, shares, generate, &mut |step| panic!("{step:?}"));
+    assert!(matches!(refused, Err(CustodyError::NotApproved { .. })), "{refused:?}");
+}
+
+/// With a key the login lives on, and a PIN must not change behind it.
+fn a_key_that_is_kept_stops_the_change(world: &World) {
+    let folder = open_folder(world, LABEL);
+    let before = folder.journal().unwrap().unwrap().generation;
+    let mut kept = None;
+    let shares_now = shares(world, &folder, &["ana", "bo"]);
+    let stopped: Result<(), _> = custody(world, &folder).run(
+        &approved(world, LABEL),
+        shares_now,
+        |ring| {
+            kept = Some(ring.find(&generate(ring)?)?);
+            Ok(())
+        },
+        &mut |_| {},
+    );
+    assert!(matches!(stopped, Err(CustodyError::Token(HsmError::AlreadyOpen { .. }))), "{stopped:?}");
+    drop((kept, folder));
+    // The next session finishes the change, then makes its own.
+    run(world, LABEL, &["ana", "bo"], &mut |_| {}).unwrap();
+    assert_eq!(assert_settled(world, LABEL), before.next().next());
+}
+
+fn a_folder_has_one_token(world: &World) {
+    let folder = open_folder(world, LABEL);
+    for label in [LABEL, "another custody"] {
+        let again = custody(world, &folder).initialise(label, &mut SystemEntropy, &mut |step| panic!("{step:?}"));
+        assert!(matches!(again, Err(CustodyError::AlreadyInitialised { .. })), "{again:?}");
+    }
+}
+
+/// The process that talks to the custodians never has a PIN: it hands the shares through a pipe.
+fn pipe(world: &World) {
+    let folder = open_folder(world, LABEL);
+    let mut lines = Vec::new();
+    for share in shares(world, &folder, &["carla", "ana"]) {
+        lines.extend_from_slice(&share.expose_for_pipe().unwrap());
+    }
+    drop(folder);
+    let test = std::thread::current().name().unwrap().to_owned();
+    let said = process::call(again(&test, "piped"), &lines).unwrap();
+    std::io::stdout().write_all(&said).unwrap();
+
+    // What goes wrong there is told here.
+    let Err(error) = process::call(again(&test, "piped"), b"no share\n") else { panic!("a session without shares") };
+    assert!(error.to_string().contains("a share from the pipe"), "{error}");
+}
+
+fn piped(world: &World) {
+    let hardening = process::harden().unwrap();
+    assert!(hardening.core_dumps_off);
+    let status = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let cores = status.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert!(cores.contains(" 0 "), "{cores}");
+    if hardening.memory_locked {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let locked = status.lines().find(|line| line.starts_with("VmLck")).unwrap();
+        assert!(!locked.contains(" 0 kB"), "{locked}");
+    }
+    let request = process::read_request().unwrap();
+    let shares = request.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let shares = shares.map(|line| OpenShare::from_pipe(line).unwrap()).collect();
+    let folder = open_folder(world, LABEL);
+    let key = custody(world, &folder).run(&approved(world, LABEL), shares, generate, &mut |_| {}).unwrap();
+    println!("{} from the pipe", key.class);
+}
+
+fn recover(world: &World, label: &str) {
+    let folder = open_folder(world, label);
+    let journal = folder.journal().unwrap().unwrap();
+    drop(folder);
+    // Other custodians than those whose session was killed.
+    run(world, label, &["bo", "carla"], &mut |_| {}).unwrap();
+    let after = assert_settled(world, label);
+    let changes = match journal.phase {
+        Phase::ChangingUser | Phase::ChangingSo => 2,
+        _ => 1,
+    };
+    assert_eq!(after.0, journal.generation.0 + changes, "from {:?}", journal.phase);
+}
+
+fn recover_first(world: &World, label: &str) {
+    if world.module.token(label).is_err() {
+        initialise(world, label, &mut |_| {});
+    }
+    run(world, label, &["bo", "carla"], &mut |_| {}).unwrap();
+    assert_settled(world, label);
+}
