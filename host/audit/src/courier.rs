@@ -23,7 +23,7 @@ const UNWITNESSED: &str = "unwitnessed";
 /// How long the witness may take over a socket.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait after an attempt that failed, or for an answer in a folder.
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Who cosigns a log's checkpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -34,6 +34,7 @@ mod receipt;
 pub mod record;
 mod retention;
 mod rotation;
+mod signer_file;
 mod snapshot;
 mod store;
 mod tree;
@@ -52,11 +53,12 @@ pub use log::{Log, LogOptions};
 pub use note::{CheckpointSigner, SignError};
 pub use pinned::Segment;
 pub use query::Query;
-pub use receipt::{Receipt, VerifiedReceipt, verify_receipt};
+pub use receipt::{Receipt, VerifiedReceipt, receipt_from, verify_receipt};
 pub use record::{Event, Record};
 pub use retention::SEGMENT;
 pub use rotation::rotate;
-pub use verify::{Verified, entries, entries_from, verify_dir};
+pub use signer_file::FileSigner;
+pub use verify::{RecordReader, Verified, entries, entries_from, size_of, verify_dir};
 pub use witness::{Answer, Refusal, Witness, WitnessError, serve_directory, serve_socket};
 
 /// The largest record, in bytes: an entry bundle counts the length of an entry in 16 bits (C2SP `tlog-tiles`, log entries).

@@ -23,6 +23,17 @@ pub trait CheckpointSigner: Send {
     fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignError>;
 }
 
+/// A signer in use at two places.
+impl<T: CheckpointSigner + Sync + ?Sized> CheckpointSigner for Arc<T> {
+    fn public_key(&self) -> [u8; 32] {
+        (**self).public_key()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignError> {
+        (**self).sign(message)
+    }
+}
+
 /// A tree head whose signature was checked, or that was only parsed; see the function it came from.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TreeHead {

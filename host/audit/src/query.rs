@@ -15,7 +15,7 @@ pub struct Query {
     pub event: Option<String>,
     /// The user it concerns, as recorded.
     pub user: Option<String>,
-    /// The policy that decided.
+    /// The policy that decided, or the plugin that ran.
     pub policy: Option<String>,
     /// The verdict: `allow`, `deny` or `transform`.
     pub decision: Option<String>,
@@ -72,6 +72,9 @@ pub(crate) struct Facets<'a> {
     user: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
     policy: Option<Cow<'a, str>>,
+    /// A run has a plugin where a decision has a policy.
+    #[serde(default, borrow)]
+    plugin: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
     verdict: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
@@ -83,6 +86,9 @@ pub(crate) struct Facets<'a> {
     digest: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
     reason: Option<Cow<'a, str>>,
+    /// Why a run gave no result.
+    #[serde(default, borrow)]
+    ended: Option<Cow<'a, str>>,
     #[serde(default)]
     pub(crate) generation: Option<u64>,
 }
@@ -96,11 +102,11 @@ impl<'a> Facets<'a> {
         [
             Some(&self.event),
             self.user.as_deref(),
-            self.policy.as_deref(),
+            self.policy.as_deref().or(self.plugin.as_deref()),
             self.verdict.as_deref(),
             self.key_id.as_deref(),
             self.component.as_deref().or(self.digest.as_deref()),
-            self.reason.as_deref(),
+            self.reason.as_deref().or(self.ended.as_deref()),
         ]
     }
 }

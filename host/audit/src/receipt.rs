@@ -7,8 +7,9 @@ use tlog_tiles::{Hash, check_record};
 
 use crate::log::Head;
 use crate::proof::HeadHashes;
+use crate::snapshot::Snapshot;
 use crate::tree::{WIDTH, hash_at, leaf_hash};
-use crate::{MAX_RECORD, VerifyError, note};
+use crate::{AuditError, MAX_RECORD, VerifyError, note, store};
 
 const FIRST_LINE: &str = "c2sp.org/tlog-proof@v1";
 
@@ -66,6 +67,29 @@ impl Receipt {
         let hashes: String = proof.iter().map(|hash| format!("{hash}\n")).collect();
         Ok(Self { record, proof: format!("{FIRST_LINE}\nindex {index}\n{hashes}\n{}", head.tree.text) })
     }
+}
+
+/// The receipt of record `index` from a log's directory: needs no HSM and no lock, and covers what is signed.
+///
+/// `vkey` is checked against the checkpoint; after a rotation an older one will do, and the receipt then needs the newer one.
+pub fn receipt_from(dir: &Path, vkey: &str, index: u64) -> Result<Receipt, AuditError> {
+    let snapshot = Snapshot::take(dir, Some(vkey))?;
+    let size = snapshot.head.size;
+    if index >= size {
+        return Err(AuditError::NoSuchRecord { index, size });
+    }
+    let edge = snapshot.edge()?;
+    let full;
+    let bundle = match &snapshot.bundle {
+        Some(bundle) if index / WIDTH == size / WIDTH => bundle.as_ref().map_err(Clone::clone)?,
+        _ => {
+            full = store::read_bundle(dir, index / WIDTH, WIDTH)?;
+            &full
+        }
+    };
+    let record = bundle.entries().nth((index % WIDTH) as usize);
+    let record = record.ok_or(VerifyError::MissingEntries { index }).flatten()?.to_vec();
+    Ok(Receipt::prove(dir, &Head { tree: snapshot.head, edge }, index, record)?)
 }
 
 /// Checks a receipt file against a verifier key: the signature, and that the record in it is at its index in the signed tree.

@@ -118,6 +118,41 @@ pub fn entries_from(
     Ok(signed.chain((size..).zip(tail.map(Ok))).skip_while(move |(index, _)| *index < from))
 }
 
+/// Durable records of the log in `dir`, signed or not.
+pub fn size_of(dir: &Path) -> Result<u64, AuditError> {
+    let snapshot = Snapshot::take(dir, None)?;
+    let size = snapshot.head.size;
+    Ok(size + snapshot.wal?.ok_or(AuditError::MissingWal)?.after(size)?.count() as u64)
+}
+
+/// Reads records in full, signed bundles one by one; neighbours come from the same bundle. Nothing is verified.
+pub struct RecordReader {
+    dir: PathBuf,
+    bundle: Option<(u64, Vec<Vec<u8>>)>,
+}
+
+impl RecordReader {
+    /// A reader of the log in `dir`.
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), bundle: None }
+    }
+
+    /// The record; `None` when its segment is sealed.
+    pub fn read(&mut self, index: u64) -> Result<Option<&[u8]>, AuditError> {
+        let number = index / WIDTH;
+        if self.bundle.as_ref().is_none_or(|(held, _)| *held != number) {
+            let bundle = match store::read_bundle(&self.dir, number, WIDTH) {
+                Err(VerifyError::MissingEntries { .. }) => return Ok(None),
+                bundle => bundle?,
+            };
+            let records = bundle.entries().map(|entry| Ok(entry?.to_vec())).collect::<Result<_, VerifyError>>()?;
+            self.bundle = Some((number, records));
+        }
+        let records = self.bundle.as_ref().map(|(_, records)| records.as_slice()).unwrap_or_default();
+        Ok(records.get((index % WIDTH) as usize).map(Vec::as_slice))
+    }
+}
+
 /// Records under the checkpoint on disk, whose signature is not checked.
 pub(crate) fn signed_size(dir: &Path) -> Result<u64, AuditError> {
     let text = store::read_checkpoint(dir)?.ok_or(AuditError::MissingCheckpoint)?;

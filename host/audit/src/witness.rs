@@ -317,7 +317,7 @@ pub fn serve_socket(witness: &mut Witness, listener: &UnixListener) -> std::io::
     }
 }
 
-/// Answers every request in a folder: `NAME.request` gets `NAME.response`. Returns name and answer of each.
+/// Answers every request in a folder: `NAME.request` makes room for `NAME.response`. Returns name and answer of each.
 pub fn serve_directory(witness: &mut Witness, dir: &Path) -> Result<Vec<(String, String)>, AuditError> {
     let mut answers = Vec::new();
     let entries = fs::read_dir(dir).map_err(AuditError::io("read", dir))?;
@@ -332,9 +332,11 @@ pub fn serve_directory(witness: &mut Witness, dir: &Path) -> Result<Vec<(String,
             .map_err(AuditError::io("read", &path))?;
         let answer = witness.answer(&request);
         store::replace(dir, &format!("{stem}.response"), answer.as_bytes())?;
+        store::sync_dir(dir)?;
+        // Gone, so that it is answered once; a log whose next request went with it writes it again.
+        fs::remove_file(&path).map_err(AuditError::io("remove", &path))?;
         answers.push((stem.to_owned(), answer));
     }
-    store::sync_dir(dir)?;
     Ok(answers)
 }
 

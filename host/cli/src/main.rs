@@ -15,6 +15,7 @@ mod plugin;
 mod policy;
 mod question;
 mod serve;
+mod witness;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Policy(command) => policy::run(&site, command, json),
         Command::Audit(command) => audit::run(&site, command, json),
         Command::Hsm(command) => hsm::run(&site, command, json),
+        Command::Witness(command) => witness::run(command, json),
         Command::Serve(options) => serve::run(&site, &options, json),
     }
 }

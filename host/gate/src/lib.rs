@@ -25,8 +25,10 @@ mod journal;
 mod mask;
 mod metadata;
 mod monitor;
+mod people;
 mod probing;
 mod recorder;
+mod rotation;
 mod services;
 mod session;
 mod site;
@@ -37,13 +39,15 @@ pub use casemate_engine::wit;
 pub use chain::{Chain, Decided};
 pub use combine::{Combined, Combining, Expression, Vote};
 pub use config::{
-    BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, HsmConfig, Mode, PolicyEntry, SiteConfig,
-    UserConfig,
+    AuditConfig, BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, HsmConfig, Mode, PolicyEntry,
+    SiteConfig, UserConfig, WitnessConfig,
 };
 pub use error::GateError;
 pub use ingest::{Document, Ingested};
 pub use init::{Created, create, prepare};
 pub use journal::{Journal, Recording};
+pub use people::Pseudonyms;
+pub use rotation::rotate_log_key;
 pub use session::Session;
 pub use site::{Active, Gate};
 pub use state::{SiteKey, SiteState};

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::guest::root;
 
 /// Host crates, highest first: an arrow may only point down.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 18] = [
     "xtask",
     "cli",
     "server",
@@ -26,6 +26,7 @@ const ORDER: [&str; 17] = [
     "hsm",
     "sandbox",
     "softtoken",
+    "archive",
     "types",
 ];
 

@@ -190,7 +190,7 @@ fn go_sumdb_verifies_an_export_and_refuses_a_forged_one() {
     // A checkpoint of another history by the same key.
     let other = tempfile::tempdir().unwrap();
     let fork = open(other.path());
-    (0..100).for_each(|n| drop(fork.append(format!("another {n}").into_bytes()).unwrap()));
+    (0..100).for_each(|n| _ = fork.append(format!("another {n}").into_bytes()).unwrap());
     assert!(!judged(judge, &archive, &vkey(), Some(&fork.checkpoint().unwrap())).status.success());
     assert_eq!(log.read(0).unwrap(), record(0));
 }

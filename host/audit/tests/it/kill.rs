@@ -117,3 +117,54 @@ fn kill_9_under_load_loses_no_acknowledged_record() {
 fn a_thousand_kills_under_load_lose_no_acknowledged_record() {
     kill_rounds(1000);
 }
+
+#[test]
+#[ignore = "the victim of the test with a full disk"]
+fn child_that_fills_its_disk() {
+    let Some(site) = std::env::var_os(DIR) else { return };
+    let site = Path::new(&site);
+    let options =
+        LogOptions { checkpoint_every: Duration::from_secs(3600), checkpoint_after: u64::MAX, ..options(site) };
+    let log = Log::open(&site.join("log"), options, Box::new(TestSigner::new(1))).unwrap();
+    let mut n = 0;
+    let mut refusals = 0;
+    while refusals < 3 {
+        match log.append(format!("{n} {}", "x".repeat(700)).into_bytes()) {
+            Ok(index) => {
+                assert_eq!(index, n);
+                n += 1;
+            }
+            Err(casemate_audit::AuditError::Io { source, .. }) => {
+                assert_eq!(source.kind(), std::io::ErrorKind::FileTooLarge, "{source}");
+                refusals += 1;
+                assert_eq!(log.size(), n, "what was refused is not there");
+                // Room is made: the checkpoint takes the records out of the write-ahead file.
+                log.checkpoint().unwrap();
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    println!("\nfilled {n}");
+}
+
+#[test]
+fn a_full_disk_refuses_records_and_goes_on_without_loss_once_there_is_room() {
+    // A limit on the size of files stands for the disk: writes are cut short in the middle of a record.
+    let site = tempfile::tempdir().unwrap();
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "kill::child_that_fills_its_disk", "--ignored", "--nocapture"])
+        .env(DIR, site.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let filled: u64 = said.lines().find_map(|line| line.strip_prefix("filled ")).unwrap().parse().unwrap();
+    assert!(filled > 100);
+    let verified = verify_dir(&site.path().join("log"), &vkey(), |_| {}).unwrap();
+    assert_eq!((verified.size, verified.unsigned_tail), (filled, 0));
+    for (n, record) in entries(&site.path().join("log")).unwrap().enumerate() {
+        assert!(record.unwrap().starts_with(format!("{n} ").as_bytes()), "{n}");
+    }
+}

@@ -103,7 +103,7 @@ fn a_damaged_deleted_or_foreign_index_is_rebuilt() {
     let site = tempfile::tempdir().unwrap();
     let (dir, index) = (site.path().join("log"), site.path().join("index"));
     let log = open(&dir);
-    (0..600).for_each(|n| drop(log.append(real(n, event(n))).unwrap()));
+    (0..600).for_each(|n| _ = log.append(real(n, event(n))).unwrap());
     drop(log);
     let query = Query { event: Some("site".into()), ..Query::default() };
     let right = indexed(&dir, &index, &query);
@@ -127,7 +127,7 @@ fn a_row_that_lies_finds_no_record_that_does_not_match() {
     let site = tempfile::tempdir().unwrap();
     let (dir, index) = (site.path().join("log"), site.path().join("index"));
     let log = open(&dir);
-    (0..512).for_each(|n| drop(log.append(real(n, event(n))).unwrap()));
+    (0..512).for_each(|n| _ = log.append(real(n, event(n))).unwrap());
     drop(log);
     let query = Query { event: Some("site".into()), ..Query::default() };
     let right = indexed(&dir, &index, &query);

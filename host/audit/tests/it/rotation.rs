@@ -62,7 +62,7 @@ fn a_retired_key_opens_and_signs_nothing_any_more() {
     // Somebody has stolen key 1 and signs a longer history with it, as if there had been no hand-over.
     let forged = tempfile::tempdir().unwrap();
     let log = open(forged.path());
-    (0..700).for_each(|n| drop(log.append(format!("forged {n}").into_bytes()).unwrap()));
+    (0..700).for_each(|n| _ = log.append(format!("forged {n}").into_bytes()).unwrap());
     drop(log);
     fs::copy(dir.path().join("pinned"), forged.path().join("pinned")).unwrap();
     let error = verify_dir(forged.path(), &vkey(), |_| {}).unwrap_err();

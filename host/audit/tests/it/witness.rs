@@ -65,7 +65,7 @@ fn records(to: u64) -> Vec<Vec<u8>> {
 fn checkpoint(records: &[Vec<u8>]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
-    records.iter().for_each(|record| drop(log.append(record.clone()).unwrap()));
+    records.iter().for_each(|record| _ = log.append(record.clone()).unwrap());
     log.checkpoint().unwrap()
 }
 
@@ -159,7 +159,7 @@ fn unknown_logs_and_wrong_keys_are_named() {
     // Signed by somebody else under the log's name.
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(dir.path(), options(), Box::new(TestSigner::new(2))).unwrap();
-    records.iter().for_each(|record| drop(log.append(record.clone()).unwrap()));
+    records.iter().for_each(|record| _ = log.append(record.clone()).unwrap());
     let foreign = request(0, &records, &log.checkpoint().unwrap());
     assert_eq!(witness.cosign(foreign.as_bytes(), 1).unwrap_err(), Refusal::BadSignature);
     // After a rotation the custodian adds the next key.
@@ -355,12 +355,12 @@ fn a_folder_on_removable_media_carries_requests_and_answers() {
     // An answer by somebody else, and one about another log, change nothing.
     fill(&log, size, size + 1);
     log.checkpoint().unwrap();
-    let response = fs::read_dir(media.path())
-        .unwrap()
-        .flatten()
-        .map(|entry| entry.path().with_extension("response"))
-        .next()
-        .unwrap();
+    let request = || {
+        let mut paths = fs::read_dir(media.path()).unwrap().flatten().map(|entry| entry.path());
+        paths.find(|path| path.extension().is_some_and(|extension| extension == "request"))
+    };
+    until(|| request().is_some());
+    let response = request().unwrap().with_extension("response");
     let forged = format!("200 ok\n{}", checkpoint(&records(41)));
     fs::write(&response, forged).unwrap();
     until(|| !response.exists());
