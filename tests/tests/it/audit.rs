@@ -276,3 +276,55 @@ fn media_carried_between_a_site_and_its_witness_bring_cosignatures() {
     let bytes = fs::read(&file).unwrap();
     assert!(String::from_utf8_lossy(&bytes).contains("quorum custodian"));
 }
+
+#[test]
+fn a_witness_with_a_token_of_its_own_cosigns() {
+    const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
+    if std::env::var_os("CASEMATE_WITHOUT_SOFTHSM").is_some() {
+        eprintln!("left out: SoftHSM2 is not installed here (CASEMATE_WITHOUT_SOFTHSM)");
+        return;
+    }
+    let site = site::copy();
+    let other = tempfile::tempdir().unwrap();
+    let (dir, media) = (other.path().join("witness"), other.path().join("media"));
+    fs::create_dir_all(dir.join("tokens")).unwrap();
+    fs::create_dir(&media).unwrap();
+    let configuration = dir.join("softhsm2.conf");
+    let tokens = dir.join("tokens");
+    fs::write(&configuration, format!("directories.tokendir = {}\nobjectstore.backend = file\n", tokens.display()))
+        .unwrap();
+    let pin = other.path().join("pin");
+    fs::write(&pin, "custodian-pin\n").unwrap();
+    // The custodian initialises the token with its vendor's tool.
+    let made = Command::new("softhsm2-util")
+        .args(["--init-token", "--free", "--label", "witness", "--so-pin", "custodian-so", "--pin", "custodian-pin"])
+        .env("SOFTHSM2_CONF", &configuration)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let pin = ["--pin-file", text(&pin)];
+    let init = ["init", text(&dir), "--name", "witness.example/token", "--module", MODULE, "--token-label", "witness"];
+    let output = witness(&[&init[..], &["--module-env", "SOFTHSM2_CONF={site}/softhsm2.conf"], &pin].concat());
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let key = said["witness-key"].as_str().unwrap_or_else(|| panic!("{said}")).to_owned();
+    assert!(!dir.join("witness.key").exists(), "the key is in the token only");
+    let added = witness(&[&["add-log", text(&dir), text(&site.dir.join("log.vkey"))], &pin[..]].concat());
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stdout));
+    // Without the PIN nothing is signed.
+    assert_eq!(witness(&["cosign", text(&dir), text(&media)]).status.code(), Some(2));
+
+    site.configure(
+        "[chain]\n",
+        &format!(
+            "[audit.witness]\nkey = \"{key}\"\ndirectory = \"{}\"\ndeny-after = 100\n\n[chain]\n",
+            media.display()
+        ),
+    );
+    site.ask("ana", QUESTION).expect(0);
+    let output = witness(&[&["cosign", text(&dir), text(&media)], &pin[..]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    site.ask("ana", QUESTION).expect(0);
+    let cosigned = fs::read_to_string(site.dir.join("log/cosigned")).unwrap();
+    let key = casemate_audit::WitnessKey::from_vkey(&key).unwrap();
+    casemate_audit::verify_cosignature(&cosigned, &key).unwrap();
+}
