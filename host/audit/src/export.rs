@@ -187,9 +187,9 @@ fn read_small(small: &BTreeMap<String, Vec<u8>>, vkey: &str) -> Result<(TreeHead
         let (from, to) = text.strip_suffix('\n')?.split_once(' ')?;
         Some((from.parse::<u64>().ok()?, to.parse::<u64>().ok()?))
     });
-    let whole = |end: u64| end % WIDTH == 0 || end == head.size;
+    let whole = |end: u64| end.is_multiple_of(WIDTH) || end == head.size;
     match range {
-        Some((from, to)) if from <= to && to <= head.size && from % WIDTH == 0 && whole(to) => {
+        Some((from, to)) if from <= to && to <= head.size && from.is_multiple_of(WIDTH) && whole(to) => {
             Ok((head, pinned, from, to))
         }
         _ => Err(VerifyError::MalformedExport { detail: "the range is missing or impossible".to_owned() }),

@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use casemate_types::Digest;
 use tlog_tiles::Hash;
@@ -30,6 +30,8 @@ pub(crate) const MAX_MESSAGE: usize = 1_000_000;
 
 /// The logs a witness knows, one verifier key a line.
 const LOGS: &str = "logs";
+/// How long one request over a socket may take.
+const PATIENCE: Duration = Duration::from_secs(2);
 const EVIDENCE: &str = "evidence";
 /// Contradictions kept; more of the same prove nothing more.
 const MAX_EVIDENCE: usize = 1000;
@@ -342,10 +344,23 @@ pub fn serve_directory(witness: &mut Witness, dir: &Path) -> Result<Vec<(String,
 
 fn answer_stream(witness: &mut Witness, mut stream: UnixStream) -> std::io::Result<()> {
     // Whoever dawdles must not keep the log's own process waiting for long.
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    stream.set_write_timeout(Some(Duration::from_secs(2)))?;
-    let mut request = Vec::new();
-    (&mut stream).take(MAX_MESSAGE as u64 + 1).read_to_end(&mut request)?;
+    let started = Instant::now();
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let (mut request, mut buffer) = (Vec::new(), [0; 16 << 10]);
+    loop {
+        let rest = PATIENCE.saturating_sub(started.elapsed());
+        if rest.is_zero() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(rest))?;
+        match stream.read(&mut buffer)? {
+            0 => break,
+            read => request.extend_from_slice(&buffer[..read]),
+        }
+        if request.len() > MAX_MESSAGE {
+            break;
+        }
+    }
     stream.write_all(witness.answer(&request).as_bytes())
 }
 
