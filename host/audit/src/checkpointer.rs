@@ -48,6 +48,10 @@ impl Checkpointer {
             if state.closing || state.requested > state.answered {
                 return state.closing;
             }
+            // Under a fault the pace is the clock's: a token that refuses is not asked for every record.
+            if state.unsigned() >= self.shared.after && state.fault.is_none() {
+                return false;
+            }
             let rest = self.shared.every.saturating_sub(last.elapsed());
             state = if state.unsigned() == 0 {
                 self.shared.work.wait(state).unwrap_or_else(PoisonError::into_inner)
@@ -97,6 +101,8 @@ impl Checkpointer {
         let signed = self.shared.key.sign(size, edge.root(), self.signer.as_ref());
         self.shared.state().signing_since = None;
         let head = Head { tree: signed?, edge };
+        // From here on the signature exists: nothing but an extension of it may ever be signed.
+        self.shared.head_file.write(&head.tree)?;
         // Tiles before the checkpoint that needs them, the checkpoint before the write-ahead file is shortened.
         store::write_files(&self.shared.dir, &files)?;
         store::replace(&self.shared.dir, store::CHECKPOINT, head.tree.text.as_bytes())?;
@@ -115,6 +121,9 @@ impl Checkpointer {
                     tracing::info!("audit checkpoints work again");
                 }
                 let new = head.tree.size > state.signed.tree.size;
+                if new && let Some(witnessed) = &mut state.witnessed {
+                    witnessed.signed(&self.shared.dir, head.tree.size);
+                }
                 advance(&mut state, head);
                 new
             }

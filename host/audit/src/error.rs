@@ -32,6 +32,14 @@ pub enum AuditError {
     /// Something on disk is not what it was.
     #[error("the audit log on disk is damaged")]
     Damaged(#[source] VerifyError),
+    /// What was signed last and what is on disk are two histories.
+    #[error(
+        "the first {size} records on disk are not those that were signed: the log was rewritten; refusing to sign a fork"
+    )]
+    Forked {
+        /// Records the last signed checkpoint covers.
+        size: u64,
+    },
     /// Another process holds the log.
     #[error("the site is in use by another process: stop it before opening the audit log")]
     InUse,
@@ -48,6 +56,15 @@ pub enum AuditError {
     /// There are records, and no checkpoint that covers them.
     #[error("the checkpoint file is missing although the log holds records: restore the log directory from a backup")]
     MissingCheckpoint,
+    /// There is a signed log, and no copy of its last checkpoint beside it.
+    #[error(
+        "{} is missing: the copy of the last signed checkpoint; restore it, or put the checkpoint that the witness holds there",
+        path.display()
+    )]
+    MissingHead {
+        /// Where it should be.
+        path: PathBuf,
+    },
     /// There is a checkpoint, and no write-ahead file.
     #[error("the write-ahead file is missing: records that were not yet signed may be lost; restore it from a backup")]
     MissingWal,
@@ -58,6 +75,14 @@ pub enum AuditError {
         index: u64,
         /// Records in the log.
         size: u64,
+    },
+    /// No whole segment is old enough to be sealed.
+    #[error("nothing to seal: a segment is {segment} signed records, and {sealed} are sealed already")]
+    NothingToSeal {
+        /// Records of a segment.
+        segment: u64,
+        /// Records sealed before.
+        sealed: u64,
     },
     /// The origin cannot name a log.
     #[error("`{origin}` cannot name a log: use text without spaces, `+` and control characters")]
@@ -83,12 +108,52 @@ pub enum AuditError {
         /// Its length in bytes.
         length: usize,
     },
+    /// More was signed than is on disk.
+    #[error(
+        "{signed} records were signed but the log holds {found}: an older log directory was restored; restore the newest, \
+         or refuse to go on"
+    )]
+    RolledBack {
+        /// Records the last signed checkpoint covers.
+        signed: u64,
+        /// Records on disk.
+        found: u64,
+    },
+    /// The record was moved into an archive.
+    #[error("record {index} is in a sealed segment: read it from the archive with SHA-256 {}", archive.hex())]
+    Sealed {
+        /// Its index.
+        index: u64,
+        /// SHA-256 of the archive.
+        archive: casemate_types::Digest,
+    },
     /// The checkpoint could not be signed.
     #[error("cannot sign the audit checkpoint: check the token; the log refuses records until signing works again")]
     Signer(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// Signing takes so long that the token must be considered gone.
     #[error("signing the audit checkpoint hangs: check the token; the log refuses records until signing works again")]
     SignerStalled,
+    /// The witness has not cosigned for too long.
+    #[error(
+        "{checkpoints} checkpoints were not cosigned, and the site allows {limit}: the log refuses records until the witness \
+         answers ({last})"
+    )]
+    Unwitnessed {
+        /// Checkpoints since the last cosigned one.
+        checkpoints: u64,
+        /// After how many the site refuses.
+        limit: u64,
+        /// What went wrong last.
+        last: String,
+    },
+    /// The witness says that this log contradicts itself.
+    #[error(
+        "the witness refuses this log by name: {refusal}; the log refuses records: compare both with an older export"
+    )]
+    WitnessRefused {
+        /// What it said.
+        refusal: String,
+    },
     /// The write-ahead file ends before the checkpoint does.
     #[error(
         "the checkpoint covers {checkpoint} records but the write-ahead file ends at {wal}: an older write-ahead file was \
@@ -106,9 +171,27 @@ pub enum AuditError {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError {
+    /// A cosignature by the witness's name and key, and not its.
+    #[error("the cosignature of `{witness}` is wrong")]
+    BadCosignature {
+        /// The witness.
+        witness: String,
+    },
     /// A record is not the one that was logged.
     #[error("record {index} was changed: its hash is not the one in the tree")]
     BadEntry {
+        /// Its index.
+        index: u64,
+    },
+    /// A hand-over of the log's key that the two keys did not sign.
+    #[error("the hand-over of the log's key at record {index} is not signed by both keys")]
+    BadHandOver {
+        /// Its index.
+        index: u64,
+    },
+    /// A pinned copy is not the record of that index.
+    #[error("the pinned copy of record {index} is not the record in the tree")]
+    BadPinned {
         /// Its index.
         index: u64,
     },
@@ -136,6 +219,14 @@ pub enum VerifyError {
         tile: u64,
         /// First record under the first bad hash.
         first_index: u64,
+    },
+    /// A record is older than one before it by more than records may overtake each other.
+    #[error("the clock was set back at record {index}: it is {by_ms} ms older than one before it")]
+    ClockSetBack {
+        /// Its index.
+        index: u64,
+        /// By how much, in milliseconds.
+        by_ms: u64,
     },
     /// The write-ahead file and the checkpoint do not meet.
     #[error(
@@ -174,6 +265,15 @@ pub enum VerifyError {
     /// Not a verifier key.
     #[error("the verifier key is malformed: expected `<origin>+<8 hexadecimal digits>+<base64>` of an Ed25519 key")]
     MalformedKey,
+    /// Not an export of this log.
+    #[error("the export is malformed: {detail}")]
+    MalformedExport {
+        /// What is wrong.
+        detail: String,
+    },
+    /// Not the file of pinned records.
+    #[error("the file of pinned records is malformed")]
+    MalformedPinned,
     /// Not a `tlog-proof` with the record in its extra line.
     #[error("the receipt is malformed: {detail}")]
     MalformedReceipt {
@@ -205,6 +305,20 @@ pub enum VerifyError {
     /// No write-ahead file.
     #[error("the write-ahead file is missing: records that were not yet signed may be lost")]
     MissingWal,
+    /// The witness did not cosign.
+    #[error("the checkpoint carries no cosignature by `{witness}`")]
+    NotCosigned {
+        /// The witness.
+        witness: String,
+    },
+    /// A key that handed over signed something newer.
+    #[error("a checkpoint of {size} records is signed by a key that was retired at {handed_over}")]
+    RetiredKey {
+        /// Records it covers.
+        size: u64,
+        /// The most the key may sign.
+        handed_over: u64,
+    },
     /// The tree on disk is sound in itself and is not the one that was signed.
     #[error(
         "the {size} records on disk do not give the signed root: this is another log, or its history was rewritten"

@@ -18,24 +18,48 @@
 #![forbid(unsafe_code)]
 
 mod checkpointer;
+mod clock;
+mod cosignature;
+mod courier;
 mod error;
+mod export;
+mod head;
+mod index;
 mod log;
 mod note;
+mod pinned;
+mod proof;
+mod query;
 mod receipt;
 pub mod record;
+mod retention;
+mod rotation;
+mod signer_file;
 mod snapshot;
 mod store;
 mod tree;
 mod verify;
 mod wal;
+mod witness;
 mod writer;
 
+pub use clock::RecordClock;
+pub use cosignature::{WitnessKey, verify_cosignature};
+pub use courier::{WitnessLink, WitnessOptions};
 pub use error::{AuditError, VerifyError};
+pub use export::{Export, Exported, verify_export};
+pub use index::Index;
 pub use log::{Log, LogOptions};
 pub use note::{CheckpointSigner, SignError};
-pub use receipt::{Receipt, VerifiedReceipt, verify_receipt};
+pub use pinned::Segment;
+pub use query::Query;
+pub use receipt::{Receipt, VerifiedReceipt, receipt_from, verify_receipt};
 pub use record::{Event, Record};
-pub use verify::{Verified, entries, root_at, verify_dir};
+pub use retention::SEGMENT;
+pub use rotation::rotate;
+pub use signer_file::FileSigner;
+pub use verify::{RecordReader, Verified, entries, entries_from, root_at, size_of, verify_dir};
+pub use witness::{Answer, Refusal, Witness, WitnessError, serve_directory, serve_socket};
 
 /// The largest record, in bytes: an entry bundle counts the length of an entry in 16 bits (C2SP `tlog-tiles`, log entries).
 pub const MAX_RECORD: usize = 65_535;

@@ -9,7 +9,10 @@ use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use crate::checkpointer::Checkpointer;
-use crate::note::{CheckpointSigner, LogKey, TreeHead};
+use crate::courier::{Courier, WitnessOptions, Witnessed};
+use crate::head::HeadFile;
+use crate::note::{CheckpointSigner, LogKey, LogKeys, TreeHead};
+use crate::pinned::{Pinned, Segment};
 use crate::snapshot::Snapshot;
 use crate::store;
 use crate::tree::{Edge, WIDTH, hash_at, partial_number, partial_width};
@@ -31,12 +34,25 @@ pub struct LogOptions {
     pub max_batch: usize,
     /// While there are new records, at most this time passes between two checkpoints.
     pub checkpoint_every: Duration,
+    /// So many new records do not wait for that time to pass.
+    pub checkpoint_after: u64,
+    /// Where a copy of the last signed checkpoint is kept, outside the log's directory: what is signed must extend it.
+    pub head_file: Option<PathBuf>,
+    /// Who cosigns, and how long the log goes on without.
+    pub witness: Option<WitnessOptions>,
 }
 
 impl LogOptions {
-    /// Groups of up to 1024 records, a checkpoint per second.
+    /// Groups of up to 1024 records, a checkpoint per second or 1024 records, nothing kept elsewhere, no witness.
     pub fn new(origin: impl Into<String>) -> Self {
-        Self { origin: origin.into(), max_batch: 1024, checkpoint_every: Duration::from_secs(1) }
+        Self {
+            origin: origin.into(),
+            max_batch: 1024,
+            checkpoint_every: Duration::from_secs(1),
+            checkpoint_after: 1024,
+            head_file: None,
+            witness: None,
+        }
     }
 }
 
@@ -48,23 +64,45 @@ pub struct Log {
     commands: SyncSender<Command>,
     writer: Option<JoinHandle<()>>,
     writer_id: ThreadId,
+    courier: Option<JoinHandle<()>>,
 }
 
 impl Log {
     /// Opens the log in `dir`, or begins one in an empty or missing directory.
     ///
     /// Checks the signature on the checkpoint, that the right edge of the tree gives the signed root, that the last bundle and the
-    /// last tiles agree, and that the write-ahead file continues the checkpoint. [`crate::verify_dir`] checks the rest.
+    /// last tiles agree, that the write-ahead file continues the checkpoint, and that all this extends what was signed last
+    /// ([`LogOptions::head_file`]). [`crate::verify_dir`] checks the rest.
     pub fn open(dir: &Path, options: LogOptions, signer: Box<dyn CheckpointSigner>) -> Result<Self, AuditError> {
         let key = LogKey::new(&options.origin, &signer.public_key())?;
         fs::create_dir_all(dir).map_err(AuditError::io("create", dir))?;
         let lock = lock(dir)?;
+        let head_file = HeadFile(options.head_file.clone());
         if store::read_checkpoint(dir)?.is_none() {
+            head_file.must_be_new()?;
             begin(dir, &key, signer.as_ref())?;
         }
-        let (head, mut tail) = recover(dir, key.vkey())?;
+        let pinned = Pinned::read(dir)?;
+        let keys = pinned.keys_ending_with(key.vkey())?;
+        if keys.current() != key.vkey() {
+            let handed_over = keys.retired_at(key.vkey()).unwrap_or(0);
+            return Err(VerifyError::RetiredKey { size: handed_over, handed_over }.into());
+        }
+        let (mut head, mut tail) = recover(dir, keys.all().next().unwrap_or_default())?;
         let tail_first = head.tree.size / WIDTH * WIDTH;
         let unsigned = tail.split_off((head.tree.size - tail_first) as usize);
+        head_file.check(dir, &keys, &head, &unsigned)?;
+        if LogKeys::of(key.vkey()).open(head.tree.text.as_bytes()).is_err() {
+            // Signed by the key that has just handed over to this one.
+            head.tree = key.sign(head.tree.size, head.tree.root, signer.as_ref())?;
+            head_file.write(&head.tree)?;
+            store::replace(dir, store::CHECKPOINT, head.tree.text.as_bytes())?;
+            store::sync_dir(dir)?;
+        }
+        let witnessed = match &options.witness {
+            Some(witness) => Some(Witnessed::read(dir, witness, &keys, &head)?),
+            None => None,
+        };
 
         // A fresh write-ahead file: without torn end, without records that are signed already.
         let mut encoder = wal::Encoder::begin(head.tree.size);
@@ -77,6 +115,8 @@ impl Log {
             dir: dir.to_owned(),
             key,
             every: options.checkpoint_every,
+            after: options.checkpoint_after.max(1),
+            head_file,
             state: Mutex::new(State {
                 tail_first,
                 tail_bytes: tail.iter().map(|record| record.len()).sum(),
@@ -88,6 +128,8 @@ impl Log {
                 signing_since: None,
                 closing: false,
                 closed: false,
+                segments: pinned.segments(),
+                witnessed,
             }),
             work: Condvar::new(),
             done: Condvar::new(),
@@ -97,7 +139,14 @@ impl Log {
         let (commands, receiver) = sync_channel(max_batch.saturating_mul(16));
         let writer = start(&shared, signer, &commands, receiver, max_batch, file, &encoder)?;
         let writer_id = writer.thread().id();
-        Ok(Self { shared, commands, writer: Some(writer), writer_id })
+        let courier = match options.witness {
+            Some(witness) => Some(spawn("audit-witness", {
+                let courier = Courier::new(shared.clone(), witness);
+                Box::new(move || courier.run())
+            })?),
+            None => None,
+        };
+        Ok(Self { shared, commands, writer: Some(writer), writer_id, courier })
     }
 
     /// Queues a record and returns at once. `done` is told the record's index once it is durable, or why it was refused.
@@ -164,8 +213,14 @@ impl Log {
         {
             return Ok(record.to_vec());
         }
+        let sealed = state.segments.iter().find(|segment| (segment.from..segment.to).contains(&index)).cloned();
         drop(state);
-        let bundle = store::read_bundle(&self.shared.dir, index / WIDTH, WIDTH)?;
+        let bundle = match (store::read_bundle(&self.shared.dir, index / WIDTH, WIDTH), sealed) {
+            (Err(VerifyError::MissingEntries { .. }), Some(segment)) => {
+                return Err(AuditError::Sealed { index, archive: segment.archive });
+            }
+            (bundle, _) => bundle?,
+        };
         let entry = bundle.entries().nth((index % WIDTH) as usize);
         Ok(entry.ok_or(VerifyError::MissingEntries { index }).flatten()?.to_vec())
     }
@@ -173,6 +228,22 @@ impl Log {
     /// The log's verifier key, `origin+id+base64` (C2SP `signed-note`): what an auditor needs to have from a trusted place.
     pub fn verifier_key(&self) -> String {
         self.shared.key.vkey().to_owned()
+    }
+
+    /// Checkpoints since the last one that the witness cosigned, and the size of that one; `None` without a witness.
+    pub fn witnessed(&self) -> Option<(u64, u64)> {
+        let state = self.shared.state();
+        state.witnessed.as_ref().map(|witnessed| (witnessed.missing(), witnessed.size()))
+    }
+
+    /// The log's directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.shared.dir
+    }
+
+    /// Remembers a segment whose entry bundles may be gone from now on.
+    pub(crate) fn forget(&self, segment: Segment) {
+        self.shared.state().segments.push(segment);
     }
 
     /// A head that covers `target` records.
@@ -212,6 +283,13 @@ impl Drop for Log {
         {
             tracing::error!("the writer thread of the audit log ended in a panic");
         }
+        // It ends once no checkpoint will follow, after one last attempt to have that one cosigned.
+        if let Some(courier) = self.courier.take()
+            && std::thread::current().id() != self.writer_id
+            && courier.join().is_err()
+        {
+            tracing::error!("the witness thread of the audit log ended in a panic");
+        }
     }
 }
 
@@ -227,6 +305,8 @@ pub(crate) struct Shared {
     pub(crate) dir: PathBuf,
     pub(crate) key: LogKey,
     pub(crate) every: Duration,
+    pub(crate) after: u64,
+    pub(crate) head_file: HeadFile,
     state: Mutex<State>,
     /// The checkpoint thread waits here.
     pub(crate) work: Condvar,
@@ -259,6 +339,10 @@ pub(crate) struct State {
     pub(crate) closing: bool,
     /// No checkpoint will follow.
     pub(crate) closed: bool,
+    /// Records whose entry bundles may be in an archive.
+    pub(crate) segments: Vec<Segment>,
+    /// What the witness has cosigned, if there is one.
+    pub(crate) witnessed: Option<Witnessed>,
 }
 
 impl State {
@@ -278,6 +362,9 @@ impl State {
         // A token that does not answer is as gone as one that refuses.
         if self.signing_since.is_some_and(|since| since.elapsed() > every.saturating_mul(10)) {
             return Some(AuditError::SignerStalled);
+        }
+        if let Some(refusal) = self.witnessed.as_ref().and_then(Witnessed::refusal) {
+            return Some(refusal);
         }
         let records = self.unsigned();
         (records >= MAX_UNSIGNED || self.tail_bytes >= MAX_UNSIGNED_BYTES).then_some(AuditError::Behind { records })
@@ -312,13 +399,14 @@ fn recover(dir: &Path, vkey: &str) -> Result<(Head, Vec<Vec<u8>>), AuditError> {
     let snapshot = Snapshot::take(dir, Some(vkey))?;
     let size = snapshot.head.size;
     if let (Some(Ok(bundle)), Some(Ok(tile))) = (&snapshot.bundle, snapshot.partials.first()) {
-        snapshot.compare_leaves(dir, partial_number(size, 0), bundle, tile, |_| {})?;
+        snapshot.compare_leaves(dir, partial_number(size, 0), bundle, tile, |_, _, _| Ok(()))?;
     }
     let edge = snapshot.edge()?;
-    if let Some(last) = (size / WIDTH).checked_sub(1) {
+    let sealed = snapshot.pinned.segments().iter().map(|segment| segment.to).max().unwrap_or(0);
+    if let Some(last) = (size / WIDTH).checked_sub(1).filter(|last| last * WIDTH >= sealed) {
         let bundle = store::read_bundle(dir, last, WIDTH)?;
         let tile = store::read_tile(dir, 0, last, WIDTH)?;
-        snapshot.compare_leaves(dir, last, &bundle, &tile, |_| {})?;
+        snapshot.compare_leaves(dir, last, &bundle, &tile, |_, _, _| Ok(()))?;
     }
     // The last hash of each upper partial tile stands for a full tile: it must be there and give that hash.
     for level in crate::tree::levels(size).skip(1) {
@@ -359,11 +447,12 @@ fn start(
     file: File,
     encoder: &wal::Encoder,
 ) -> Result<JoinHandle<()>, AuditError> {
-    let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-        std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(AuditError::io("start", Path::new(name)))
-    };
     let checkpointer = Checkpointer::new(shared.clone(), signer, commands.clone());
     let checkpoints = spawn("audit-checkpoint", Box::new(move || checkpointer.run()))?;
     let writer = Writer::new(shared.clone(), receiver, max_batch, file, encoder, checkpoints);
     spawn("audit-writer", Box::new(move || writer.run()))
+}
+
+fn spawn(name: &str, body: Box<dyn FnOnce() + Send>) -> Result<JoinHandle<()>, AuditError> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(AuditError::io("start", Path::new(name)))
 }

@@ -23,6 +23,17 @@ pub trait CheckpointSigner: Send {
     fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignError>;
 }
 
+/// A signer in use at two places.
+impl<T: CheckpointSigner + Sync + ?Sized> CheckpointSigner for Arc<T> {
+    fn public_key(&self) -> [u8; 32] {
+        (**self).public_key()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignError> {
+        (**self).sign(message)
+    }
+}
+
 /// A tree head whose signature was checked, or that was only parsed; see the function it came from.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TreeHead {
@@ -62,17 +73,77 @@ impl LogKey {
         let origin = self.verifier.name();
         let malformed = |detail| AuditError::Damaged(VerifyError::MalformedCheckpoint { detail });
         let body = Checkpoint::new(origin, size, root, "").map_err(|_| malformed("origin"))?.to_bytes();
-        let signature = signer.sign(&body).map_err(|error| AuditError::Signer(error.into()))?;
-        if !self.verifier.verify(&body, &signature) {
+        let signature = self.signature(&body, signer)?;
+        let note = Note::new(&body, &[signature]).map_err(|_| malformed("note"))?;
+        let text = String::from_utf8(note.to_bytes()).map_err(|_| malformed("not UTF-8"))?;
+        Ok(TreeHead { text, size, root })
+    }
+
+    /// Signs the text of a note. A signature that does not verify under our own key is an error of the signer.
+    pub(crate) fn signature(&self, body: &[u8], signer: &dyn CheckpointSigner) -> Result<Signature, AuditError> {
+        let signature = signer.sign(body).map_err(|error| AuditError::Signer(error.into()))?;
+        if !self.verifier.verify(body, &signature) {
             let error = SignError::from("the token returned a signature that does not verify");
             return Err(AuditError::Signer(error.into()));
         }
-        let id = signed_note::key_id(origin, &self.algorithm_and_key);
-        let note = Signature::new(origin.to_owned(), id, signature.to_vec())
-            .and_then(|signature| Note::new(&body, &[signature]))
-            .map_err(|_| malformed("note"))?;
-        let text = String::from_utf8(note.to_bytes()).map_err(|_| malformed("not UTF-8"))?;
-        Ok(TreeHead { text, size, root })
+        let origin = self.verifier.name().to_owned();
+        let id = signed_note::key_id(&origin, &self.algorithm_and_key);
+        let malformed = |_| AuditError::Damaged(VerifyError::MalformedKey);
+        Signature::new(origin, id, signature.to_vec()).map_err(malformed)
+    }
+}
+
+/// The keys that may have signed a checkpoint: the current one, and retired ones up to the size at which they handed over.
+#[derive(Debug, Clone)]
+pub(crate) struct LogKeys {
+    retired: Vec<(String, u64)>,
+    current: String,
+}
+
+impl LogKeys {
+    /// One key that was never handed over.
+    pub(crate) fn of(vkey: &str) -> Self {
+        Self { retired: Vec::new(), current: vkey.to_owned() }
+    }
+
+    /// Whether the current key can be read.
+    pub(crate) fn check(&self) -> Result<(), VerifyError> {
+        StandardVerifier::new(&self.current).map(drop).map_err(|_| VerifyError::MalformedKey)
+    }
+
+    pub(crate) fn current(&self) -> &str {
+        &self.current
+    }
+
+    /// All verifier keys, oldest first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &str> {
+        self.retired.iter().map(|(vkey, _)| vkey.as_str()).chain([self.current.as_str()])
+    }
+
+    /// The most records this key may sign, if it was retired.
+    pub(crate) fn retired_at(&self, vkey: &str) -> Option<u64> {
+        self.retired.iter().find(|(retired, _)| retired == vkey).map(|(_, size)| *size)
+    }
+
+    /// The current key hands over to the next; it may sign trees of at most `size` records.
+    pub(crate) fn hand_over(&mut self, size: u64, to: String) {
+        let from = std::mem::replace(&mut self.current, to);
+        self.retired.push((from, size));
+    }
+
+    /// Checks a signed checkpoint against the current key, then against the retired ones.
+    pub(crate) fn open(&self, text: &[u8]) -> Result<TreeHead, VerifyError> {
+        let mut result = open(text, &self.current);
+        for (vkey, size) in self.retired.iter().rev() {
+            if !matches!(result, Err(VerifyError::UnknownSigner)) {
+                break;
+            }
+            result = match open(text, vkey) {
+                Ok(head) if head.size > *size => Err(VerifyError::RetiredKey { size: head.size, handed_over: *size }),
+                other => other,
+            };
+        }
+        result
     }
 }
 

@@ -1,14 +1,15 @@
 //! Receipts: one text file that proves offline that a record is in the log (C2SP `tlog-proof`).
 
-use std::cell::RefCell;
 use std::path::Path;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use tlog_tiles::{Hash, HashReader, Tile, check_record, prove_record};
+use tlog_tiles::{Hash, check_record};
 
 use crate::log::Head;
-use crate::tree::{HEIGHT, WIDTH, hash_at, leaf_hash, partial_number};
-use crate::{MAX_RECORD, VerifyError, note, store};
+use crate::proof::HeadHashes;
+use crate::snapshot::Snapshot;
+use crate::tree::{WIDTH, hash_at, leaf_hash};
+use crate::{AuditError, MAX_RECORD, VerifyError, note, store};
 
 const FIRST_LINE: &str = "c2sp.org/tlog-proof@v1";
 
@@ -52,12 +53,8 @@ impl Receipt {
     /// Proves record `index` of a signed tree; refuses when what is on disk does not lead to the signed root.
     pub(crate) fn prove(dir: &Path, head: &Head, index: u64, record: Vec<u8>) -> Result<Self, VerifyError> {
         let (size, root) = (head.tree.size, head.tree.root);
-        let hashes = HeadHashes { dir, head, failure: RefCell::new(None) };
-        let proof = prove_record(size, index, &hashes);
-        if let Some(error) = hashes.failure.take() {
-            return Err(error);
-        }
-        let proof = proof.map_err(|_| VerifyError::BadProof { index })?;
+        let hashes = HeadHashes::new(dir, head);
+        let proof = hashes.inclusion(index)?;
         let leaf = leaf_hash(&record);
         if check_record(&proof, size, root, index, leaf).is_err() {
             let stored = hash_at(&hashes.tile(0, index / WIDTH)?, (index % WIDTH) as usize);
@@ -70,6 +67,29 @@ impl Receipt {
         let hashes: String = proof.iter().map(|hash| format!("{hash}\n")).collect();
         Ok(Self { record, proof: format!("{FIRST_LINE}\nindex {index}\n{hashes}\n{}", head.tree.text) })
     }
+}
+
+/// The receipt of record `index` from a log's directory: needs no HSM and no lock, and covers what is signed.
+///
+/// `vkey` is checked against the checkpoint; after a rotation an older one will do, and the receipt then needs the newer one.
+pub fn receipt_from(dir: &Path, vkey: &str, index: u64) -> Result<Receipt, AuditError> {
+    let snapshot = Snapshot::take(dir, Some(vkey))?;
+    let size = snapshot.head.size;
+    if index >= size {
+        return Err(AuditError::NoSuchRecord { index, size });
+    }
+    let edge = snapshot.edge()?;
+    let full;
+    let bundle = match &snapshot.bundle {
+        Some(bundle) if index / WIDTH == size / WIDTH => bundle.as_ref().map_err(Clone::clone)?,
+        _ => {
+            full = store::read_bundle(dir, index / WIDTH, WIDTH)?;
+            &full
+        }
+    };
+    let record = bundle.entries().nth((index % WIDTH) as usize);
+    let record = record.ok_or(VerifyError::MissingEntries { index }).flatten()?.to_vec();
+    Ok(Receipt::prove(dir, &Head { tree: snapshot.head, edge }, index, record)?)
 }
 
 /// Checks a receipt file against a verifier key: the signature, and that the record in it is at its index in the signed tree.
@@ -129,37 +149,5 @@ impl<'a> Parsed<'a> {
             return Err(malformed("the proof is longer than any proof"));
         }
         Ok(Self { record, index, hashes, checkpoint, after_extra })
-    }
-}
-
-/// The hashes of a signed tree: from the partial tiles in memory, where no newer checkpoint replaces them, and the full ones on
-/// disk. They are not authenticated one by one: the finished proof is checked against the signed root.
-struct HeadHashes<'a> {
-    dir: &'a Path,
-    head: &'a Head,
-    failure: RefCell<Option<VerifyError>>,
-}
-
-impl HeadHashes<'_> {
-    fn tile(&self, level: u8, number: u64) -> Result<Vec<u8>, VerifyError> {
-        if number == partial_number(self.head.tree.size, level) {
-            return Ok(self.head.edge.partial(level).to_vec());
-        }
-        store::read_tile(self.dir, level, number, WIDTH)
-    }
-}
-
-impl HashReader for HeadHashes<'_> {
-    fn read_hashes(&self, indexes: &[u64]) -> Result<Vec<Hash>, tlog_tiles::Error> {
-        let read = |index: &u64| {
-            // The narrowest tile that holds the hash; a wider one begins with the same bytes.
-            let tile = Tile::from_index(HEIGHT, *index);
-            let bytes = self.tile(tile.level(), tile.level_index()).map_err(|error| {
-                *self.failure.borrow_mut() = Some(error);
-                tlog_tiles::Error::InvalidTile
-            })?;
-            tile.hash_at_index(&bytes, *index)
-        };
-        indexes.iter().map(read).collect()
     }
 }

@@ -94,6 +94,15 @@ pub enum Event {
         /// How loudly to record.
         log_level: LogLevel,
     },
+    /// Personal data was erased: what is kept beside the log, with the salts of its commitments.
+    Erasure {
+        /// The decision whose recordings are gone; none when a person was erased.
+        id: Option<DecisionId>,
+        /// How many recordings.
+        recordings: u32,
+        /// Who asked for it, in the operator's words.
+        reason: String,
+    },
     /// Documents entered or left a collection.
     Ingest {
         /// `begun` before the store is touched, `done` after.
@@ -148,6 +157,28 @@ pub enum Event {
         host_calls: u32,
         /// What the component noted.
         annotations: Vec<(String, String)>,
+    },
+    /// The log's key handed over to the next one.
+    LogKey {
+        /// `rotated`.
+        action: String,
+        /// Verifier key of the old one.
+        from: String,
+        /// Verifier key of the new one.
+        to: String,
+        /// The hand-over: a note that both keys signed.
+        note: String,
+    },
+    /// Records were moved out of the log into an archive; their hashes stay.
+    Segment {
+        /// `sealed`.
+        action: String,
+        /// The first record.
+        from: u64,
+        /// One past the last.
+        to: u64,
+        /// SHA-256 of the archive.
+        archive: Digest,
     },
     /// A session was opened, closed or refused.
     Session {
@@ -291,6 +322,9 @@ mod tests {
                 generation_of_store: 9,
             },
             Event::Site { action: "stopped".into(), detail: String::new() },
+            Event::Erasure { id: Some(id), recordings: 2, reason: "request 7".into() },
+            Event::LogKey { action: "rotated".into(), from: "a".into(), to: "b".into(), note: "n\n".into() },
+            Event::Segment { action: "sealed".into(), from: 0, to: 65_536, archive: Digest::of(b"a") },
         ];
         for event in events {
             let record = Record { event, ..decision() };

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use tlog_tiles::{Hash, Tile};
 
-use crate::note::{self, TreeHead};
+use crate::note::{self, LogKeys, TreeHead};
+use crate::pinned::Pinned;
 use crate::store::{self, Bundle};
 use crate::tree::{Edge, WIDTH, hash_at, leaf_hash, levels, partial_number, partial_width};
 use crate::{VerifyError, wal};
@@ -21,6 +22,9 @@ pub(crate) struct Snapshot {
     pub(crate) partials: Vec<Result<Vec<u8>, VerifyError>>,
     pub(crate) bundle: Option<Result<Bundle, VerifyError>>,
     pub(crate) wal: Result<Option<wal::Scan>, VerifyError>,
+    pub(crate) pinned: Pinned,
+    /// The keys that may sign, if a key was given.
+    pub(crate) keys: Option<LogKeys>,
 }
 
 impl Snapshot {
@@ -28,8 +32,10 @@ impl Snapshot {
     pub(crate) fn take(dir: &Path, vkey: Option<&str>) -> Result<Self, VerifyError> {
         for _ in 0..ATTEMPTS {
             let text = store::read_checkpoint(dir)?.ok_or(VerifyError::MissingCheckpoint)?;
-            let head = match vkey {
-                Some(vkey) => note::open(&text, vkey)?,
+            let pinned = Pinned::read(dir)?;
+            let keys = vkey.map(|vkey| pinned.keys(vkey)).transpose()?;
+            let head = match &keys {
+                Some(keys) => keys.open(&text)?,
                 None => note::parse_unverified(&text)?,
             };
             let size = head.size;
@@ -45,7 +51,7 @@ impl Snapshot {
             };
             let wal = wal::read(dir);
             if store::read_checkpoint(dir)?.as_deref() == Some(text.as_slice()) {
-                return Ok(Self { head, partials, bundle, wal });
+                return Ok(Self { head, partials, bundle, wal, pinned, keys });
             }
         }
         Err(VerifyError::TooBusy)
@@ -58,7 +64,7 @@ impl Snapshot {
         if edge.root() == self.head.root { Ok(edge) } else { Err(VerifyError::RootMismatch { size: self.head.size }) }
     }
 
-    /// Compares a bundle with the level 0 tile above it, and hands over the leaf hashes.
+    /// Compares a bundle with the level 0 tile above it, and hands over index, record and leaf hash of each entry.
     ///
     /// Where they differ, the judge is the hash above the tile, or for the partial tile the signed root: if the entries give it, the
     /// tile was changed; else the entry is the one to name.
@@ -68,11 +74,12 @@ impl Snapshot {
         number: u64,
         bundle: &Bundle,
         tile: &[u8],
-        mut leaf: impl FnMut(Hash),
+        mut leaf: impl FnMut(u64, &[u8], Hash) -> Result<(), VerifyError>,
     ) -> Result<(), VerifyError> {
         for (position, entry) in bundle.entries().enumerate() {
             let index = number * WIDTH + position as u64;
-            let hash = leaf_hash(entry?);
+            let entry = entry?;
+            let hash = leaf_hash(entry);
             if hash_at(tile, position) != Some(hash) {
                 return Err(if self.entries_are_signed(dir, number, bundle) {
                     VerifyError::BadTile { level: 0, tile: number, first_index: index }
@@ -80,7 +87,7 @@ impl Snapshot {
                     VerifyError::BadEntry { index }
                 });
             }
-            leaf(hash);
+            leaf(index, entry, hash)?;
         }
         Ok(())
     }

@@ -21,6 +21,11 @@ pub(crate) fn read_checkpoint(dir: &Path) -> Result<Option<Vec<u8>>, VerifyError
     read(&dir.join(CHECKPOINT), 1_000_001)
 }
 
+/// A small file of text: a note, or the pinned records; `None` when there is none. At most 4 MB.
+pub(crate) fn read_note(path: &Path) -> Result<Option<Vec<u8>>, VerifyError> {
+    read(path, 4_000_000)
+}
+
 /// The `width` hashes of a tile.
 ///
 /// A partial tile may have been replaced by the full one, whose first hashes are the same (C2SP `tlog-tiles`, partial tiles).

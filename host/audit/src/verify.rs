@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use crate::clock::ClockCheck;
+use crate::note;
 use crate::snapshot::Snapshot;
 use crate::store;
 use crate::tree::{Edge, WIDTH, first_index, hash_at, leaf_hash, partial_number, partial_width};
@@ -17,22 +19,42 @@ pub struct Verified {
     pub root: [u8; 32],
     /// Records after them that are durable and not yet signed.
     pub unsigned_tail: u64,
+    /// Records whose hashes were checked and whose entries are in archives ([`crate::Segment`]).
+    pub sealed: u64,
 }
 
 /// Rebuilds the whole tree from the entries and compares every stored hash, the root and the signature with it.
 ///
-/// `vkey` is the verifier key ([`crate::Log::verifier_key`]). `progress` is told the number of records checked so far, after each
+/// `vkey` is the verifier key ([`crate::Log::verifier_key`]); after a rotation, an older one will do. `progress` is told the number of records checked so far, after each
 /// bundle of 256. Reads only, and works on a log that is in use. The error names the first bad index.
 pub fn verify_dir(dir: &Path, vkey: &str, mut progress: impl FnMut(u64)) -> Result<Verified, VerifyError> {
     let snapshot = Snapshot::take(dir, Some(vkey))?;
     let size = snapshot.head.size;
     let mut upper = UpperTiles { dir, snapshot: &snapshot, cached: HashMap::new() };
     let mut edge = Edge::default();
+    let mut clock = ClockCheck::default();
+    let segments = snapshot.pinned.segments();
+    let is_sealed = |number: u64| segments.iter().any(|part| (part.from..part.to).contains(&(number * WIDTH)));
+    let mut sealed = 0;
     for number in 0..size / WIDTH {
-        let bundle = store::read_bundle(dir, number, WIDTH)?;
-        let tile = store::read_tile(dir, 0, number, WIDTH)?;
         let mut filled = Vec::new();
-        snapshot.compare_leaves(dir, number, &bundle, &tile, |leaf| edge.push(leaf, |full| filled.push(full)))?;
+        match store::read_bundle(dir, number, WIDTH) {
+            Err(VerifyError::MissingEntries { .. }) if is_sealed(number) => {
+                let tile = store::read_tile(dir, 0, number, WIDTH)?;
+                (0..WIDTH as usize).filter_map(|position| hash_at(&tile, position)).for_each(|leaf| {
+                    edge.push(leaf, |full| filled.push(full));
+                });
+                sealed += WIDTH;
+            }
+            bundle => {
+                let bundle = bundle?;
+                let tile = store::read_tile(dir, 0, number, WIDTH)?;
+                snapshot.compare_leaves(dir, number, &bundle, &tile, |index, record, leaf| {
+                    edge.push(leaf, |full| filled.push(full));
+                    clock.see(index, record)
+                })?;
+            }
+        }
         for full in filled {
             upper.compare(full.level + 1, full.tile, full.hash)?;
         }
@@ -47,28 +69,94 @@ pub fn verify_dir(dir: &Path, vkey: &str, mut progress: impl FnMut(u64)) -> Resu
             }
         };
         let number = partial_number(size, 0);
-        snapshot.compare_leaves(dir, number, bundle, tile, |leaf| edge.push(leaf, |_| {}))?;
+        snapshot.compare_leaves(dir, number, bundle, tile, |index, record, leaf| {
+            edge.push(leaf, |_| {});
+            clock.see(index, record)
+        })?;
         progress(edge.size());
     }
     if edge.size() != size || edge.root() != snapshot.head.root {
         return Err(VerifyError::RootMismatch { size });
     }
+    snapshot.pinned.check(size, |index| {
+        let (number, position) = (index / WIDTH, (index % WIDTH) as usize);
+        let tile = match snapshot.partials.first() {
+            Some(partial) if number == partial_number(size, 0) => partial.clone()?,
+            _ => store::read_tile(dir, 0, number, WIDTH)?,
+        };
+        Ok(hash_at(&tile, position))
+    })?;
     let tail = snapshot.wal?.ok_or(VerifyError::MissingWal)?.after(size)?;
-    Ok(Verified { size, root: snapshot.head.root.0, unsigned_tail: tail.count() as u64 })
+    Ok(Verified { size, root: snapshot.head.root.0, unsigned_tail: tail.count() as u64, sealed })
 }
 
 /// All records in order: the signed ones, then the durable tail. For showing: nothing is verified here.
 pub fn entries(dir: &Path) -> Result<impl Iterator<Item = Result<Vec<u8>, AuditError>> + use<>, AuditError> {
+    Ok(entries_from(dir, 0)?.map(|(_, record)| record))
+}
+
+/// The records from index `from` on, each with its index. Records in sealed segments are left out. Nothing is verified.
+pub fn entries_from(
+    dir: &Path,
+    from: u64,
+) -> Result<impl Iterator<Item = (u64, Result<Vec<u8>, AuditError>)> + use<>, AuditError> {
     let snapshot = Snapshot::take(dir, None)?;
     let size = snapshot.head.size;
     let tail = snapshot.wal?.ok_or(AuditError::MissingWal)?.after(size)?;
+    let sealed = snapshot.pinned.segments().iter().map(|segment| segment.to).max().unwrap_or(0);
+    let from = from.max(sealed);
     let dir: PathBuf = dir.to_owned();
-    let full = (0..size / WIDTH).map(move |number| store::read_bundle(&dir, number, WIDTH));
-    let signed = full.chain(snapshot.bundle).flat_map(|bundle| match bundle {
-        Ok(bundle) => bundle.entries().map(|entry| Ok(entry?.to_vec())).collect(),
-        Err(error) => vec![Err(error.into())],
+    let full = (from / WIDTH..size / WIDTH).map(move |number| (number, store::read_bundle(&dir, number, WIDTH)));
+    let partial = snapshot.bundle.map(|bundle| (size / WIDTH, bundle));
+    let signed = full.chain(partial).flat_map(|(number, bundle)| -> Vec<(u64, Result<Vec<u8>, AuditError>)> {
+        let first = number * WIDTH;
+        match bundle {
+            Ok(bundle) => (first..).zip(bundle.entries().map(|entry| Ok(entry?.to_vec()))).collect(),
+            Err(error) => vec![(first, Err(error.into()))],
+        }
     });
-    Ok(signed.chain(tail.map(Ok)))
+    Ok(signed.chain((size..).zip(tail.map(Ok))).skip_while(move |(index, _)| *index < from))
+}
+
+/// Durable records of the log in `dir`, signed or not.
+pub fn size_of(dir: &Path) -> Result<u64, AuditError> {
+    let snapshot = Snapshot::take(dir, None)?;
+    let size = snapshot.head.size;
+    Ok(size + snapshot.wal?.ok_or(AuditError::MissingWal)?.after(size)?.count() as u64)
+}
+
+/// Reads records in full, signed bundles one by one; neighbours come from the same bundle. Nothing is verified.
+pub struct RecordReader {
+    dir: PathBuf,
+    bundle: Option<(u64, Vec<Vec<u8>>)>,
+}
+
+impl RecordReader {
+    /// A reader of the log in `dir`.
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), bundle: None }
+    }
+
+    /// The record; `None` when its segment is sealed.
+    pub fn read(&mut self, index: u64) -> Result<Option<&[u8]>, AuditError> {
+        let number = index / WIDTH;
+        if self.bundle.as_ref().is_none_or(|(held, _)| *held != number) {
+            let bundle = match store::read_bundle(&self.dir, number, WIDTH) {
+                Err(VerifyError::MissingEntries { .. }) => return Ok(None),
+                bundle => bundle?,
+            };
+            let records = bundle.entries().map(|entry| Ok(entry?.to_vec())).collect::<Result<_, VerifyError>>()?;
+            self.bundle = Some((number, records));
+        }
+        let records = self.bundle.as_ref().map(|(_, records)| records.as_slice()).unwrap_or_default();
+        Ok(records.get((index % WIDTH) as usize).map(Vec::as_slice))
+    }
+}
+
+/// Records under the checkpoint on disk, whose signature is not checked.
+pub(crate) fn signed_size(dir: &Path) -> Result<u64, AuditError> {
+    let text = store::read_checkpoint(dir)?.ok_or(AuditError::MissingCheckpoint)?;
+    Ok(note::parse_unverified(&text)?.size)
 }
 
 /// The root (RFC 6962 section 2.1) that the log had at `size` records, rebuilt from its entries; `None` if it has fewer.

@@ -10,6 +10,9 @@ use std::thread::JoinHandle;
 use crate::log::Shared;
 use crate::{AuditError, store, wal};
 
+/// A write-ahead file up to this length keeps what is signed already: replacing it would hold up records that wait.
+const KEEP: u64 = 4 << 20;
+
 /// A record on its way, and whom to tell.
 pub(crate) struct Pending {
     pub(crate) record: Vec<u8>,
@@ -44,6 +47,8 @@ pub(crate) struct Writer {
     /// Bytes of the file that hold whole, answered records.
     length: u64,
     check: [u8; 32],
+    /// A write failed: the space of what is signed is needed.
+    full: bool,
     /// Set when nobody can know any more what the disk holds; only reopening helps.
     dead: Option<AuditError>,
     checkpoints: JoinHandle<()>,
@@ -59,7 +64,7 @@ impl Writer {
         checkpoints: JoinHandle<()>,
     ) -> Self {
         let (length, check) = (written.bytes.len() as u64, written.check());
-        Self { shared, commands, max_batch, file, length, check, dead: None, checkpoints }
+        Self { shared, commands, max_batch, file, length, check, full: false, dead: None, checkpoints }
     }
 
     pub(crate) fn run(mut self) {
@@ -87,7 +92,7 @@ impl Writer {
                 // Whoever asked may have given up.
                 let _ = reached.send(());
             }
-            if reset {
+            if reset && (self.full || self.length > KEEP) {
                 self.reset();
             }
         }
@@ -127,6 +132,7 @@ impl Writer {
         let path = self.shared.dir.join(wal::NAME);
         if let Err(error) = self.file.write_all(&encoder.bytes) {
             let error = AuditError::io("write", &path)(error);
+            self.full = true;
             // A full disk is no reason to give up for good: take back what was written, refuse this group, try the next.
             let restored = self.file.set_len(self.length).and_then(|()| self.file.seek(SeekFrom::Start(self.length)));
             if restored.is_err() {
@@ -162,6 +168,7 @@ impl Writer {
                 self.file = file;
                 self.length = encoder.bytes.len() as u64;
                 self.check = encoder.check();
+                self.full = false;
             }
             // The old file still holds everything; the next checkpoint tries again.
             Err(error) => {
@@ -187,14 +194,10 @@ impl Writer {
                 break;
             }
         }
-        let mut reset = false;
         while let Ok(command) = self.commands.try_recv() {
-            reset |= matches!(command, Command::Reset);
             command.refuse(AuditError::Closed);
         }
-        if reset {
-            self.reset();
-        }
+        self.reset();
         if self.checkpoints.join().is_err() {
             tracing::error!("the checkpoint thread of the audit log ended in a panic");
         }

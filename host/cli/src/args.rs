@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use casemate_types::{Phase, Profile, UserName};
+use casemate_types::{DecisionId, Phase, Profile, UserName};
 use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -72,6 +72,9 @@ pub enum Command {
     Fips(FipsCommand),
     /// Run published FF1 and FF3-1 test vectors through a token. Needs no site.
     Fpe(FpeOptions),
+    /// Be the second pair of eyes on a log: cosign its checkpoints while it only grows.
+    #[command(subcommand)]
+    Witness(WitnessCommand),
     /// Serve ask, policy evaluation and health over HTTP/JSON on loopback.
     Serve(ServeOptions),
 }
@@ -219,20 +222,163 @@ pub enum PolicyCommand {
 
 #[derive(Subcommand)]
 pub enum AuditCommand {
-    /// Print records, oldest first.
-    Show {
-        /// Only the last N.
-        #[arg(long, value_name = "N")]
-        last: Option<usize>,
-    },
-    /// Check every record against the signed tree, or one receipt. Needs neither the HSM nor the site's keys.
+    /// Print records, oldest first; with --json as JSON lines.
+    Show(ShowOptions),
+    /// Check every record against the signed tree, or one receipt, or an export. Needs neither the HSM nor the site's keys.
     Verify {
         /// A receipt to check instead of the whole log.
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", conflicts_with = "export")]
         receipt: Option<PathBuf>,
+        /// An export to check instead of the whole log.
+        #[arg(long, value_name = "FILE")]
+        export: Option<PathBuf>,
         /// The log's public key, or a file that holds it; `log.vkey` of the site otherwise.
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
+    },
+    /// Write hashes, checkpoint, keys, policy and records into one file that an auditor checks without this program.
+    Export {
+        /// The file to write.
+        file: PathBuf,
+        /// The first record whose content is wanted.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// One past the last; everything signed otherwise.
+        #[arg(long)]
+        to: Option<u64>,
+    },
+    /// Write the receipt (`.tlog-proof`) of one record.
+    Receipt {
+        /// The record's index.
+        index: u64,
+        /// The file to write.
+        file: PathBuf,
+    },
+    /// Erase what is kept beside the log about a decision or a person. The log still verifies.
+    #[command(group = clap::ArgGroup::new("whom").required(true))]
+    Erase {
+        /// The decision whose recordings are erased.
+        #[arg(long, group = "whom")]
+        decision: Option<DecisionId>,
+        /// The user whose pseudonym is to name nobody any more.
+        #[arg(long, group = "whom")]
+        person: Option<UserName>,
+        /// Why, for the record.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Move old records, in whole segments of 65,536, into an archive. Their hashes stay.
+    Seal {
+        /// Only records before this index.
+        #[arg(long, value_name = "INDEX")]
+        before: u64,
+        /// The archive to write: an export.
+        archive: PathBuf,
+    },
+    /// Make a new signing key in the token and hand the log over to it.
+    RotateKey,
+}
+
+/// Which records to print. A record must meet every option.
+#[derive(Args)]
+pub struct ShowOptions {
+    /// Only the last N.
+    #[arg(long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Not before: RFC 3339, or `90s`, `15m`, `2h`, `3d` ago.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub since: Option<u64>,
+    /// Before.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub until: Option<u64>,
+    /// The kind, for instance `decision`, `answer`, `key-operation`, `session`, `bundle`.
+    #[arg(long)]
+    pub event: Option<String>,
+    /// The user it concerns.
+    #[arg(long)]
+    pub user: Option<String>,
+    /// The policy that decided.
+    #[arg(long)]
+    pub policy: Option<String>,
+    /// `allow`, `deny` or `transform`.
+    #[arg(long)]
+    pub decision: Option<String>,
+    /// Identifier of the key that was used.
+    #[arg(long)]
+    pub key: Option<String>,
+    /// Digest of the component or bundle (`sha256:...`).
+    #[arg(long)]
+    pub component: Option<String>,
+    /// The generation.
+    #[arg(long)]
+    pub generation: Option<u64>,
+    /// The reason code.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Go on with new records as they come.
+    #[arg(long)]
+    pub follow: bool,
+    /// Walk over the log instead of asking the index beside it.
+    #[arg(long)]
+    pub no_index: bool,
+}
+
+#[derive(Subcommand)]
+pub enum WitnessCommand {
+    /// Make a witness: its folder, its name and its key.
+    Init {
+        /// The witness's folder, on the second custodian's machine or account.
+        dir: PathBuf,
+        /// Its name, for instance `witness.example/second-custodian`.
+        #[arg(long)]
+        name: String,
+        /// Make the key in a token through this PKCS#11 module; without it, in a file of the folder.
+        #[arg(long, requires = "token_label", requires = "pin_file")]
+        module: Option<PathBuf>,
+        /// An environment variable the module reads, as NAME=VALUE; `{site}` stands for the witness's folder. May be repeated.
+        #[arg(long = "module-env", value_name = "NAME=VALUE", requires = "module")]
+        module_env: Vec<String>,
+        /// The label of the token; it must be initialised.
+        #[arg(long, requires = "module")]
+        token_label: Option<String>,
+        /// A file with the token's user PIN.
+        #[arg(long)]
+        pin_file: Option<PathBuf>,
+    },
+    /// Make a log known, by its verifier key.
+    AddLog {
+        /// The witness's folder.
+        dir: PathBuf,
+        /// The key, or a file that holds it (`log.vkey`).
+        key: String,
+        /// A file with the token's user PIN.
+        #[arg(long)]
+        pin_file: Option<PathBuf>,
+    },
+    /// Answer the requests in a folder once, for instance on removable media.
+    Cosign {
+        /// The witness's folder.
+        dir: PathBuf,
+        /// The folder with requests.
+        folder: PathBuf,
+        /// A file with the token's user PIN.
+        #[arg(long)]
+        pin_file: Option<PathBuf>,
+    },
+    /// Answer requests until stopped: over a Unix socket, or in a folder.
+    #[command(group = clap::ArgGroup::new("where").required(true))]
+    Serve {
+        /// The witness's folder.
+        dir: PathBuf,
+        /// The socket to make.
+        #[arg(long, group = "where")]
+        socket: Option<PathBuf>,
+        /// The folder to watch.
+        #[arg(long, group = "where")]
+        folder: Option<PathBuf>,
+        /// A file with the token's user PIN.
+        #[arg(long)]
+        pin_file: Option<PathBuf>,
     },
 }
 
@@ -323,4 +469,26 @@ fn parse_phase(text: &str) -> Result<Phase, String> {
         .into_iter()
         .find(|phase| phase.to_string() == text)
         .ok_or_else(|| "use request, retrieval, action or response".to_owned())
+}
+
+/// Milliseconds since 1970 of a time, or of so long ago.
+fn parse_time(text: &str) -> Result<u64, String> {
+    let wrong = || "use RFC 3339 (2026-01-31T08:00:00Z), or so long ago: 90s, 15m, 2h, 3d".to_owned();
+    let ms = match text.parse::<jiff::Timestamp>() {
+        Ok(time) => time.as_millisecond(),
+        Err(_) => {
+            let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+            let number: i64 = number.parse().map_err(|_| wrong())?;
+            let seconds = match unit {
+                "s" => 1,
+                "m" => 60,
+                "h" => 3600,
+                "d" => 86_400,
+                _ => return Err(wrong()),
+            };
+            let ago = number.checked_mul(seconds * 1000).filter(|ago| *ago >= 0).ok_or_else(wrong)?;
+            jiff::Timestamp::now().as_millisecond() - ago
+        }
+    };
+    u64::try_from(ms).map_err(|_| wrong())
 }

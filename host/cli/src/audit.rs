@@ -1,61 +1,151 @@
-use std::fs;
+mod show;
+
+use std::fs::{self, File};
+use std::io::{BufReader, BufWriter};
 use std::path::Path;
 use std::process::ExitCode;
 
-use casemate_audit::{Record, entries, verify_dir, verify_receipt};
+use casemate_audit::{AuditError, Export, WitnessKey, receipt_from, verify_dir, verify_export, verify_receipt};
+use casemate_gate::{Gate, SiteConfig};
 
 use crate::args::AuditCommand;
 use crate::failure::{Failure, code};
 use crate::{environment, output};
 
 pub fn run(site: &Path, command: AuditCommand, json: bool) -> Result<ExitCode, Failure> {
-    if !matches!(command, AuditCommand::Verify { key: Some(_), receipt: Some(_) }) {
+    let needs_no_site = match &command {
+        AuditCommand::Verify { key, receipt, export } => key.is_some() && (receipt.is_some() || export.is_some()),
+        _ => false,
+    };
+    if !needs_no_site {
         environment::require_site(site)?;
     }
     match command {
-        AuditCommand::Show { last } => show(site, last, json),
-        AuditCommand::Verify { receipt: Some(receipt), key } => receipt_verify(site, &receipt, key, json),
-        AuditCommand::Verify { receipt: None, key } => verify(site, key, json),
+        AuditCommand::Show(options) => show::run(site, &options, json),
+        AuditCommand::Verify { receipt: Some(receipt), key, .. } => receipt_verify(site, &receipt, key, json),
+        AuditCommand::Verify { export: Some(export), key, .. } => export_verify(site, &export, key, json),
+        AuditCommand::Verify { key, .. } => verify(site, key, json),
+        AuditCommand::Export { file, from, to } => export(site, &file, from, to.unwrap_or(u64::MAX), json),
+        AuditCommand::Receipt { index, file } => receipt(site, index, &file, json),
+        AuditCommand::Erase { decision, person, reason } => {
+            let gate = open(site)?;
+            let said = if let Some(id) = decision {
+                let recordings = gate.journal().erase(id, &reason)?;
+                (serde_json::json!({ "erased": recordings }), format!("{recordings} recordings of {id} are erased."))
+            } else {
+                let person = person.map(|person| person.to_string()).unwrap_or_default();
+                let known = gate.journal().erase_person(&person, &reason)?;
+                let said = if known { "names nobody any more" } else { "was not in the log under a pseudonym" };
+                (serde_json::json!({ "erased": u8::from(known) }), format!("{person} {said}."))
+            };
+            answer(json, &said.0, &said.1)
+        }
+        AuditCommand::Seal { before, archive } => {
+            let segment = open(site)?.journal().seal(before, &archive)?;
+            answer(
+                json,
+                &serde_json::json!({ "from": segment.from, "to": segment.to, "archive": segment.archive }),
+                &format!(
+                    "Records {} to {} are in {} ({}). Keep it: the log holds only their hashes.",
+                    segment.from,
+                    segment.to - 1,
+                    archive.display(),
+                    segment.archive
+                ),
+            )
+        }
+        AuditCommand::RotateKey => {
+            environment::prepare(site)?;
+            environment::lock_down()?;
+            let key = casemate_gate::rotate_log_key(site)?;
+            answer(
+                json,
+                &serde_json::json!({ "log-key": key }),
+                &format!("The log is signed by a new key from here on. Tell your auditors and the witness:\n  {key}"),
+            )
+        }
     }
 }
 
-fn show(site: &Path, last: Option<usize>, json: bool) -> Result<ExitCode, Failure> {
-    let damaged = |error: &casemate_audit::AuditError| {
-        Failure::caused_by("cannot read the audit log", error).with_code(code::VERIFICATION)
-    };
-    let records =
-        entries(&site.join("log")).map_err(|e| damaged(&e))?.collect::<Result<Vec<_>, _>>().map_err(|e| damaged(&e))?;
-    let skip = last.map_or(0, |last| records.len().saturating_sub(last));
-    for (index, bytes) in records.iter().enumerate().skip(skip) {
-        if json {
-            output::line(&String::from_utf8_lossy(bytes))?;
-        } else {
-            let record = Record::from_bytes(bytes).map_err(|e| damaged(&e))?;
-            output::line(&format!("{index:>6}  {}", summary(&record)))?;
-        }
+/// The site, its network closed.
+fn open(site: &Path) -> Result<Gate, Failure> {
+    environment::prepare(site)?;
+    environment::lock_down()?;
+    Ok(Gate::open_without_plugins(site)?)
+}
+
+fn answer(json: bool, value: &serde_json::Value, text: &str) -> Result<ExitCode, Failure> {
+    if json {
+        output::json(value)?
+    } else {
+        output::line(text)?
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// One record on one line: its kind, then every field that says something.
-fn summary(record: &Record) -> String {
-    let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(&record.event) else {
-        return "unreadable".to_owned();
-    };
-    let kind = fields.get("event").and_then(|v| v.as_str()).unwrap_or("event").to_owned();
-    let text: Vec<String> = fields
-        .iter()
-        .filter(|(name, value)| *name != "event" && !value.is_null() && *value != &serde_json::json!([]))
-        .map(|(name, value)| match value {
-            serde_json::Value::String(text) if text.contains(' ') => format!("{name}={text:?}"),
-            serde_json::Value::String(text) => format!("{name}={text}"),
-            other => format!("{name}={other}"),
-        })
-        .collect();
-    let time =
-        jiff::Timestamp::from_millisecond(record.time_ms as i64).map_or_else(|_| String::new(), |t| t.to_string());
-    let rehearsal = if record.rehearsal { " (rehearsal)" } else { "" };
-    format!("{time} {kind}{rehearsal} {}", text.join(" "))
+fn export(site: &Path, path: &Path, from: u64, to: u64, json: bool) -> Result<ExitCode, Failure> {
+    let vkey = verifier_key(site, None)?;
+    let witness = SiteConfig::read(site)?.audit.witness;
+    let witness = witness.map(|witness| WitnessKey::from_vkey(&witness.key)).transpose()?;
+    let cannot = |error: &dyn std::error::Error| Failure::caused_by(format!("cannot write {}", path.display()), error);
+    let file = File::create_new(path).map_err(|error| cannot(&error))?;
+    let export = Export { dir: &site.join("log"), vkey: &vkey, witness: witness.as_ref(), from, to };
+    let written = export.write(BufWriter::with_capacity(1 << 20, file)).map_err(|error| {
+        // Half an export is none.
+        let _ = fs::remove_file(path);
+        failed(&error)
+    })?;
+    let file = written.into_inner().map_err(|error| cannot(error.error()))?;
+    file.sync_all().map_err(|error| cannot(&error))?;
+    let file = File::open(path).map_err(|error| cannot(&error))?;
+    let verified = verify_export(BufReader::with_capacity(1 << 20, file), &vkey)?;
+    answer(
+        json,
+        &serde_json::json!({ "size": verified.size, "from": verified.from, "to": verified.to }),
+        &format!(
+            "{} holds the hashes of {} records and the content of {} to {}. It was read back and verified.",
+            path.display(),
+            verified.size,
+            verified.from,
+            verified.to
+        ),
+    )
+}
+
+fn export_verify(site: &Path, path: &Path, key: Option<String>, json: bool) -> Result<ExitCode, Failure> {
+    let key = verifier_key(site, key)?;
+    let file =
+        File::open(path).map_err(|error| Failure::caused_by(format!("cannot read {}", path.display()), &error))?;
+    let verified = verify_export(BufReader::with_capacity(1 << 20, file), &key)?;
+    answer(
+        json,
+        &serde_json::json!({
+            "verified": true, "size": verified.size, "root": hex::encode(verified.root), "from": verified.from, "to": verified.to,
+        }),
+        &format!(
+            "The export is whole: {} signed records, root {}, content of {} to {}.",
+            verified.size,
+            hex::encode(verified.root),
+            verified.from,
+            verified.to
+        ),
+    )
+}
+
+fn receipt(site: &Path, index: u64, path: &Path, json: bool) -> Result<ExitCode, Failure> {
+    let receipt = receipt_from(&site.join("log"), &verifier_key(site, None)?, index).map_err(|error| failed(&error))?;
+    fs::write(path, receipt.to_text())
+        .map_err(|error| Failure::caused_by(format!("cannot write {}", path.display()), &error))?;
+    answer(
+        json,
+        &serde_json::json!({ "index": index, "receipt": path }),
+        &format!("The receipt of record {index} is in {}.", path.display()),
+    )
+}
+
+fn failed(error: &AuditError) -> Failure {
+    let code = if matches!(error, AuditError::Damaged(_)) { code::VERIFICATION } else { code::FAILED };
+    Failure::caused_by("cannot read the audit log", error).with_code(code)
 }
 
 fn verify(site: &Path, key: Option<String>, json: bool) -> Result<ExitCode, Failure> {
@@ -64,6 +154,7 @@ fn verify(site: &Path, key: Option<String>, json: bool) -> Result<ExitCode, Fail
     if json {
         output::json(&serde_json::json!({
             "verified": true, "size": verified.size, "root": hex::encode(verified.root), "unsigned-tail": verified.unsigned_tail,
+            "sealed": verified.sealed,
         }))?;
     } else {
         output::line(&format!(
@@ -72,6 +163,9 @@ fn verify(site: &Path, key: Option<String>, json: bool) -> Result<ExitCode, Fail
             hex::encode(verified.root),
             verified.unsigned_tail
         ))?;
+        if verified.sealed > 0 {
+            output::line(&format!("The content of {} of them is in archives.", verified.sealed))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

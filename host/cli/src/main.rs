@@ -19,6 +19,7 @@ mod plugin;
 mod policy;
 mod question;
 mod serve;
+mod witness;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Keys(command) => keys::run(&site, command, json),
         Command::Fips(command) => fips::run(&site, command, json),
         Command::Fpe(options) => fpe::run(&options, json),
+        Command::Witness(command) => witness::run(command, json),
         Command::Serve(options) => serve::run(&site, &options, json),
     }
 }

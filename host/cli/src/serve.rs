@@ -17,6 +17,11 @@ pub fn run(site: &Path, options: &ServeOptions, json: bool) -> Result<ExitCode, 
             .with_code(2));
     }
     environment::prepare(site)?;
+    let config = casemate_gate::SiteConfig::read(site)?;
+    if config.audit.witness.is_some_and(|witness| witness.socket.is_some()) {
+        return Err(Failure::new("a served site cannot connect to the witness's socket: its lock-down lets nothing connect")
+            .hint("in site.toml, under [audit.witness], name a folder: directory = \"...\"; and `casemate witness serve --folder`"));
+    }
     // The listener is bound first; after the lock-down no socket can be made, so nothing can connect out.
     let listener = TcpListener::bind(options.listen).map_err(|error| {
         Failure::caused_by(format!("cannot listen on {}", options.listen), &error)

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use casemate_audit::{WitnessKey, WitnessLink, WitnessOptions};
 use casemate_hsm::{Alphabet, HsmError};
 use casemate_types::{Claims, CompartmentName, Level, PluginName, Profile, UserName};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub struct SiteConfig {
     /// The sentence model.
     #[serde(default)]
     pub embedding: EmbeddingConfig,
+    /// Who watches the audit log, and what it says about people.
+    #[serde(default)]
+    pub audit: AuditConfig,
     /// Which components decide and answer.
     pub chain: ChainConfig,
     /// Access rules; each has keys of its own.
@@ -95,6 +99,34 @@ pub struct EmbeddingConfig {
     /// Folder with `model.safetensors` and `tokenizer.json`. Without it the lexical embedder runs.
     #[serde(default)]
     pub model_dir: Option<PathBuf>,
+}
+
+/// How the audit log is kept.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct AuditConfig {
+    /// Record users as salted commitments; the salts lie in `people.json`, where they can be erased.
+    #[serde(default)]
+    pub pseudonyms: bool,
+    /// The witness that cosigns checkpoints. Without one, only who keeps later checkpoints notices an older log.
+    #[serde(default)]
+    pub witness: Option<WitnessConfig>,
+}
+
+/// A witness, and how long the site decides without it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct WitnessConfig {
+    /// Its verifier key, as `casemate witness init` prints it.
+    pub key: String,
+    /// Its Unix socket; absolute, or relative to the site's folder. This or `directory`.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
+    /// A folder for requests and answers, which may lie on removable media.
+    #[serde(default)]
+    pub directory: Option<PathBuf>,
+    /// Everything is denied while so many checkpoints in a row are not cosigned; at least 1.
+    pub deny_after: u64,
 }
 
 /// Which components run, and how their decisions combine.
@@ -251,6 +283,22 @@ impl UserConfig {
             departments: self.departments,
             compartments,
         }
+    }
+}
+
+impl WitnessConfig {
+    /// What the log is told, for the site in `dir`.
+    pub(crate) fn options(&self, dir: &Path) -> Result<WitnessOptions, String> {
+        let key = WitnessKey::from_vkey(&self.key).map_err(|error| format!("audit.witness.key: {error}"))?;
+        let link = match (&self.socket, &self.directory) {
+            (Some(socket), None) => WitnessLink::Socket(dir.join(socket)),
+            (None, Some(directory)) => WitnessLink::Directory(dir.join(directory)),
+            _ => return Err("audit.witness: give `socket` or `directory`, and not both".to_owned()),
+        };
+        if self.deny_after == 0 {
+            return Err("audit.witness.deny-after: 0 would deny everything; use at least 1".to_owned());
+        }
+        Ok(WitnessOptions { key, link, deny_after: self.deny_after })
     }
 }
 

@@ -1,5 +1,7 @@
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
+use casemate_audit::AuditError;
 use casemate_types::{Reason, UserName};
 
 use crate::state::STATE_FORMAT;
@@ -169,7 +171,7 @@ impl GateError {
     /// The reason code a denial carries.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Audit(_) => Reason::audit_unavailable(),
+            Self::Audit(error) => audit_reason(error),
             Self::Hsm(_) => Reason::token_unavailable(),
             Self::Fhe(_) | Self::Store(_) | Self::UserKey { .. } => Reason::store_failed(),
             Self::Below { reason, .. } => reason.clone(),
@@ -177,6 +179,45 @@ impl GateError {
             Self::Ingest(_) | Self::KeyOffice(_) | Self::Question(_) => Reason::bad_request(),
             Self::SessionEnded | Self::Unauthenticated => Reason::unauthenticated(),
             _ => Reason::capability_failed(),
+        }
+    }
+}
+
+/// Why the log refused, so that an operator knows which of disk, token and witness to look at.
+fn audit_reason(error: &AuditError) -> Reason {
+    match error {
+        AuditError::Io { source, .. }
+            if matches!(source.kind(), ErrorKind::FileTooLarge | ErrorKind::QuotaExceeded | ErrorKind::StorageFull) =>
+        {
+            Reason::audit_disk_full()
+        }
+        AuditError::Signer(_) | AuditError::SignerStalled => Reason::token_unavailable(),
+        AuditError::Unwitnessed { .. } | AuditError::WitnessRefused { .. } => Reason::audit_unwitnessed(),
+        _ => Reason::audit_unavailable(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_log_that_refuses_says_which_part_is_missing() {
+        let io =
+            |kind: ErrorKind| AuditError::Io { action: "write", path: "wal".into(), source: Arc::new(kind.into()) };
+        let cases = [
+            (io(ErrorKind::StorageFull), "host:audit-disk-full"),
+            (io(ErrorKind::PermissionDenied), "host:audit-unavailable"),
+            (AuditError::Signer(Arc::from(Box::from("gone"))), "host:token-unavailable"),
+            (AuditError::SignerStalled, "host:token-unavailable"),
+            (AuditError::Unwitnessed { checkpoints: 3, limit: 3, last: String::new() }, "host:audit-unwitnessed"),
+            (AuditError::WitnessRefused { refusal: "split-view".into() }, "host:audit-unwitnessed"),
+            (AuditError::Closed, "host:audit-unavailable"),
+        ];
+        for (error, reason) in cases {
+            assert_eq!(GateError::Audit(error).reason().as_str(), reason);
         }
     }
 }

@@ -1,11 +1,10 @@
 //! The gate's pen: every decision, key operation, bundle event and session goes through here into the audit log, and what a replay
 //! needs goes, sealed, into an erasable store beside it.
 
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use casemate_audit::{AuditError, CheckpointSigner, Event, Log, Receipt, Record, SignError};
+use casemate_audit::{AuditError, CheckpointSigner, Event, Log, Receipt, Record, RecordClock, Segment, SignError};
 use casemate_engine::Exchange;
 use casemate_fhe_owner::DataKey;
 use casemate_hsm::{Key, KeyRef, Keyring};
@@ -13,7 +12,11 @@ use casemate_types::{DecisionId, Digest, Phase};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;
+use crate::people::People;
 use crate::recorder::Recorder;
+
+/// A system clock so far behind the log is worth a record.
+const CLOCK_BEHIND_MS: u64 = 60_000;
 
 /// Signs checkpoints with the audit key in the HSM.
 pub(crate) struct HsmSigner {
@@ -40,7 +43,8 @@ pub struct Journal {
     recordings: sled::Tree,
     recorder: Recorder,
     key: Arc<DataKey>,
-    last_ms: AtomicU64,
+    clock: RecordClock,
+    people: Option<People>,
 }
 
 /// The inputs of one run: what an exact replay needs. Lies sealed beside the log; the log holds only a salted digest.
@@ -133,28 +137,39 @@ impl Journal {
         rehearsal: bool,
         recordings: sled::Tree,
         key: Arc<DataKey>,
+        people: Option<People>,
     ) -> Result<Self, GateError> {
-        Ok(Self {
+        let latest = log.size().checked_sub(1).map(|last| log.read(last)).transpose()?;
+        let latest = latest.and_then(|bytes| Record::from_bytes(&bytes).ok()).map_or(0, |record| record.time_ms);
+        let journal = Self {
             log,
             site: site.to_owned(),
             rehearsal,
             recorder: Recorder::start(recordings.clone())?,
             recordings,
             key,
-            last_ms: AtomicU64::new(0),
-        })
+            clock: RecordClock::after(latest),
+            people,
+        };
+        let behind = journal.clock.was_behind_ms();
+        if behind > CLOCK_BEHIND_MS {
+            journal.record_blocking(Event::Site {
+                action: "clock-set-back".to_owned(),
+                detail: format!("the system's clock is {behind} ms behind the log; records keep the log's time"),
+            })?;
+        }
+        Ok(journal)
     }
 
-    /// Milliseconds since 1970 UTC; never goes back within a process.
+    /// Milliseconds since 1970 UTC; never before the latest record of the log.
     pub fn now_ms(&self) -> u64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        self.last_ms.fetch_max(now, Ordering::Relaxed).max(now)
+        self.clock.now_ms()
     }
 
     /// Appends an event and waits until it is durable. The answer it belongs to must not leave before this returns.
     pub async fn record(&self, event: Event) -> Result<u64, GateError> {
         let (done, durable) = tokio::sync::oneshot::channel();
-        self.log.submit(self.bytes(event), move |result| {
+        self.log.submit(self.bytes(event)?, move |result| {
             // The receiver is gone when the request was dropped; the record stays.
             let _ = done.send(result);
         });
@@ -166,7 +181,7 @@ impl Journal {
 
     /// As [`Journal::record`], for callers outside the async runtime.
     pub fn record_blocking(&self, event: Event) -> Result<u64, GateError> {
-        Ok(self.log.append(self.bytes(event))?)
+        Ok(self.log.append(self.bytes(event)?)?)
     }
 
     /// Commits to the inputs of a run and keeps them, sealed, for replay.
@@ -223,7 +238,42 @@ impl Journal {
         self.rehearsal
     }
 
-    fn bytes(&self, event: Event) -> Vec<u8> {
+    /// Erases the recordings of a decision: inputs, host answers, and the salts of the commitments to them. The records stay, and
+    /// nobody can tell any more what was committed to. Returns how many recordings there were.
+    pub fn erase(&self, id: DecisionId, reason: &str) -> Result<u32, GateError> {
+        let fault = |error: sled::Error| GateError::Store(format!("cannot erase recordings: {error}"));
+        let prefix = format!("{id}/");
+        let keys = self.recordings.scan_prefix(&prefix).keys().collect::<Result<Vec<_>, _>>().map_err(fault)?;
+        let recordings = u32::try_from(keys.len()).unwrap_or(u32::MAX);
+        // Recorded first: an erasure that was cut off stands in the log as begun, and can be asked for again.
+        self.record_blocking(Event::Erasure { id: Some(id), recordings, reason: reason.to_owned() })?;
+        for key in keys {
+            self.recordings.remove(key).map_err(fault)?;
+        }
+        self.recordings.flush().map_err(fault)?;
+        Ok(recordings)
+    }
+
+    /// Erases the salt behind a user's pseudonym. Returns whether there was one.
+    pub fn erase_person(&self, user: &str, reason: &str) -> Result<bool, GateError> {
+        let Some(people) = &self.people else { return Ok(false) };
+        self.record_blocking(Event::Erasure { id: None, recordings: 0, reason: reason.to_owned() })?;
+        people.erase(user)
+    }
+
+    /// Moves whole segments of records before `before` into an archive: see [`Log::seal`].
+    pub fn seal(&self, before: u64, archive: &Path) -> Result<Segment, GateError> {
+        Ok(self.log.seal(before, archive, |event| self.plain(event).to_bytes())?)
+    }
+
+    fn bytes(&self, mut event: Event) -> Result<Vec<u8>, GateError> {
+        if let Some(people) = &self.people {
+            people.disguise(&mut event)?;
+        }
+        Ok(self.plain(event).to_bytes())
+    }
+
+    fn plain(&self, event: Event) -> Record {
         Record {
             v: casemate_audit::record::VERSION,
             time_ms: self.now_ms(),
@@ -231,6 +281,5 @@ impl Journal {
             rehearsal: self.rehearsal,
             event,
         }
-        .to_bytes()
     }
 }

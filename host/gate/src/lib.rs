@@ -29,10 +29,12 @@ mod keys;
 mod mask;
 mod metadata;
 mod monitor;
+mod people;
 mod policy_file;
 mod probing;
 mod recorder;
 mod revocations;
+mod rotation;
 mod services;
 mod session;
 mod site;
@@ -44,8 +46,8 @@ pub use casemate_engine::wit;
 pub use chain::{Chain, Decided};
 pub use combine::{Combined, Combining, Expression, Vote};
 pub use config::{
-    BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, FipsConfig, HsmConfig, Mode, PolicyEntry,
-    SiteConfig, UserConfig,
+    AuditConfig, BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, FipsConfig, HsmConfig, Mode,
+    PolicyEntry, SiteConfig, UserConfig, WitnessConfig,
 };
 pub use error::GateError;
 pub use fips::{FipsOverrides, fips_status, install_snapshot, signatures_path, snapshot_path};
@@ -53,7 +55,9 @@ pub use ingest::{Document, Ingested};
 pub use init::{Created, create, prepare};
 pub use journal::{Journal, Recording};
 pub use keys::{Issued, KeyList, UserLine, UserStatus};
+pub use people::Pseudonyms;
 pub use revocations::ask_to_revoke;
+pub use rotation::rotate_log_key;
 pub use session::Session;
 pub use site::{Active, Gate};
 pub use state::{STATE_FORMAT, SiteKey, SiteState};

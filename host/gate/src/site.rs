@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
 
 use casemate_audit::{Event, Log, LogOptions};
 use casemate_bundle::{TrustRoot, VerifiedBundle, World};
@@ -28,6 +27,7 @@ use crate::journal::{HsmSigner, Journal, key_operation};
 use crate::mask::Masker;
 use crate::metadata::FieldCipher;
 use crate::monitor::Monitors;
+use crate::people::People;
 use crate::probing;
 use crate::session::{RefusalMeter, Session};
 use crate::state::{SiteKey, SiteState};
@@ -398,7 +398,7 @@ impl Gate {
 }
 
 /// Only one process may have a site open: it would otherwise find the databases half written.
-fn lock(dir: &Path) -> Result<fs::File, GateError> {
+pub(crate) fn lock(dir: &Path) -> Result<fs::File, GateError> {
     let path = dir.join("gate.lock");
     let io = |source| GateError::Io { action: "lock", path: path.clone(), source };
     let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io)?;
@@ -409,7 +409,7 @@ fn lock(dir: &Path) -> Result<fs::File, GateError> {
     }
 }
 
-fn open_keyring(dir: &Path, config: &SiteConfig) -> Result<Arc<Keyring>, GateError> {
+pub(crate) fn open_keyring(dir: &Path, config: &SiteConfig) -> Result<Arc<Keyring>, GateError> {
     let module = Module::load(&module_path(dir, config))?;
     let path = dir.join("pins/user");
     let pin = Zeroizing::new(fs::read_to_string(&path).map_err(|source| GateError::Io {
@@ -432,13 +432,17 @@ pub(crate) fn open_journal(
     let audit_key = keyring.find(state.key(SiteKey::Audit)?)?;
     let public = keyring.public_key(&audit_key)?;
     let signer = HsmSigner { keyring: Arc::clone(keyring), key: audit_key, public };
-    let options = LogOptions {
-        origin: format!("casemate/{}", config.name),
-        max_batch: 1024,
-        checkpoint_every: Duration::from_secs(1),
-    };
-    let log = Log::open(&dir.join("log"), options, Box::new(signer))?;
-    Journal::new(log, &config.name, state.rehearsal, recordings, key)
+    let log = Log::open(&dir.join("log"), log_options(dir, config)?, Box::new(signer))?;
+    let people = config.audit.pseudonyms.then(|| People::open(dir)).transpose()?;
+    Journal::new(log, &config.name, state.rehearsal, recordings, key, people)
+}
+
+/// How the site's log is named, paced, anchored and witnessed.
+pub(crate) fn log_options(dir: &Path, config: &SiteConfig) -> Result<LogOptions, GateError> {
+    let witness = config.audit.witness.as_ref().map(|witness| witness.options(dir)).transpose();
+    let witness = witness.map_err(|problem| GateError::Config { path: dir.join("site.toml"), problem })?;
+    let origin = format!("casemate/{}", config.name);
+    Ok(LogOptions { head_file: Some(dir.join("log.head")), witness, ..LogOptions::new(origin) })
 }
 
 fn open_sled(path: &Path) -> Result<sled::Db, GateError> {

@@ -21,8 +21,12 @@ macro_rules! host_reasons {
 }
 
 host_reasons! {
+    /// The disk of the audit log is full.
+    audit_disk_full = "host:audit-disk-full";
     /// The audit log could not make the record durable.
     audit_unavailable = "host:audit-unavailable";
+    /// The witness of the audit log has not cosigned for too long, or refuses the log.
+    audit_unwitnessed = "host:audit-unwitnessed";
     /// The caller asked for something that cannot be taken, for instance a text that is too long.
     bad_request = "host:bad-request";
     /// The call's byte budget for host answers or arguments is spent.

@@ -42,6 +42,7 @@ pub fn run() -> Result<Ready, String> {
     libclang(&mut ready)?;
     softhsm(&mut ready);
     nss(&mut ready);
+    go(&mut ready);
     model(&mut ready);
     Ok(ready)
 }
@@ -147,6 +148,18 @@ fn nss(ready: &mut Ready) {
     if let Err(error) = apt(&["libnss3"], "the token probe is tested against a token that leaks keys") {
         println!("== no NSS here, so its tests are left out: {error}");
         ready.variables.push(("CASEMATE_WITHOUT_NSS", "1".to_owned()));
+    }
+}
+
+/// Go's transparency-log packages judge exports of the audit log: software that is not ours, from Debian, without a module proxy.
+fn go(ready: &mut Ready) {
+    const PACKAGE: &str = "/usr/share/gocode/src/golang.org/x/mod/sumdb/tlog";
+    if shell::has("go") && Path::new(PACKAGE).exists() {
+        return;
+    }
+    if let Err(error) = apt(&["golang-go", "golang-golang-x-mod-dev"], "a foreign judge of exports of the audit log") {
+        println!("== no Go here, so the foreign judge of audit exports is left out: {error}");
+        ready.variables.push(("CASEMATE_WITHOUT_GO", "1".to_owned()));
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::guest::root;
 
 /// Host crates, highest first: an arrow may only point down.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 20] = [
     "xtask",
     "cli",
     "server",
@@ -28,6 +28,7 @@ const ORDER: [&str; 19] = [
     "hsm",
     "sandbox",
     "softtoken",
+    "archive",
     "types",
 ];
 

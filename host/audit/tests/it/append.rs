@@ -230,7 +230,7 @@ fn a_callback_may_panic_block_wrongly_or_drop_the_log() {
 fn an_origin_that_cannot_name_a_key_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     for origin in ["", "a b", "a+b", "a\nb", "a\u{7f}"] {
-        let options = LogOptions { origin: origin.into(), max_batch: 1, checkpoint_every: HOUR };
+        let options = LogOptions { max_batch: 1, checkpoint_every: HOUR, ..LogOptions::new(origin) };
         let error = Log::open(dir.path(), options, Box::new(TestSigner::new(1))).err().unwrap();
         assert!(matches!(error, AuditError::Origin { .. }), "{origin:?}");
     }

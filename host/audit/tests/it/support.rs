@@ -20,17 +20,18 @@ pub const WORKS: u8 = 0;
 pub const FAILS: u8 = 1;
 pub const LIES: u8 = 2;
 
+#[derive(Clone)]
 pub struct TestSigner {
-    pair: Ed25519KeyPair,
+    pair: Arc<Ed25519KeyPair>,
     mode: Arc<AtomicU8>,
     /// Waits for a message before each signature, if set.
-    gate: Option<Mutex<Receiver<()>>>,
+    gate: Option<Arc<Mutex<Receiver<()>>>>,
 }
 
 impl TestSigner {
     pub fn new(seed: u8) -> Self {
         let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
-        Self { pair, mode: Arc::default(), gate: None }
+        Self { pair: Arc::new(pair), mode: Arc::default(), gate: None }
     }
 
     pub fn with_mode(mode: &Arc<AtomicU8>) -> Self {
@@ -38,7 +39,7 @@ impl TestSigner {
     }
 
     pub fn with_gate(gate: Receiver<()>) -> Self {
-        Self { gate: Some(Mutex::new(gate)), ..Self::new(1) }
+        Self { gate: Some(Arc::new(Mutex::new(gate))), ..Self::new(1) }
     }
 }
 
@@ -61,7 +62,7 @@ impl CheckpointSigner for TestSigner {
 
 /// Checkpoints only when asked, so that tests know what is signed.
 pub fn options() -> LogOptions {
-    LogOptions { checkpoint_every: HOUR, max_batch: 8192, ..LogOptions::new(ORIGIN) }
+    LogOptions { checkpoint_every: HOUR, checkpoint_after: u64::MAX, max_batch: 8192, ..LogOptions::new(ORIGIN) }
 }
 
 pub fn open(dir: &Path) -> Log {
@@ -78,6 +79,12 @@ pub fn vkey_of(origin: &str, seed: u8) -> String {
     let key = [&[1][..], &TestSigner::new(seed).public_key()].concat();
     let id = casemate_types::Digest::of_parts(&[origin.as_bytes(), b"\n", &key]);
     format!("{origin}+{}+{}", &id.hex()[..8], BASE64_STANDARD.encode(key))
+}
+
+/// A record as a site writes it: JSON with a time.
+pub fn real(time_ms: u64, event: casemate_audit::Event) -> Vec<u8> {
+    let record = casemate_audit::Record { v: 1, time_ms, site: "north".into(), rehearsal: false, event };
+    record.to_bytes()
 }
 
 pub fn record(index: u64) -> Vec<u8> {

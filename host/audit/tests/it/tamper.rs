@@ -349,3 +349,46 @@ fn a_log_of_three_levels_is_verified_to_the_top() {
         assert!(expected(&error), "{file}: {error}");
     }
 }
+
+#[test]
+fn seventeen_signatures_are_read_and_more_than_a_hundred_are_refused() {
+    use base64::prelude::*;
+    let dir = sound();
+    let path = dir.path().join("checkpoint");
+    let text = fs::read_to_string(&path).unwrap();
+    let with = |count: u8| {
+        let lines: String =
+            (0..count).map(|n| format!("\u{2014} stranger{n}.example {}\n", BASE64_STANDARD.encode([n; 76]))).collect();
+        fs::write(&path, format!("{text}{lines}")).unwrap();
+        verify_dir(dir.path(), &vkey(), |_| {})
+    };
+    // C2SP signed-note asks for at least sixteen; ours is the seventeenth.
+    assert_eq!(with(16).unwrap().size, SIGNED);
+    assert_eq!(with(99).unwrap().size, SIGNED);
+    assert!(matches!(with(100), Err(VerifyError::MalformedCheckpoint { .. })));
+    // Sixteen strangers and none of ours.
+    let (body, _) = text.split_once("\n\n").unwrap();
+    let strangers: String =
+        (0..16).map(|n: u8| format!("\u{2014} {ORIGIN} {}\n", BASE64_STANDARD.encode([n; 68]))).collect();
+    fs::write(&path, format!("{body}\n\n{strangers}")).unwrap();
+    assert!(matches!(verdict(dir.path()), VerifyError::UnknownSigner));
+}
+
+#[test]
+fn records_of_a_clock_that_was_set_back_are_named() {
+    use crate::support::real;
+    let event = || casemate_audit::Event::Site { action: "started".into(), detail: String::new() };
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let noon = 1_700_000_000_000;
+    // Records written at once may overtake each other by moments.
+    for time in [noon, noon + 5, noon + 3, noon + 60_000, noon] {
+        log.append(real(time, event())).unwrap();
+    }
+    log.checkpoint().unwrap();
+    verify_dir(dir.path(), &vkey(), |_| {}).unwrap();
+    log.append(real(noon - 3_600_000, event())).unwrap();
+    log.checkpoint().unwrap();
+    let error = verdict(dir.path());
+    assert!(matches!(error, VerifyError::ClockSetBack { index: 5, by_ms: 3_660_000 }), "{error}");
+}

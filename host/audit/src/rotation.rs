@@ -1,0 +1,38 @@
+//! A new key for the log: the old one signs the hand-over, the hand-over is a record, and from the next checkpoint on the new one signs.
+
+use std::path::Path;
+
+use crate::note::LogKey;
+use crate::pinned::{self, Pinned};
+use crate::{AuditError, CheckpointSigner, Event, Log, LogOptions};
+
+/// Hands the log in `dir` over from the key of `old` to that of `new`; nobody else may have it open. Returns the new verifier key.
+///
+/// `record` makes the bytes of the record from its event. Open the log with the new signer from then on: the old one is refused.
+/// Interrupted at any step, the log opens with the old key (before the hand-over is pinned) or with the new one (after).
+pub fn rotate(
+    dir: &Path,
+    options: LogOptions,
+    old: impl CheckpointSigner + Clone + 'static,
+    new: &dyn CheckpointSigner,
+    record: impl FnOnce(Event) -> Vec<u8>,
+) -> Result<String, AuditError> {
+    let old_key = LogKey::new(&options.origin, &old.public_key())?;
+    let new_key = LogKey::new(&options.origin, &new.public_key())?;
+    let log = Log::open(dir, options, Box::new(old.clone()))?;
+    let index = log.size();
+    let note = pinned::hand_over(index, (&old_key, &old), (&new_key, new))?;
+    let event = Event::LogKey {
+        action: "rotated".to_owned(),
+        from: old_key.vkey().to_owned(),
+        to: new_key.vkey().to_owned(),
+        note,
+    };
+    let record = record(event);
+    log.append(record.clone())?;
+    log.checkpoint()?;
+    // Pinned while the log is still held: the old key signs nothing after this.
+    Pinned::read(dir)?.add(dir, index, record)?;
+    drop(log);
+    Ok(new_key.vkey().to_owned())
+}
