@@ -21,7 +21,10 @@ pub fn run(site: &Path, options: &ShowOptions, json: bool) -> Result<ExitCode, F
         Some(last) => shown.last(&site.join("index"), last, options.no_index)?,
         None => shown.all(&site.join("index"), options.no_index)?,
     };
-    while options.follow {
+    if !options.follow {
+        return Ok(ExitCode::SUCCESS);
+    }
+    loop {
         std::thread::sleep(LOOK);
         next = match shown.walk(next) {
             Ok(next) => next,
@@ -30,7 +33,6 @@ pub fn run(site: &Path, options: &ShowOptions, json: bool) -> Result<ExitCode, F
             Err(error) => return Err(damaged(&error)),
         };
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn query(options: &ShowOptions, people: &Pseudonyms) -> Query {
