@@ -26,7 +26,7 @@ fn event(n: u64) -> Event {
             version: n,
             digest: Digest::of(&[(n % 4) as u8]),
             signers: vec![],
-            reason: (n % 2 == 0).then(|| "expired".into()),
+            reason: n.is_multiple_of(2).then(|| "expired".into()),
             generation: Generation(n / 1000),
         },
         _ => Event::Site { action: "started".into(), detail: format!("with \"quotes\" and \\ {n}") },
