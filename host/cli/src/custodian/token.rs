@@ -29,7 +29,12 @@ pub fn run(site: &Path, command: CustodyTokenCommand, json: bool) -> Result<Exit
                 drop(NonceFile::create(&nonces(site))?);
             }
             let said = recorded(site, None, &custody, || {
-                process::call(child(site, &custody, "session", |command| drop(command.arg("--first")))?, &[])
+                process::call(
+                    child(site, &custody, "session", |command| {
+                        command.arg("--first");
+                    })?,
+                    &[],
+                )
             })?;
             report(&said, json)
         }
@@ -38,8 +43,9 @@ pub fn run(site: &Path, command: CustodyTokenCommand, json: bool) -> Result<Exit
             environment::lock_down()?;
             let shares = open_shares(site, &custody, &by_name(&custodians)?, &by_name(&pin_files)?, custodian_module)?;
             let said = recorded(site, Some(&statement), &custody, || {
-                let session =
-                    child(site, &custody, "session", |command| drop(command.arg("--statement").arg(&statement)))?;
+                let session = child(site, &custody, "session", |command| {
+                    command.arg("--statement").arg(&statement);
+                })?;
                 process::call(session, &shares)
             })?;
             report(&said, json)
