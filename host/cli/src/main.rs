@@ -7,6 +7,7 @@ mod audit;
 mod drill;
 mod environment;
 mod failure;
+mod fhe;
 mod hsm;
 mod ingest;
 mod init;
@@ -43,6 +44,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Policy(command) => policy::run(&site, command, json),
         Command::Audit(command) => audit::run(&site, command, json),
         Command::Hsm(command) => hsm::run(&site, command, json),
+        Command::Fhe(command) => fhe::run(command, json),
         Command::Serve(options) => serve::run(&site, &options, json),
     }
 }

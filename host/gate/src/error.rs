@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use casemate_types::Reason;
+use casemate_types::{CollectionName, Reason};
 
 /// What can go wrong in the gate, named after who is at fault. Every variant becomes a denial with a reason code of its own.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +104,14 @@ pub enum GateError {
     /// The encrypted store refused, or was altered.
     #[error("{0}")]
     Store(String),
+    /// The scoring tier gave an answer that no honest one gives.
+    #[error("`{collection}`: {trick}")]
+    Tier {
+        /// The collection asked about.
+        collection: CollectionName,
+        /// What the owner's checks saw.
+        trick: String,
+    },
     /// Wrong or missing credentials.
     #[error("the credentials are wrong or missing")]
     Unauthenticated,
@@ -116,6 +124,7 @@ impl GateError {
             Self::Audit(_) => Reason::audit_unavailable(),
             Self::Hsm(_) => Reason::token_unavailable(),
             Self::Fhe(_) | Self::Store(_) => Reason::store_failed(),
+            Self::Tier { .. } => Reason::scores_refused(),
             Self::Below { reason, .. } => reason.clone(),
             Self::NotLoaded { .. } => Reason::no_plugin(),
             Self::Ingest(_) | Self::Question(_) => Reason::bad_request(),

@@ -27,6 +27,7 @@ mod metadata;
 mod monitor;
 mod probing;
 mod recorder;
+mod search;
 mod services;
 mod session;
 mod site;
@@ -37,8 +38,8 @@ pub use casemate_engine::wit;
 pub use chain::{Chain, Decided};
 pub use combine::{Combined, Combining, Expression, Vote};
 pub use config::{
-    BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, HsmConfig, Mode, PolicyEntry, SiteConfig,
-    UserConfig,
+    BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, HsmConfig, MemorySize, Mode, PolicyEntry,
+    SearchConfig, SiteConfig, UserConfig,
 };
 pub use error::GateError;
 pub use ingest::{Document, Ingested};
