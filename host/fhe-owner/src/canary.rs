@@ -91,7 +91,7 @@ impl Canaries {
         Ok(canaries.into_values().collect())
     }
 
-    /// Compares the decrypted scores of every canary with what its vector gives.
+    /// Compares the decrypted scores of every canary with what its vector gives, and returns the slots of each group's canaries.
     ///
     /// # Errors
     /// [`OwnerError::CanaryMissed`] with the number of the first group whose canaries do not have their scores.
@@ -101,17 +101,23 @@ impl Canaries {
         places: &[GroupPlace],
         scores: &[Vec<f32>],
         tolerance: f32,
-    ) -> Result<(), OwnerError> {
+    ) -> Result<Vec<[usize; CANARIES_PER_GROUP]>, OwnerError> {
         if places.len() != scores.len() {
             return Err(OwnerError::Counts { replies: scores.len(), counts: places.len() });
         }
-        places.par_iter().zip(scores).try_for_each(|(place, scores)| {
-            let honest = self.of(*place)?.iter().all(|canary| {
+        let checked = places.par_iter().zip(scores).map(|(place, scores)| {
+            let mut slots = [0; CANARIES_PER_GROUP];
+            for (slot, canary) in slots.iter_mut().zip(self.of(*place)?) {
                 let exact = self.params.measure().score(query, &canary.vector) as f32;
-                scores.get(canary.slot).is_some_and(|score| (score - exact).abs() <= tolerance)
-            });
-            if honest { Ok(()) } else { Err(OwnerError::CanaryMissed { group: place.group }) }
-        })
+                if scores.get(canary.slot).is_none_or(|score| (score - exact).abs() > tolerance) {
+                    return Err(OwnerError::CanaryMissed { group: place.group });
+                }
+                *slot = canary.slot;
+            }
+            Ok(slots)
+        });
+        // In order, so that the first group is named whichever thread is faster.
+        checked.collect::<Vec<_>>().into_iter().collect()
     }
 
     /// Equal components with random signs, as long as a document may be.

@@ -176,7 +176,7 @@ mod tests {
     }
 
     const PINNED_32: [u64; 2] = [1_327_152_850_258_843_267, 6_664_503_167_824_363_520];
-    const PINNED_24: [u64; 2] = [0, 0];
+    const PINNED_24: [u64; 2] = [10_942_825_239_788_235_446, 10_274_005_941_101_723_648];
 
     #[test]
     fn several_queries_in_a_pass_score_as_each_alone() {

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use casemate_engine::wit;
-use casemate_fhe_owner::{Canaries, Canary, GroupPlace, OwnerKey, fetch_plan};
+use casemate_fhe_owner::{CANARIES_PER_GROUP, Canaries, Canary, GroupPlace, OwnerKey, fetch_plan};
 use casemate_inference::{ExpectedGroup, Scorer};
 use casemate_types::{CollectionName, CompartmentName};
 use casemate_vectors::{DocumentId, GroupEntry, Position, VectorStore};
@@ -38,11 +38,37 @@ fn fetched(k: usize) -> usize {
 
 /// The scores of a collection, checked as far as they can be before anything is fetched.
 struct Scored {
-    /// Best first, without the canaries.
-    ranked: Vec<(f32, Position)>,
+    /// One value per slot of each group.
+    groups: BTreeMap<u32, Vec<f32>>,
     canaries: BTreeSet<Position>,
     /// How far a score may be from the exact one.
     tolerance: f32,
+}
+
+impl Scored {
+    /// Every slot that holds something, canaries among them.
+    fn positions(&self) -> impl Iterator<Item = (Position, f32)> {
+        self.groups.iter().flat_map(|(group, scores)| {
+            scores.iter().zip(0..).map(|(score, slot)| (Position { group: *group, slot }, *score))
+        })
+    }
+
+    /// The `count` best-scored passages that match, canaries left out.
+    fn best(&self, count: usize, matches: impl Fn(&Position) -> bool) -> Vec<Position> {
+        let better = |a: &(Position, f32), b: &(Position, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        let mut all: Vec<(Position, f32)> =
+            self.positions().filter(|(position, _)| !self.canaries.contains(position) && matches(position)).collect();
+        if count < all.len() {
+            all.select_nth_unstable_by(count, better);
+            all.truncate(count);
+        }
+        all.sort_unstable_by(better);
+        all.into_iter().map(|(position, _)| position).collect()
+    }
+
+    fn of(&self, position: Position) -> Option<f32> {
+        self.groups.get(&position.group)?.get(position.slot as usize).copied()
+    }
 }
 
 impl Compartment {
@@ -85,23 +111,14 @@ impl Gate {
         let scored = score(&*self.scorer, &compartment.owner, &canaries, &collection, &manifest.groups.groups, vector)?;
 
         let matches = |position: &Position| matching.as_ref().is_none_or(|set| set.contains(position));
-        let wanted: BTreeMap<Position, f32> = scored
-            .ranked
-            .iter()
-            .filter(|(_, position)| matches(position))
-            .take(candidates(k))
-            .map(|(score, position)| (*position, *score))
-            .collect();
-        let scores: BTreeMap<Position, f32> =
-            scored.ranked.iter().map(|(score, position)| (*position, *score)).collect();
+        let wanted = scored.best(candidates(k), matches);
         // Canaries are among the decoys: they are passages like others, and a store must not lose them either.
-        let everywhere = scores.keys().chain(&scored.canaries).copied();
-        let (likely, others) = everywhere.partition(matches);
+        let (likely, others) = scored.positions().map(|(position, _)| position).partition(matches);
         let question = question(&collection, manifest.groups.version, vector, filter, k);
         let plan = fetch_plan(
             &compartment.identifiers,
             &question.iter().map(Vec::as_slice).collect::<Vec<_>>(),
-            &wanted.keys().copied().collect::<Vec<_>>(),
+            &wanted,
             likely,
             others,
             fetched(k),
@@ -111,15 +128,13 @@ impl Gate {
         let mut found = Vec::new();
         for position in plan {
             let (document, passage) = self.fetch(name, compartment, manifest, position)?;
-            // A canary's score was checked with those of its group.
-            let Some(score) = scores.get(&position) else { continue };
             let exact = compartment.owner.params().measure().score(vector, &passage.vector()) as f32;
-            if (exact - score).abs() > scored.tolerance {
+            if scored.of(position).is_none_or(|score| (exact - score).abs() > scored.tolerance) {
                 let trick =
                     format!("the score of {document} is not what its vector gives; the scoring tier altered it");
                 return Err(GateError::Tier { collection, trick });
             }
-            if !wanted.contains_key(&position) {
+            if !wanted.contains(&position) {
                 continue;
             }
             if filter.iter().any(|field| passage.metadata.get(&field.name) != Some(&field.value)) {
@@ -204,22 +219,15 @@ fn score(
     let tolerance = secret.tolerance();
     let scores = secret.decrypt(&encrypted, &counts).map_err(lied)?;
     let places: Vec<GroupPlace> = groups.iter().map(place_of).collect();
-    canaries.check(vector, &places, &scores, tolerance).map_err(lied)?;
-
-    let mut scored = Scored { ranked: Vec::new(), canaries: BTreeSet::new(), tolerance };
-    for (place, scores) in places.iter().zip(scores) {
-        let hidden: BTreeSet<usize> = canaries.of(*place).map_err(fhe)?.iter().map(|canary| canary.slot).collect();
-        for (slot, score) in scores.into_iter().enumerate() {
-            let position = Position { group: place.group, slot: slot as u32 };
-            if hidden.contains(&slot) {
-                scored.canaries.insert(position);
-            } else {
-                scored.ranked.push((score, position));
-            }
-        }
-    }
-    scored.ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    Ok(scored)
+    let hidden = canaries.check(vector, &places, &scores, tolerance).map_err(lied)?;
+    let at = |(place, slots): (&GroupPlace, [usize; CANARIES_PER_GROUP])| {
+        slots.map(|slot| Position { group: place.group, slot: slot as u32 })
+    };
+    Ok(Scored {
+        canaries: places.iter().zip(hidden).flat_map(at).collect(),
+        groups: places.iter().map(|place| place.group).zip(scores).collect(),
+        tolerance,
+    })
 }
 
 /// What makes one search the same as another, for the choice of decoys.

@@ -12,6 +12,7 @@ mod guest;
 mod handmade;
 mod hostile;
 mod lockdown;
+mod malicious;
 mod probe;
 mod search_quality;
 mod serve;

@@ -47,7 +47,7 @@ impl Collection {
         let counts: Vec<usize> = self.places.iter().map(|place| place.count).collect();
         let tolerance = secret.tolerance();
         let scores = secret.decrypt(&reply, &counts)?;
-        self.canaries.check(&self.question, &self.places, &scores, tolerance)
+        self.canaries.check(&self.question, &self.places, &scores, tolerance).map(drop)
     }
 
     fn each(&self) -> usize {
