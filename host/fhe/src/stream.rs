@@ -17,6 +17,8 @@ pub enum Domain {
     Decoys,
     /// The mask of a group.
     GroupMask,
+    /// Noise of a ciphertext.
+    Noise,
     /// The masks of a query's rows.
     QueryMask,
     /// The owner's binary secrets.
@@ -34,6 +36,7 @@ pub fn fill(seed: &[u8; SEED_BYTES], domain: Domain, first_block: u64, out: &mut
         Domain::Canaries => b"canaries",
         Domain::Decoys => b"decoys\0\0",
         Domain::GroupMask => b"grp-mask",
+        Domain::Noise => b"noise\0\0\0",
         Domain::QueryMask => b"qry-mask",
         Domain::Secrets => b"secrets\0",
     });

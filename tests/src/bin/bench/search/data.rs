@@ -6,10 +6,10 @@ pub const DIMENSION: usize = 384;
 const LATENT: usize = 32;
 
 /// xorshift64*: the same vectors in every run.
-pub struct Random(pub u64);
+struct Random(u64);
 
 impl Random {
-    pub fn next(&mut self) -> f32 {
+    fn next(&mut self) -> f32 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;

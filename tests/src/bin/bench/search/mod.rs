@@ -18,10 +18,10 @@ use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 use crate::report::{Baseline, Report, percentile};
-use data::{DIMENSION, Random, top, vectors};
+use data::{DIMENSION, top, vectors};
 
 const DOCUMENTS: usize = 102_400;
-const QUERIES: usize = 12;
+const QUERIES: usize = 20;
 const SCAN: &str = "plaintext brute force, one thread";
 
 pub fn run(report: &mut Report) {
@@ -128,9 +128,10 @@ fn one_query(report: &mut Report, collection: &Collection) {
         recall += top(&opened, 10).iter().filter(|document| best.contains(document)).count();
         worst = opened.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(worst, f32::max);
     }
-    let plain = percentile(&mut plain, 0.5);
-    let one = percentile(&mut one, 0.5);
-    let all = percentile(&mut all, 0.5);
+    // The best of the runs on both sides: what the machine can do, undisturbed.
+    let plain = percentile(&mut plain, 1.0);
+    let one = percentile(&mut one, 1.0);
+    let all = percentile(&mut all, 1.0);
     let against = |rate: f64| Some(Baseline { name: SCAN, ratio: rate / plain });
     let bytes = collection.tiles.iter().map(|tile| tile.bytes()).sum::<usize>() as f64 / DOCUMENTS as f64;
     report.row("search", "plaintext f32 scan, one thread", plain, "documents/s", None);
