@@ -158,18 +158,18 @@ mod avx512 {
         fn of<const W: usize>(self, digits: &[Lane], query: &[Lane]) -> [Pair; W] {
             let simd = self.0;
             let zero = simd.splat_f64x8(0.0);
-            // Straight (re re, im im) and crossed (im re, re im) products, for mask and body.
+            // Products of a digit with (re, im) and with (im, re) of the query, for mask and body.
             let mut sums = [[zero; 4]; W];
+            let cross = |v: f64x8| cast(simd.avx512f._mm512_shuffle_f64x2::<0b01_00_11_10>(cast(v), cast(v)));
             for (digits, [mask, body]) in digits.as_chunks::<W>().0.iter().zip(query.as_chunks::<2>().0) {
                 let (mask, body) = (load(mask), load(body));
+                let (mask_crossed, body_crossed): (f64x8, f64x8) = (cross(mask), cross(body));
                 for (digit, sums) in digits.iter().zip(&mut sums) {
-                    let straight = load(digit);
-                    let crossed =
-                        cast(simd.avx512f._mm512_shuffle_f64x2::<0b01_00_11_10>(cast(straight), cast(straight)));
-                    sums[0] = simd.mul_add_f64x8(straight, mask, sums[0]);
-                    sums[1] = simd.mul_add_f64x8(crossed, mask, sums[1]);
-                    sums[2] = simd.mul_add_f64x8(straight, body, sums[2]);
-                    sums[3] = simd.mul_add_f64x8(crossed, body, sums[3]);
+                    let digit = load(digit);
+                    sums[0] = simd.mul_add_f64x8(digit, mask, sums[0]);
+                    sums[1] = simd.mul_add_f64x8(digit, mask_crossed, sums[1]);
+                    sums[2] = simd.mul_add_f64x8(digit, body, sums[2]);
+                    sums[3] = simd.mul_add_f64x8(digit, body_crossed, sums[3]);
                 }
             }
             sums.map(|[mask, mask_crossed, body, body_crossed]| (lane(mask, mask_crossed), lane(body, body_crossed)))
@@ -183,11 +183,11 @@ mod avx512 {
 
     #[inline(always)]
     fn lane(straight: f64x8, crossed: f64x8) -> Lane {
-        let ([rr, ii], [ir, ri]): ([[f64; 4]; 2], [[f64; 4]; 2]) = (cast(straight), cast(crossed));
+        let ([rr, ii], [ri, ir]): ([[f64; 4]; 2], [[f64; 4]; 2]) = (cast(straight), cast(crossed));
         let mut lane = Lane::default();
         for i in 0..4 {
             lane.re[i] = rr[i] - ii[i];
-            lane.im[i] = ir[i] + ri[i];
+            lane.im[i] = ri[i] + ir[i];
         }
         lane
     }

@@ -16,6 +16,7 @@ mod malicious;
 mod probe;
 mod search_quality;
 mod serve;
+mod settings;
 mod site;
 mod skeleton;
 mod tamper;
