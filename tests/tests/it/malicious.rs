@@ -12,7 +12,7 @@ use casemate_types::CollectionName;
 
 use crate::site::{self, passage, text};
 
-const QUESTION: &str = "How does an authenticated cipher protect the integrity of a message?";
+const QUESTION: &str = "When is the bilge pump of the ferry tested?";
 const SITE: &str = "CASEMATE_TEST_SITE";
 /// Bytes of encrypted scores before the first group: header, query identifier, number of groups.
 const FRONT: usize = 52 + 16 + 4;
