@@ -10,15 +10,22 @@ use crate::fft::{LANES, Lane};
 pub(crate) const GROUPS_PER_QUAD: usize = 4;
 
 /// The result of one group for one query: mask and body spectra.
+///
+/// The spare lines keep the spectra of many groups out of one another's cache sets, since a lane of all of them is written at a
+/// time.
 #[derive(Clone)]
 pub(crate) struct Accumulator {
     pub(crate) mask: [Lane; LANES],
+    _after_mask: Lane,
     pub(crate) body: [Lane; LANES],
+    _after_body: Lane,
 }
 
 impl Accumulator {
-    pub(crate) const ZERO: Self =
-        Self { mask: [Lane { re: [0.0; 4], im: [0.0; 4] }; LANES], body: [Lane { re: [0.0; 4], im: [0.0; 4] }; LANES] };
+    pub(crate) const ZERO: Self = {
+        const NONE: Lane = Lane { re: [0.0; 4], im: [0.0; 4] };
+        Self { mask: [NONE; LANES], _after_mask: NONE, body: [NONE; LANES], _after_body: NONE }
+    };
 }
 
 /// Mask and body of one group, one lane.

@@ -126,11 +126,25 @@ impl fmt::Debug for EncryptedScores {
     }
 }
 
-/// A torus element given as a real number, modulo one and rounded to `bits` bits.
-#[inline(always)]
-pub(crate) fn switch_modulus(value: f64, bits: u32) -> u32 {
-    let modulus = 1_u32 << bits;
-    round_small(fraction(value) * f64::from(modulus)) as u32 & (modulus - 1)
+/// A small modulus 2^bits, with what rounding to it needs at hand: the loop over coefficients holds no check.
+#[derive(Clone, Copy)]
+pub(crate) struct SmallModulus {
+    scale: f64,
+    mask: u32,
+}
+
+impl SmallModulus {
+    /// For at most 31 bits.
+    pub(crate) fn new(bits: u32) -> Self {
+        let modulus = 1_u32 << bits;
+        Self { scale: f64::from(modulus), mask: modulus - 1 }
+    }
+
+    /// A torus element given as a real number, modulo one and rounded.
+    #[inline(always)]
+    pub(crate) fn round(self, value: f64) -> u32 {
+        round_small(fraction(value) * self.scale) as u32 & self.mask
+    }
 }
 
 #[cfg(test)]
@@ -139,12 +153,12 @@ mod tests {
 
     #[test]
     fn modulus_switch_rounds_and_wraps() {
-        assert_eq!(switch_modulus(0.0, 20), 0);
-        assert_eq!(switch_modulus(-1e-9, 20), 0);
-        assert_eq!(switch_modulus(7.5, 20), 1 << 19);
-        assert_eq!(switch_modulus(-3.5, 16), 1 << 15);
-        assert_eq!(switch_modulus(2f64.powi(-20) * 0.49, 20), 0);
-        assert_eq!(switch_modulus(2f64.powi(30) - 2f64.powi(-20), 20), (1 << 20) - 1);
+        assert_eq!(SmallModulus::new(20).round(0.0), 0);
+        assert_eq!(SmallModulus::new(20).round(-1e-9), 0);
+        assert_eq!(SmallModulus::new(20).round(7.5), 1 << 19);
+        assert_eq!(SmallModulus::new(16).round(-3.5), 1 << 15);
+        assert_eq!(SmallModulus::new(20).round(2f64.powi(-20) * 0.49), 0);
+        assert_eq!(SmallModulus::new(20).round(2f64.powi(30) - 2f64.powi(-20)), (1 << 20) - 1);
     }
 
     #[test]

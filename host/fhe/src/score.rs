@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::fft::Fft;
 use crate::kernel::{self, Accumulator};
-use crate::reply::switch_modulus;
+use crate::reply::SmallModulus;
 use crate::{EncryptedScores, FheError, GROUPS_PER_TILE, GroupReply, PreparedQuery, PreparedTile, RING_DEGREE};
 
 /// Queries that share one pass over the groups at most; more are taken in several passes.
@@ -85,12 +85,13 @@ impl Worker {
         let lanes: Vec<_> = queries.iter().map(|query| query.lanes()).collect();
         kernel::accumulate(tile.lanes(), tile.groups(), &lanes, params.rows(), &mut self.sums);
         let (fft, scratch) = (&mut self.fft, &mut self.body);
-        let (mask_bits, body_bits) = (params.reply_bits(), params.reply_body_bits());
+        let to_mask = SmallModulus::new(params.reply_bits());
+        let to_body = SmallModulus::new(params.reply_body_bits());
         let mut reply = |sums: &Accumulator| {
             let mut values = Vec::with_capacity(RING_DEGREE + params.documents_per_group());
             values.resize(RING_DEGREE, 0);
-            fft.inverse(&sums.mask, &mut values, |out, value| *out = switch_modulus(value, mask_bits));
-            fft.inverse(&sums.body, scratch, |out, value| *out = switch_modulus(value, body_bits));
+            fft.inverse(&sums.mask, &mut values, |out, value| *out = to_mask.round(value));
+            fft.inverse(&sums.body, scratch, |out, value| *out = to_body.round(value));
             values.extend(scratch.iter().skip(params.block() - 1).step_by(params.block()));
             GroupReply::new(values)
         };
