@@ -75,6 +75,9 @@ pub enum Command {
     /// Be the second pair of eyes on a log: cosign its checkpoints while it only grows.
     #[command(subcommand)]
     Witness(WitnessCommand),
+    /// Encrypted search: what its settings cost.
+    #[command(subcommand)]
+    Fhe(FheCommand),
     /// Serve ask, policy evaluation and health over HTTP/JSON on loopback.
     Serve(ServeOptions),
 }
@@ -435,6 +438,16 @@ pub struct ProbeOptions {
     /// government, enterprise, rehearsal or development; the site's otherwise, or rehearsal.
     #[arg(long)]
     pub profile: Option<Profile>,
+}
+
+#[derive(Subcommand)]
+pub enum FheCommand {
+    /// Print every offered setting with its sizes and its error, computed from the parameters. Needs no site.
+    Settings {
+        /// Components of a vector, 1 to 4096.
+        #[arg(long, default_value_t = 384)]
+        dimension: usize,
+    },
 }
 
 #[derive(Args)]

@@ -8,6 +8,7 @@ mod custodian;
 mod drill;
 mod environment;
 mod failure;
+mod fhe;
 mod fips;
 mod fpe;
 mod hsm;
@@ -53,6 +54,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Fips(command) => fips::run(&site, command, json),
         Command::Fpe(options) => fpe::run(&options, json),
         Command::Witness(command) => witness::run(command, json),
+        Command::Fhe(command) => fhe::run(command, json),
         Command::Serve(options) => serve::run(&site, &options, json),
     }
 }

@@ -1,9 +1,18 @@
-use casemate_fhe::{FheError, Params};
+use casemate_fhe::{FheError, Measure, Params};
 
 /// Why the owner refused to encrypt, ask or decrypt. Holds no vector, score or key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OwnerError {
+    /// A canary does not have the score its vector gives.
+    #[error(
+        "check scores: the canaries of group {group} do not have their scores; the scoring tier lowered, swapped or replayed \
+         the group's scores"
+    )]
+    CanaryMissed {
+        /// Number of the group.
+        group: u32,
+    },
     /// The list of document counts does not fit the reply.
     #[error("decrypt scores: {replies} replies for {counts} groups; ask again with the current list of groups")]
     Counts {
@@ -32,6 +41,23 @@ pub enum OwnerError {
     /// Decryption gives no unit vectors.
     #[error("decrypt a group: it does not hold unit vectors under this key; it is damaged or belongs to another key")]
     GroupUnreadable,
+    /// A measure that this build cannot encode.
+    #[error("encrypt a vector: the measure `{measure}` is not known here")]
+    Measure {
+        /// The measure.
+        measure: Measure,
+    },
+    /// A group without room for canaries.
+    #[error("check scores: group {group} with {count} documents holds no canaries; encrypt the collection again")]
+    NoCanaries {
+        /// Number of the group.
+        group: u32,
+        /// Documents in it.
+        count: usize,
+    },
+    /// A vector is longer than its collection declares.
+    #[error("encrypt a vector: it is longer than the norm bound of its collection; declare a larger one or scale it")]
+    NormBound,
     /// A component is infinite or not a number.
     #[error("encrypt a vector: a component is not finite; check the embedding")]
     NotFinite,
@@ -64,6 +90,9 @@ pub enum OwnerError {
         /// What was to be opened.
         what: &'static str,
     },
+    /// A query of length zero has no direction.
+    #[error("encrypt a query: it is the zero vector, which is as close to every document as to any other")]
+    ZeroQuery,
     /// More documents than slots.
     #[error("encrypt a group: {actual} documents do not fit in {limit} slots")]
     TooMany {

@@ -1,17 +1,12 @@
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use casemate_fhe::fft::{self, ExactFactor, Fft, Lane};
 use casemate_fhe::stream::{self, Domain};
-use casemate_fhe::{EncryptedGroup, EncryptedQuery, FheError, Params, QUERY_SCALE, RING_DEGREE, SCORE_ONE};
+use casemate_fhe::{EncryptedGroup, EncryptedQuery, FheError, Params, RING_DEGREE};
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 use crate::query::{QuerySecret, RowMessage};
-use crate::{OwnerError, noise};
-
-/// Torus value of a vector component of 1.0: the score's scale less the query's.
-const DELTA: f64 = SCORE_ONE / QUERY_SCALE;
-/// A vector this far from length one is a caller's mistake.
-const NORM_TOLERANCE: f64 = 1e-3;
+use crate::{OwnerError, noise, vector};
 
 /// A collection's secret: m independent binary polynomials, all derived from a 32-byte seed.
 ///
@@ -39,21 +34,20 @@ impl OwnerKey {
         &self.params
     }
 
-    /// Encrypts up to P vectors of length one as one group; missing slots hold zero vectors.
+    /// Encrypts up to P vectors as one group; missing slots hold zero vectors.
     ///
     /// Mask and noise are fresh at every call, so no pair of mask and secret ever meets two messages.
     ///
     /// # Errors
-    /// Too many vectors, wrong dimension, not finite, not normalised, or no entropy.
+    /// Too many vectors, wrong dimension, not finite, not normalised or beyond the norm bound, or no entropy.
     pub fn encrypt_group(&self, vectors: &[&[f32]]) -> Result<EncryptedGroup, OwnerError> {
         let limit = self.params.documents_per_group();
         if vectors.len() > limit {
             return Err(OwnerError::TooMany { limit, actual: vectors.len() });
         }
-        for vector in vectors {
-            check(&self.params, vector)?;
-        }
-        let block = self.params.block();
+        let vectors: Vec<_> =
+            vectors.iter().map(|vector| vector::document(&self.params, vector)).collect::<Result<_, _>>()?;
+        let (block, delta, dropped) = (self.params.block(), self.params.delta(), 64 - self.params.body_bits());
         let seed = noise::public()?;
         let mask = stream::mask(&seed, Domain::GroupMask, 0)?;
         let factor = ExactFactor::new(&mut Fft::new(), &mask);
@@ -68,20 +62,21 @@ impl OwnerKey {
                 for (body, noise) in body.iter_mut().zip(noise.iter()) {
                     *body = body.wrapping_add(*noise);
                 }
-                for (body, vector) in body.chunks_exact_mut(block).zip(vectors) {
+                for (body, vector) in body.chunks_exact_mut(block).zip(&vectors) {
                     for (body, x) in body.iter_mut().zip(vector.iter().skip(j * block)) {
-                        *body = body.wrapping_add((f64::from(*x) * DELTA) as i64 as u64);
+                        *body = body.wrapping_add((*x * delta) as i64 as u64);
                     }
                 }
                 // Dropping low bits of a finished ciphertext is public post-processing.
-                Ok(body.iter().map(|body| (body.wrapping_add(1 << 31) >> 32) as u32).collect())
+                let kept = |body: &u64| body.wrapping_add(1 << (dropped - 1)) >> dropped << (dropped - 32);
+                Ok(body.iter().map(|body| kept(body) as u32).collect())
             })
             .collect::<Result<_, OwnerError>>()?;
         Ok(EncryptedGroup::from_parts(self.params, seed, bodies.concat())?)
     }
 
-    /// The first `count` vectors of a group, exact to about 1e-6: for re-encryption when a document joins or leaves, and
-    /// for recomputing the scores of returned documents.
+    /// The first `count` vectors of a group, as exact as its bodies at rest (to 1e-6 with 32 bits, to 3e-4 with 24, times the
+    /// norm bound): for a check of what is stored, and for moving a collection to other parameters.
     ///
     /// # Errors
     /// [`OwnerError::GroupUnreadable`] when the group was altered or belongs to another key.
@@ -91,43 +86,44 @@ impl OwnerKey {
         if count > limit {
             return Err(OwnerError::TooMany { limit, actual: count });
         }
-        let (dimension, block) = (self.params.dimension(), self.params.block());
+        let (width, block, delta) = (self.params.width(), self.params.block(), self.params.delta());
         let mut fft = Fft::new();
         let factor = ExactFactor::new(&mut fft, &group.mask()?);
-        let mut vectors = Zeroizing::new(vec![vec![0_f32; dimension]; count]);
-        let mut norms = vec![0_f64; limit];
+        let mut slots = Zeroizing::new(vec![vec![0_f64; self.params.blocks() * block]; limit]);
         let mut product = Zeroizing::new(vec![0; RING_DEGREE]);
         for (j, (secret, body)) in self.secrets.iter().zip(group.bodies()).enumerate() {
             factor.multiply(&mut fft, &secret.0, &mut product);
             for (k, (body, product)) in body.iter().zip(product.iter()).enumerate() {
                 let phase = (u64::from(*body) << 32).wrapping_sub(*product) as i64 as f64;
-                let (slot, component) = (k / block, j * block + k % block);
-                norms[slot] += (phase / DELTA).powi(2);
-                if let Some(x) = vectors.get_mut(slot).and_then(|vector| vector.get_mut(component)) {
-                    *x = (phase / DELTA) as f32;
-                }
+                slots[k / block][j * block + k % block] = phase / delta;
             }
         }
-        // Under a wrong key components are off by thousands. Slots behind `count` hold a document or nothing.
-        let near = |norm: f64, expected: f64| (norm.sqrt() - expected).abs() < 2.0 * NORM_TOLERANCE;
-        let readable = |(slot, norm): (usize, &f64)| near(*norm, 1.0) || (slot >= count && near(*norm, 0.0));
-        if !norms.iter().enumerate().all(readable) {
-            return Err(OwnerError::GroupUnreadable);
+        // Under a wrong key components are off by thousands, padding included. Slots behind `count` hold a document or nothing.
+        let mut vectors = Zeroizing::new(Vec::with_capacity(count));
+        for (slot, components) in slots.iter().enumerate() {
+            let (components, padding) = components.split_at(width);
+            let vector = vector::decode(&self.params, components).filter(|_| vector::empty(&self.params, padding));
+            match vector {
+                Some(vector) if slot < count => vectors.push(vector),
+                Some(_) => {}
+                None if slot >= count && vector::empty(&self.params, components) => {}
+                None => return Err(OwnerError::GroupUnreadable),
+            }
         }
         Ok(vectors)
     }
 
-    /// Encrypts a query vector of length one under an output secret drawn for it alone.
+    /// Encrypts a query vector under an output secret drawn for it alone.
     ///
     /// # Errors
-    /// Wrong dimension, not finite, not normalised, or no entropy.
+    /// Wrong dimension, not finite, not normalised, zero, or no entropy.
     pub fn query(&self, vector: &[f32]) -> Result<(EncryptedQuery, QuerySecret), OwnerError> {
-        let norm = check(&self.params, vector)?;
+        let (components, meaning) = vector::query(&self.params, vector)?;
         let block = self.params.block();
-        let rounded: Zeroizing<Vec<f64>> =
-            Zeroizing::new(vector.iter().map(|x| (f64::from(*x) / norm * QUERY_SCALE).round()).collect());
+        let scale = self.params.query_scale();
+        let rounded: Zeroizing<Vec<f64>> = Zeroizing::new(components.iter().map(|x| (x * scale).round()).collect());
 
-        // K = sum of q_j s_j, exact: at most 4096 components of 2^12 each.
+        // K = sum of q_j s_j, exact: at most 4097 components of 2^12 each.
         let mut fft = Fft::new();
         let (mut sum, mut spectrum) = (Zeroizing::new(fft::lanes(1)), Zeroizing::new(fft::lanes(1)));
         let mut reversed = Zeroizing::new(vec![0.0; RING_DEGREE]);
@@ -148,7 +144,7 @@ impl OwnerKey {
             .map(|q| RowMessage::Block { q, block })
             .chain([RowMessage::Mask { mixed: &mixed, digits: 1 }, RowMessage::Mask { mixed: &mixed, digits: 2 }])
             .collect::<Vec<_>>();
-        crate::query::encrypt(&self.params, &rows)
+        crate::query::encrypt(&self.params, &rows, meaning)
     }
 
     fn same_params(&self, actual: &Params) -> Result<(), OwnerError> {
@@ -188,21 +184,6 @@ fn secret_bits(seed: &Zeroizing<[u8; 32]>, params: &Params) -> Result<Zeroizing<
     Ok(bits)
 }
 
-/// Checks a vector and returns its length, near one.
-fn check(params: &Params, vector: &[f32]) -> Result<f64, OwnerError> {
-    if vector.len() != params.dimension() {
-        return Err(OwnerError::Dimension { expected: params.dimension(), actual: vector.len() });
-    }
-    if vector.iter().any(|x| !x.is_finite()) {
-        return Err(OwnerError::NotFinite);
-    }
-    let norm = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-    if (norm - 1.0).abs() > NORM_TOLERANCE {
-        return Err(OwnerError::NotNormalised);
-    }
-    Ok(norm)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -213,7 +194,7 @@ mod tests {
     /// tfhe itself as the judge: block j of a group is an ordinary GLWE ciphertext under secret j.
     #[test]
     fn tfhe_decrypts_each_block_of_a_group() {
-        let params = Params::new(20, 8).unwrap();
+        let params = Params::new(20, 8).unwrap().with_body_bits(32).unwrap();
         let seed = Zeroizing::new([9; 32]);
         let key = OwnerKey::from_seed(&seed, params).unwrap();
         let vector: Vec<f32> = (0..20).map(|i| ((i * i + 3) % 11) as f32 - 5.0).collect();
@@ -237,7 +218,7 @@ mod tests {
             decrypt_glwe_ciphertext(&secret, &ciphertext, &mut plain);
             for (k, phase) in plain.as_ref().iter().enumerate() {
                 let document = if k / 8 < 2 { &vector } else { &zero_slot };
-                let expected = f64::from(document.get(j * 8 + k % 8).copied().unwrap_or(0.0)) * DELTA;
+                let expected = f64::from(document.get(j * 8 + k % 8).copied().unwrap_or(0.0)) * params.delta();
                 // Noise below 2^17, rounding to 32 bits below 2^31.
                 let error = (*phase as i64 as f64 - expected).abs();
                 assert!(error < 2f64.powi(31) + 2f64.powi(18), "block {j}, coefficient {k}");

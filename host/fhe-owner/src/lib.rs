@@ -4,9 +4,8 @@
 //! not link this crate and cannot name its types.
 //!
 //! ```
-//! use casemate_fhe::{Params, PreparedGroup, PreparedQuery, score};
+//! use casemate_fhe::{Params, PreparedQuery, PreparedTile, score};
 //! use casemate_fhe_owner::OwnerKey;
-//! use std::sync::Arc;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let key = OwnerKey::from_seed(&[7; 32].into(), Params::new(4, 4)?)?;
@@ -14,7 +13,7 @@
 //! let (query, secret) = key.query(&[0.0, 1.0, 0.0, 0.0])?;
 //!
 //! // What follows needs no key.
-//! let groups = [Arc::new(PreparedGroup::new(&group)?)];
+//! let groups = PreparedTile::prepare(&[group])?;
 //! let reply = score(&groups, &PreparedQuery::new(&query)?)?;
 //!
 //! let cosines = secret.decrypt(&reply, &[2])?;
@@ -25,13 +24,18 @@
 
 #![forbid(unsafe_code)]
 
+mod canary;
 mod error;
+mod fetch;
 mod key;
 mod noise;
 mod query;
 mod seal;
+mod vector;
 
+pub use canary::{CANARIES_PER_GROUP, Canaries, Canary, GroupPlace};
 pub use error::OwnerError;
+pub use fetch::fetch_plan;
 pub use key::OwnerKey;
 pub use query::QuerySecret;
 pub use seal::DataKey;

@@ -1,31 +1,36 @@
 use casemate_fhe::fft::{self, ExactFactor, Fft, round_small};
 use casemate_fhe::stream::{self, Domain};
 use casemate_fhe::{
-    DIGIT_BITS, EncryptedQuery, EncryptedScores, GroupReply, Params, REPLY_BITS, RING_DEGREE, SCORE_ONE,
+    DIGIT_BITS, EncryptedQuery, EncryptedScores, GroupReply, Params, QUERY_BITS, RING_DEGREE, SCORE_ONE,
 };
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 use crate::key::SecretSpectrum;
+use crate::vector::{Meaning, NORM_TOLERANCE};
 use crate::{OwnerError, noise};
-
-/// Beyond this a score is no noise: the error of an honest reply stays near 1.3e-4.
-const SCORE_TOLERANCE: f32 = 5e-3;
 
 /// Opens the reply to one query, once. Wiped when used or dropped; no `Debug`, no `Clone`.
 pub struct QuerySecret {
     params: Params,
     id: [u8; 16],
     secret: SecretSpectrum,
+    meaning: Meaning,
 }
 
 impl QuerySecret {
-    /// The cosine of each document, per group: `counts[g]` values for group `g`, in slot order.
+    /// How far an honest score may be from the exact one: ten times the RMS error of the noise budget, in units of the score.
+    pub fn tolerance(&self) -> f32 {
+        (self.params.noise_budget().tolerance() * self.meaning.factor.abs()) as f32
+    }
+
+    /// The score of each document by the collection's [measure](casemate_fhe::Measure), per group: `counts[g]` values for group
+    /// `g`, in slot order.
     ///
     /// Scores are approximate and their low bits carry noise: hand out ranks or rounded values, never these.
     ///
     /// # Errors
-    /// A reply to another query, another number of groups, or values that no honest tier computes: above one, or not
+    /// A reply to another query, another number of groups, or values that no honest tier computes: above a full score, or not
     /// zero in slots without a document.
     pub fn decrypt(self, scores: &EncryptedScores, counts: &[usize]) -> Result<Vec<Vec<f32>>, OwnerError> {
         if *scores.params() != self.params {
@@ -42,37 +47,44 @@ impl QuerySecret {
         if let Some(actual) = counts.iter().copied().find(|count| *count > limit) {
             return Err(OwnerError::TooMany { limit, actual });
         }
+        // Documents may be longer than one by their own tolerance.
+        let tolerance = (self.params.noise_budget().tolerance() + NORM_TOLERANCE) as f32;
         replies
             .par_iter()
             .zip(counts)
             .enumerate()
             .map_init(Fft::new, |fft, (group, (reply, count))| {
-                let mut scores = self.open(fft, reply);
-                let honest = scores
+                let mut shares = self.open(fft, reply);
+                let honest = shares
                     .iter()
                     .enumerate()
-                    .all(|(slot, score)| score.abs() <= SCORE_TOLERANCE + if slot < *count { 1.0 } else { 0.0 });
+                    .all(|(slot, share)| share.abs() <= tolerance + if slot < *count { 1.0 } else { 0.0 });
                 if !honest {
                     return Err(OwnerError::ReplyAltered { group });
                 }
-                scores.truncate(*count);
-                Ok(scores)
+                shares.truncate(*count);
+                Ok(shares.into_iter().map(|share| self.meaning.score(share)).collect())
             })
             .collect()
     }
 
+    /// Shares of a full score, one per slot.
     fn open(&self, fft: &mut Fft, reply: &GroupReply) -> Vec<f32> {
+        let (mask_bits, body_bits) = (self.params.reply_bits(), self.params.reply_body_bits());
         let mut spectrum = fft::lanes(1);
-        fft.forward(reply.mask(), |mask| f64::from(centred(mask)), &mut spectrum, 1);
+        fft.forward(reply.mask(), |mask| f64::from(centred(mask, mask_bits)), &mut spectrum, 1);
         let mut product = Zeroizing::new(fft::lanes(1));
         fft::multiply_add(&mut product, &spectrum, &self.secret.0);
-        // 20 bits times 2^11 ones: exact.
+        // At most 20 bits times 2^11 ones: exact.
         let mut shift = Zeroizing::new(vec![0; RING_DEGREE]);
         fft.inverse(&product, &mut shift, |out, value| *out = round_small(value) as u32);
         let block = self.params.block();
         let scores = shift.iter().skip(block - 1).step_by(block).zip(reply.bodies());
-        const ONE: f64 = SCORE_ONE / (1_u64 << (64 - REPLY_BITS)) as f64;
-        scores.map(|(shift, body)| (f64::from(centred(body.wrapping_sub(*shift))) / ONE) as f32).collect()
+        let one = SCORE_ONE / 2f64.powi(64 - mask_bits as i32);
+        let finer = mask_bits - body_bits;
+        scores
+            .map(|(shift, body)| (f64::from(centred((body << finer).wrapping_sub(*shift), mask_bits)) / one) as f32)
+            .collect()
     }
 }
 
@@ -98,7 +110,11 @@ impl RowMessage<'_> {
 }
 
 /// RLWE encryptions of `rows` under a fresh binary secret.
-pub(crate) fn encrypt(params: &Params, rows: &[RowMessage<'_>]) -> Result<(EncryptedQuery, QuerySecret), OwnerError> {
+pub(crate) fn encrypt(
+    params: &Params,
+    rows: &[RowMessage<'_>],
+    meaning: Meaning,
+) -> Result<(EncryptedQuery, QuerySecret), OwnerError> {
     let bits = noise::secret::<{ RING_DEGREE / 8 }>()?;
     let secret = SecretSpectrum::new(&mut Fft::new(), bits.as_slice());
     let (id, seed) = (noise::public()?, noise::public()?);
@@ -112,18 +128,23 @@ pub(crate) fn encrypt(params: &Params, rows: &[RowMessage<'_>]) -> Result<(Encry
             let noise = noise::polynomial()?;
             for (k, (body, noise)) in body.iter_mut().zip(noise.iter()).enumerate() {
                 *body = body.wrapping_add(*noise).wrapping_add(message.coefficient(k));
+                // Bits below the noise are not sent: public post-processing of a finished ciphertext.
+                *body = body.wrapping_add(1 << (DROPPED_BITS - 1)) >> DROPPED_BITS << DROPPED_BITS;
             }
             Ok(body)
         })
         .collect::<Result<_, OwnerError>>()?;
     let query = EncryptedQuery::from_parts(*params, id, seed, bodies.concat())?;
-    Ok((query, QuerySecret { params: *params, id, secret }))
+    Ok((query, QuerySecret { params: *params, id, secret, meaning }))
 }
 
-/// A value modulo 2^20 as a number in -2^19..2^19.
-fn centred(value: u32) -> i32 {
-    const SPARE: u32 = 32 - REPLY_BITS;
-    ((value << SPARE) as i32) >> SPARE
+/// Low bits of a query's body that are not sent.
+const DROPPED_BITS: u32 = 64 - QUERY_BITS;
+
+/// A value modulo 2^bits as a number in -2^(bits-1)..2^(bits-1).
+fn centred(value: u32, bits: u32) -> i32 {
+    let spare = 32 - bits;
+    ((value << spare) as i32) >> spare
 }
 
 #[cfg(test)]
@@ -132,10 +153,11 @@ mod tests {
 
     #[test]
     fn centred_is_signed() {
-        assert_eq!(centred(0), 0);
-        assert_eq!(centred((1 << 20) - 1), -1);
-        assert_eq!(centred(1 << 19), -(1 << 19));
-        assert_eq!(centred(0_u32.wrapping_sub(5)), -5);
+        assert_eq!(centred(0, 20), 0);
+        assert_eq!(centred((1 << 20) - 1, 20), -1);
+        assert_eq!(centred(1 << 19, 20), -(1 << 19));
+        assert_eq!(centred(1 << 15, 16), -(1 << 15));
+        assert_eq!(centred(0_u32.wrapping_sub(5), 18), -5);
     }
 
     #[test]

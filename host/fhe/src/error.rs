@@ -16,6 +16,12 @@ pub enum FheError {
         /// The block size asked for.
         block: usize,
     },
+    /// The number of bits of a body at rest is not offered.
+    #[error("set up encrypted search: {bits} bits at rest are not offered; use 24 or 32")]
+    BodyBits {
+        /// The bits asked for.
+        bits: u32,
+    },
     /// The back end refused to produce a key stream.
     #[error("expand a mask: AES-256-CTR is not available; check the cryptographic library")]
     Cipher,
@@ -44,6 +50,15 @@ pub enum FheError {
         /// Bytes present.
         actual: usize,
     },
+    /// No measure has this tag.
+    #[error("read a ciphertext: measure {tag} is not known to this build; encrypt it again with this version")]
+    Measure {
+        /// The tag found.
+        tag: u8,
+    },
+    /// The declared norm bound is no sensible number.
+    #[error("set up encrypted search: the norm bound must be a number from 1e-6 to 1e6")]
+    NormBound,
     /// Two ciphertexts of different parameters met.
     #[error("score: parameters differ ({expected} and {actual}); use the collection's own parameters")]
     ParamsMismatch {
@@ -57,6 +72,18 @@ pub enum FheError {
     Range {
         /// The kind of ciphertext.
         what: &'static str,
+    },
+    /// The number of bits of a reply is not offered.
+    #[error("set up encrypted search: replies of {bits} bits are not offered; use 16, 18 or 20")]
+    ReplyBits {
+        /// The bits asked for.
+        bits: u32,
+    },
+    /// Groups are prepared 1 to 8 at a time.
+    #[error("prepare groups: {groups} at a time is not possible; use 1 to 8")]
+    Tile {
+        /// Groups given.
+        groups: usize,
     },
     /// Written by another version of the format.
     #[error("read {what}: format version {version} is not known to this build")]

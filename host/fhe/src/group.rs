@@ -1,16 +1,22 @@
 use std::fmt;
+use std::sync::Arc;
 
 use casemate_types::Digest;
+use rayon::prelude::*;
 
 use crate::fft::{self, Fft, Lane};
+use crate::kernel::GROUPS_PER_QUAD;
 use crate::stream::{self, Domain, SEED_BYTES};
-use crate::wire::{self, Kind, Reader};
+use crate::wire::{self, HEADER, Kind, Reader};
 use crate::{DIGIT_BITS, FheError, Params, RING_DEGREE};
 
-/// P documents at rest: the seed of the shared mask, and one body per block with its top 32 bits.
+/// Groups that are prepared together at most.
+pub const GROUPS_PER_TILE: usize = 8;
+
+/// P documents at rest: the seed of the shared mask, and one body per block with its top 24 or 32 bits.
 ///
 /// `body_j = a s_j + Delta D_j + e_j`, where coefficient `p b + i` of `D_j` is component `j b + i` of document `p`.
-/// At 384 dimensions and block 8: 393,292 bytes for 256 documents, 1,536 per document.
+/// At 384 dimensions, block 8 and 24 bits: 294,996 bytes for 256 documents, 1,152 per document.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EncryptedGroup {
     params: Params,
@@ -19,10 +25,11 @@ pub struct EncryptedGroup {
 }
 
 impl EncryptedGroup {
-    /// A group from its parts: `bodies` holds m * N values, block after block.
+    /// A group from its parts: `bodies` holds the top 32 bits of m * N values, block after block; with 24-bit bodies the low 8
+    /// of them are zero.
     ///
     /// # Errors
-    /// [`FheError::Length`] when the number of values is another.
+    /// [`FheError::Length`] when the number of values is another, [`FheError::Range`] when a dropped bit is set.
     pub fn from_parts(params: Params, seed: [u8; SEED_BYTES], bodies: Vec<u32>) -> Result<Self, FheError> {
         let expected = params.blocks() * RING_DEGREE;
         if bodies.len() != expected {
@@ -31,6 +38,10 @@ impl EncryptedGroup {
                 expected: expected * 4,
                 actual: bodies.len().saturating_mul(4),
             });
+        }
+        let dropped = (1_u64 << (32 - params.body_bits())) - 1;
+        if bodies.iter().any(|body| u64::from(*body) & dropped != 0) {
+            return Err(FheError::Range { what: Kind::Group.name() });
         }
         Ok(Self { params, seed, bodies })
     }
@@ -42,16 +53,27 @@ impl EncryptedGroup {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FheError> {
         let (params, mut reader) = Reader::open(Kind::Group, bytes)?;
         let seed = reader.array()?;
-        let bodies = reader.last(params.blocks() * RING_DEGREE * 4)?;
-        Self::from_parts(params, seed, bodies.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect())
+        let bodies = reader.last(Self::bytes_for(&params) - HEADER - SEED_BYTES)?;
+        let bodies = if params.body_bits() == 24 {
+            bodies.as_chunks::<3>().0.iter().map(|[a, b, c]| u32::from_le_bytes([0, *a, *b, *c])).collect()
+        } else {
+            bodies.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
+        };
+        Self::from_parts(params, seed, bodies)
     }
 
-    /// The byte form: header, seed, bodies.
+    /// The byte form: header, seed, bodies of 3 or 4 bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = wire::header(Kind::Group, &self.params, SEED_BYTES + self.bodies.len() * 4);
+        let mut out = wire::header(Kind::Group, &self.params, Self::bytes_for(&self.params) - HEADER);
         out.extend_from_slice(&self.seed);
-        out.extend(self.bodies.iter().flat_map(|body| body.to_le_bytes()));
+        let dropped = 4 - self.params.body_bits() as usize / 8;
+        out.extend(self.bodies.iter().flat_map(|body| body.to_le_bytes().into_iter().skip(dropped)));
         out
+    }
+
+    /// Bytes of a group of these parameters.
+    pub fn bytes_for(params: &Params) -> usize {
+        HEADER + SEED_BYTES + params.blocks() * RING_DEGREE * params.body_bits() as usize / 8
     }
 
     /// The parameters it was encrypted under.
@@ -79,41 +101,70 @@ impl fmt::Debug for EncryptedGroup {
     }
 }
 
-/// A group ready for scoring: digits in the Fourier domain, `[lane][row]`, m + 2 rows of one [`Lane`] each.
+/// Up to 8 groups ready for scoring: digits in the Fourier domain, in the order the kernel reads them, so that a scan is one
+/// sequential stream from memory.
 ///
+/// Layout `[lane][quad][row][group of the quad]`, one [`Lane`] (a cache line) each; a quad is up to four groups. Takes
 /// 8 (1 + 2/m) bytes per coefficient: 3,200 bytes per document at 384 dimensions and block 8.
-pub struct PreparedGroup {
+pub struct PreparedTile {
     params: Params,
+    groups: usize,
     lanes: Vec<Lane>,
 }
 
-impl PreparedGroup {
-    /// Splits bodies and mask into signed digits and transforms them. Needs no key and no query.
+impl PreparedTile {
+    /// Splits bodies and masks of 1 to [`GROUPS_PER_TILE`] groups into signed digits and transforms them. Needs no key and no
+    /// query.
     ///
     /// # Errors
-    /// [`FheError::Cipher`].
-    pub fn new(group: &EncryptedGroup) -> Result<Self, FheError> {
+    /// [`FheError::Tile`] for another number of groups, [`FheError::ParamsMismatch`], [`FheError::Cipher`].
+    pub fn new(groups: &[EncryptedGroup]) -> Result<Self, FheError> {
+        let (Some(first), 1..=GROUPS_PER_TILE) = (groups.first(), groups.len()) else {
+            return Err(FheError::Tile { groups: groups.len() });
+        };
         let mut fft = Fft::new();
-        let params = group.params;
-        let rows = params.rows();
-        let mut lanes = fft::lanes(rows);
-        for (row, body) in group.bodies().enumerate() {
-            fft.forward(body, |body| f64::from(body_digit(body)), &mut lanes[row..], rows);
+        let params = first.params;
+        let (count, rows) = (groups.len(), params.rows());
+        let mut lanes = fft::lanes(rows * count);
+        for (number, group) in groups.iter().enumerate() {
+            if group.params != params {
+                return Err(FheError::ParamsMismatch { expected: params, actual: group.params });
+            }
+            let (quad, place) = (number / GROUPS_PER_QUAD, number % GROUPS_PER_QUAD);
+            let width = (count - quad * GROUPS_PER_QUAD).min(GROUPS_PER_QUAD);
+            let start = |row: usize| quad * GROUPS_PER_QUAD * rows + row * width + place;
+            let stride = rows * count;
+            for (row, body) in group.bodies().enumerate() {
+                fft.forward(body, |body| f64::from(body_digit(body)), &mut lanes[start(row)..], stride);
+            }
+            let mask = group.mask()?;
+            fft.forward(&mask, |mask| f64::from(mask_digits(mask).0), &mut lanes[start(rows - 2)..], stride);
+            fft.forward(&mask, |mask| f64::from(mask_digits(mask).1), &mut lanes[start(rows - 1)..], stride);
         }
-        let mask = group.mask()?;
-        fft.forward(&mask, |mask| f64::from(mask_digits(mask).0), &mut lanes[rows - 2..], rows);
-        fft.forward(&mask, |mask| f64::from(mask_digits(mask).1), &mut lanes[rows - 1..], rows);
-        Ok(Self { params, lanes })
+        Ok(Self { params, groups: count, lanes })
     }
 
-    /// The parameters of the group.
+    /// Prepares any number of groups, all cores of the current rayon pool.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn prepare(groups: &[EncryptedGroup]) -> Result<Vec<Arc<Self>>, FheError> {
+        groups.par_chunks(GROUPS_PER_TILE).map(|groups| Self::new(groups).map(Arc::new)).collect()
+    }
+
+    /// The parameters of the groups.
     pub fn params(&self) -> &Params {
         &self.params
     }
 
+    /// How many groups there are.
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+
     /// Bytes of memory it takes.
     pub fn bytes(&self) -> usize {
-        Self::bytes_for(&self.params)
+        Self::bytes_for(&self.params) * self.groups
     }
 
     /// Bytes of memory a group of these parameters takes.
@@ -126,9 +177,9 @@ impl PreparedGroup {
     }
 }
 
-impl fmt::Debug for PreparedGroup {
+impl fmt::Debug for PreparedTile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PreparedGroup({})", self.params)
+        write!(f, "PreparedTile({}, {} groups)", self.params, self.groups)
     }
 }
 
@@ -170,12 +221,38 @@ mod tests {
     }
 
     #[test]
-    fn wrong_number_of_bodies_is_refused() {
+    fn wrong_bodies_are_refused() {
         let params = Params::new(16, 8).unwrap();
-        assert!(EncryptedGroup::from_parts(params, [0; 32], vec![0; 2 * RING_DEGREE]).is_ok());
+        assert!(EncryptedGroup::from_parts(params, [0; 32], vec![0x100; 2 * RING_DEGREE]).is_ok());
         assert!(matches!(
             EncryptedGroup::from_parts(params, [0; 32], vec![0; 2 * RING_DEGREE - 1]),
             Err(FheError::Length { .. })
         ));
+        // 24-bit bodies have no low byte.
+        let body = vec![0x101; 2 * RING_DEGREE];
+        assert!(matches!(EncryptedGroup::from_parts(params, [0; 32], body.clone()), Err(FheError::Range { .. })));
+        assert!(EncryptedGroup::from_parts(params.with_body_bits(32).unwrap(), [0; 32], body).is_ok());
+    }
+
+    #[test]
+    fn both_forms_at_rest_come_back() {
+        for bits in [24, 32] {
+            let params = Params::new(16, 8).unwrap().with_body_bits(bits).unwrap();
+            let bodies = (0..2 * RING_DEGREE as u32).map(|n| n.wrapping_mul(0x9e37_79b9) << (32 - bits)).collect();
+            let group = EncryptedGroup::from_parts(params, [4; 32], bodies).unwrap();
+            let bytes = group.to_bytes();
+            assert_eq!(bytes.len(), params.group_bytes());
+            assert_eq!(EncryptedGroup::from_bytes(&bytes).unwrap(), group);
+        }
+    }
+
+    #[test]
+    fn tiles_hold_one_to_eight_groups_of_one_kind() {
+        let params = Params::new(8, 8).unwrap();
+        let group = |params| EncryptedGroup::from_parts(params, [0; 32], vec![0; RING_DEGREE]).unwrap();
+        assert!(matches!(PreparedTile::new(&[]), Err(FheError::Tile { groups: 0 })));
+        assert!(matches!(PreparedTile::new(&vec![group(params); 9]), Err(FheError::Tile { groups: 9 })));
+        let other = params.with_reply_bits(16).unwrap();
+        assert!(matches!(PreparedTile::new(&[group(params), group(other)]), Err(FheError::ParamsMismatch { .. })));
     }
 }

@@ -6,7 +6,7 @@
 //! under a secret that the owner drew for this query alone.
 //!
 //! ```text
-//! EncryptedGroup --PreparedGroup::new--> PreparedGroup ---+
+//! EncryptedGroup --PreparedTile::new---> PreparedTile ----+
 //!                                                         +--score--> EncryptedScores
 //! EncryptedQuery --PreparedQuery::new--> PreparedQuery ---+
 //! ```
@@ -18,7 +18,7 @@
 //! |---|---|---|
 //! | N | ring degree, `Z_2^64[X]/(X^N + 1)` | 2048 |
 //! | b | block size | 4, 8, 16 or 32 |
-//! | m | blocks, `ceil(dimension / b)` | |
+//! | m | blocks, `ceil(width / b)` | |
 //! | P | documents per group, `N / b` | |
 //! | B | bits of a digit | 25 |
 
@@ -28,20 +28,25 @@ mod error;
 pub mod fft;
 mod group;
 mod kernel;
+mod measure;
 mod params;
 pub mod plaintext;
 mod query;
 mod reply;
 mod score;
+mod settings;
 pub mod stream;
 mod wire;
 
 pub use error::FheError;
-pub use group::{EncryptedGroup, PreparedGroup};
+pub use group::{EncryptedGroup, GROUPS_PER_TILE, PreparedTile};
+pub use kernel::instructions;
+pub use measure::{Measure, NormBound};
 pub use params::{
-    DEFAULT_BLOCK, DEFAULT_DIMENSION, DIGIT_BITS, MAX_DIMENSION, NOISE_BOUND_LOG2, Params, QUERY_SCALE, REPLY_BITS,
-    RING_DEGREE, SCORE_ONE,
+    BLOCKS, BODY_BITS, BODY_SAVING, DEFAULT_BLOCK, DEFAULT_BODY_BITS, DEFAULT_DIMENSION, DEFAULT_REPLY_BITS,
+    DIGIT_BITS, MAX_DIMENSION, NOISE_BOUND_LOG2, Params, QUERY_BITS, REPLY_BITS, RING_DEGREE, SCORE_ONE,
 };
 pub use query::{EncryptedQuery, PreparedQuery};
 pub use reply::{EncryptedScores, GroupReply};
-pub use score::{score, score_one_thread};
+pub use score::{QUERIES_PER_PASS, score, score_many, score_one_thread};
+pub use settings::NoiseBudget;

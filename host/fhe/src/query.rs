@@ -2,13 +2,17 @@ use std::fmt;
 
 use crate::fft::{self, Fft, Lane, from_torus};
 use crate::stream::{self, Domain, SEED_BYTES};
-use crate::wire::{self, Kind, Reader};
-use crate::{FheError, Params, RING_DEGREE};
+use crate::wire::{self, HEADER, Kind, Reader};
+use crate::{FheError, Params, QUERY_BITS, RING_DEGREE};
 
-/// A query under an output secret drawn for it alone: one seed for all masks, and m + 2 bodies of N 64-bit values.
+/// Low bits of a body that are not kept.
+const DROPPED_BITS: u32 = 64 - QUERY_BITS;
+
+/// A query under an output secret drawn for it alone: one seed for all masks, and m + 2 bodies of N values, of which the top
+/// 48 bits are kept.
 ///
 /// Rows: `Enc(q_j 2^(64-B))` for each block, then `Enc(-K 2^(64-B))` and `Enc(-K 2^(64-2B))` with `K = sum q_j s_j`.
-/// At 384 dimensions and block 8: 819,292 bytes.
+/// At 384 dimensions and block 8: 614,500 bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EncryptedQuery {
     params: Params,
@@ -18,10 +22,10 @@ pub struct EncryptedQuery {
 }
 
 impl EncryptedQuery {
-    /// A query from its parts: `bodies` holds (m + 2) * N values, row after row.
+    /// A query from its parts: `bodies` holds (m + 2) * N values, row after row, the low 16 bits of each zero.
     ///
     /// # Errors
-    /// [`FheError::Length`] when the number of values is another.
+    /// [`FheError::Length`] when the number of values is another, [`FheError::Range`] when a dropped bit is set.
     pub fn from_parts(
         params: Params,
         id: [u8; 16],
@@ -36,6 +40,9 @@ impl EncryptedQuery {
                 actual: bodies.len().saturating_mul(8),
             });
         }
+        if bodies.iter().any(|body| body & ((1 << DROPPED_BITS) - 1) != 0) {
+            return Err(FheError::Range { what: Kind::Query.name() });
+        }
         Ok(Self { params, id, seed, bodies })
     }
 
@@ -47,17 +54,23 @@ impl EncryptedQuery {
         let (params, mut reader) = Reader::open(Kind::Query, bytes)?;
         let id = reader.array()?;
         let seed = reader.array()?;
-        let bodies = reader.last(params.rows() * RING_DEGREE * 8)?;
-        Self::from_parts(params, id, seed, bodies.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect())
+        let bodies = reader.last(Self::bytes_for(&params) - HEADER - 16 - SEED_BYTES)?;
+        let body = |[a, b, c, d, e, f]: &[u8; 6]| u64::from_le_bytes([0, 0, *a, *b, *c, *d, *e, *f]);
+        Self::from_parts(params, id, seed, bodies.as_chunks().0.iter().map(body).collect())
     }
 
-    /// The byte form: header, identifier, seed, bodies.
+    /// The byte form: header, identifier, seed, bodies of six bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = wire::header(Kind::Query, &self.params, 16 + SEED_BYTES + self.bodies.len() * 8);
+        let mut out = wire::header(Kind::Query, &self.params, Self::bytes_for(&self.params) - HEADER);
         out.extend_from_slice(&self.id);
         out.extend_from_slice(&self.seed);
-        out.extend(self.bodies.iter().flat_map(|body| body.to_le_bytes()));
+        out.extend(self.bodies.iter().flat_map(|body| body.to_le_bytes().into_iter().skip(2)));
         out
+    }
+
+    /// Bytes of a query of these parameters.
+    pub fn bytes_for(params: &Params) -> usize {
+        HEADER + 16 + SEED_BYTES + params.rows() * RING_DEGREE * QUERY_BITS as usize / 8
     }
 
     /// The parameters it was built for.

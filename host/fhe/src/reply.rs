@@ -2,11 +2,12 @@ use std::fmt;
 
 use crate::fft::{fraction, round_small};
 use crate::wire::{self, Kind, Reader};
-use crate::{FheError, Params, PreparedQuery, REPLY_BITS, RING_DEGREE};
+use crate::{FheError, Params, PreparedQuery, RING_DEGREE};
 
-/// The scores of one group under the query's output secret, switched to modulus 2^20.
+/// The scores of one group under the query's output secret, switched to a small modulus.
 ///
-/// The N coefficients of the mask and, of the body, only the P coefficients that are scores.
+/// The N coefficients of the mask at 16, 18 or 20 bits and, of the body, only the P coefficients that are scores, at 4 bits
+/// fewer: an error in the mask is multiplied by the secret, one in the body is not.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GroupReply {
     values: Vec<u32>,
@@ -18,12 +19,12 @@ impl GroupReply {
         Self { values }
     }
 
-    /// The mask: N values below 2^20.
+    /// The mask: N values of [`Params::reply_bits`].
     pub fn mask(&self) -> &[u32] {
         self.values.get(..RING_DEGREE).unwrap_or_default()
     }
 
-    /// One value below 2^20 per document slot.
+    /// One value of [`Params::reply_body_bits`] per document slot.
     pub fn bodies(&self) -> &[u32] {
         self.values.get(RING_DEGREE..).unwrap_or_default()
     }
@@ -77,18 +78,15 @@ impl EncryptedScores {
         &self.replies
     }
 
-    /// The byte form: header, query identifier, number of groups (u32), 20-bit values in pairs of five bytes.
+    /// The byte form: header, query identifier, number of groups (u32), then each group's mask and body, values packed.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let each = reply_bytes(&self.params);
+        let each = Self::bytes_for_group(&self.params);
         let mut out = wire::header(Kind::Scores, &self.params, 20 + each * self.replies.len());
         out.extend_from_slice(&self.query);
         out.extend_from_slice(&(self.replies.len() as u32).to_le_bytes());
         for reply in &self.replies {
-            for [low, high] in reply.values.as_chunks::<2>().0 {
-                let pair = u64::from(*low) | u64::from(*high) << REPLY_BITS;
-                let [a, b, c, d, e, ..] = pair.to_le_bytes();
-                out.extend_from_slice(&[a, b, c, d, e]);
-            }
+            wire::pack(reply.mask().iter().copied(), self.params.reply_bits(), &mut out);
+            wire::pack(reply.bodies().iter().copied(), self.params.reply_body_bits(), &mut out);
         }
         out
     }
@@ -101,24 +99,24 @@ impl EncryptedScores {
         let (params, mut reader) = Reader::open(Kind::Scores, bytes)?;
         let query = reader.array()?;
         let groups = u32::from_le_bytes(reader.array()?) as usize;
-        let each = reply_bytes(&params);
+        let each = Self::bytes_for_group(&params);
         let payload = reader.last(groups.checked_mul(each).ok_or(FheError::Range { what: Kind::Scores.name() })?)?;
         let replies = payload
             .chunks_exact(each)
-            .map(|reply| GroupReply {
-                values: reply
-                    .as_chunks::<5>()
-                    .0
-                    .iter()
-                    .flat_map(|&[a, b, c, d, e]| {
-                        let pair = u64::from_le_bytes([a, b, c, d, e, 0, 0, 0]);
-                        const MASK: u64 = (1 << REPLY_BITS) - 1;
-                        [(pair & MASK) as u32, (pair >> REPLY_BITS) as u32]
-                    })
-                    .collect(),
+            .map(|reply| {
+                let (mask, body) = reply.split_at(RING_DEGREE * params.reply_bits() as usize / 8);
+                let mut values = wire::unpack(mask, params.reply_bits(), RING_DEGREE);
+                values.extend(wire::unpack(body, params.reply_body_bits(), params.documents_per_group()));
+                GroupReply { values }
             })
             .collect();
         Ok(Self { params, query, replies })
+    }
+
+    /// Bytes of each group's reply. N and P are multiples of 64, so bytes come out whole.
+    pub fn bytes_for_group(params: &Params) -> usize {
+        let mask = RING_DEGREE * params.reply_bits() as usize;
+        (mask + params.documents_per_group() * params.reply_body_bits() as usize) / 8
     }
 }
 
@@ -128,16 +126,25 @@ impl fmt::Debug for EncryptedScores {
     }
 }
 
-/// N and P are even, so pairs come out whole.
-fn reply_bytes(params: &Params) -> usize {
-    (RING_DEGREE + params.documents_per_group()) / 2 * 5
+/// A small modulus 2^bits, with what rounding to it needs at hand: the loop over coefficients holds no check.
+#[derive(Clone, Copy)]
+pub(crate) struct SmallModulus {
+    scale: f64,
+    mask: u32,
 }
 
-/// A torus element given as a real number, modulo one and rounded to 20 bits.
-#[inline(always)]
-pub(crate) fn switch_modulus(value: f64) -> u32 {
-    const MODULUS: f64 = (1 << REPLY_BITS) as f64;
-    round_small(fraction(value) * MODULUS) as u32 & ((1 << REPLY_BITS) - 1)
+impl SmallModulus {
+    /// For at most 31 bits.
+    pub(crate) fn new(bits: u32) -> Self {
+        let modulus = 1_u32 << bits;
+        Self { scale: f64::from(modulus), mask: modulus - 1 }
+    }
+
+    /// A torus element given as a real number, modulo one and rounded.
+    #[inline(always)]
+    pub(crate) fn round(self, value: f64) -> u32 {
+        round_small(fraction(value) * self.scale) as u32 & self.mask
+    }
 }
 
 #[cfg(test)]
@@ -146,16 +153,16 @@ mod tests {
 
     #[test]
     fn modulus_switch_rounds_and_wraps() {
-        assert_eq!(switch_modulus(0.0), 0);
-        assert_eq!(switch_modulus(-1e-9), 0);
-        assert_eq!(switch_modulus(7.5), 1 << 19);
-        assert_eq!(switch_modulus(-3.5), 1 << 19);
-        assert_eq!(switch_modulus(2f64.powi(-20) * 0.49), 0);
-        assert_eq!(switch_modulus(2f64.powi(30) - 2f64.powi(-20)), (1 << 20) - 1);
+        assert_eq!(SmallModulus::new(20).round(0.0), 0);
+        assert_eq!(SmallModulus::new(20).round(-1e-9), 0);
+        assert_eq!(SmallModulus::new(20).round(7.5), 1 << 19);
+        assert_eq!(SmallModulus::new(16).round(-3.5), 1 << 15);
+        assert_eq!(SmallModulus::new(20).round(2f64.powi(-20) * 0.49), 0);
+        assert_eq!(SmallModulus::new(20).round(2f64.powi(30) - 2f64.powi(-20)), (1 << 20) - 1);
     }
 
     #[test]
-    fn default_reply_takes_twenty_two_and_a_half_bytes_a_document() {
-        assert_eq!(reply_bytes(&Params::default()), 5760);
+    fn default_reply_takes_twenty_two_bytes_a_document() {
+        assert_eq!(EncryptedScores::bytes_for_group(&Params::default()), 22 * 256);
     }
 }

@@ -11,8 +11,14 @@ pub const SEED_BYTES: usize = 32;
 /// Separates what one seed may be used for: the first half of the counter block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Domain {
+    /// Where a group's canaries lie, and what they are.
+    Canaries,
+    /// Which documents are fetched beside the wanted ones.
+    Decoys,
     /// The mask of a group.
     GroupMask,
+    /// Noise of a ciphertext.
+    Noise,
     /// The masks of a query's rows.
     QueryMask,
     /// The owner's binary secrets.
@@ -27,7 +33,10 @@ pub fn fill(seed: &[u8; SEED_BYTES], domain: Domain, first_block: u64, out: &mut
     let mut counter = [0_u8; 16];
     let (tag, block) = counter.split_at_mut(8);
     tag.copy_from_slice(match domain {
+        Domain::Canaries => b"canaries",
+        Domain::Decoys => b"decoys\0\0",
         Domain::GroupMask => b"grp-mask",
+        Domain::Noise => b"noise\0\0\0",
         Domain::QueryMask => b"qry-mask",
         Domain::Secrets => b"secrets\0",
     });

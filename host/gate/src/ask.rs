@@ -363,7 +363,7 @@ impl Run<'_> {
                     Ok(text) => Ok(Ok(Applied { text, cap, masked })),
                     Err(reason) => {
                         let message = "An obligation of the policy is not met.".to_owned();
-                        self.record = self.host_denial(reason.clone(), phase).await?;
+                        self.record = self.host_denial(reason.clone(), phase, Vec::new()).await?;
                         Ok(Err(Outcome::Denied { reason, message, policy: decided.policy, phase }))
                     }
                 }
@@ -372,7 +372,7 @@ impl Run<'_> {
     }
 
     async fn refused(&mut self, reason: Reason, message: &str, phase: Phase) -> Result<Outcome, GateError> {
-        self.record = self.host_denial(reason.clone(), phase).await?;
+        self.record = self.host_denial(reason.clone(), phase, Vec::new()).await?;
         Ok(Outcome::Denied { reason, message: message.to_owned(), policy: None, phase })
     }
 
@@ -381,12 +381,21 @@ impl Run<'_> {
         tracing::error!(id = %self.id, %error, "a request was denied because the gate failed");
         let message = "The gate could not answer safely, so nothing is allowed; the operator can see why.".to_owned();
         self.fault = Some(error.to_string());
-        self.record = self.host_denial(error.reason(), Phase::Response).await?;
+        // What a store or a scoring tier did is evidence: it stands in the log by name.
+        let reason = error.reason();
+        let evidence = reason == Reason::store_failed() || reason == Reason::scores_refused();
+        let notes = if evidence { vec![("fault".to_owned(), error.to_string())] } else { Vec::new() };
+        self.record = self.host_denial(reason, Phase::Response, notes).await?;
         Ok(Outcome::Denied { reason: error.reason(), message, policy: None, phase: Phase::Response })
     }
 
     /// Records a denial that the host itself decided.
-    async fn host_denial(&self, reason: Reason, phase: Phase) -> Result<u64, GateError> {
+    async fn host_denial(
+        &self,
+        reason: Reason,
+        phase: Phase,
+        annotations: Vec<(String, String)>,
+    ) -> Result<u64, GateError> {
         self.gate
             .journal
             .record(Event::Decision {
@@ -403,7 +412,7 @@ impl Run<'_> {
                 input: Digest::salted(&random_salt()?, b""),
                 recording: self.recording,
                 host_calls: 0,
-                annotations: Vec::new(),
+                annotations,
                 log_level: casemate_types::LogLevel::Notice,
             })
             .await

@@ -1,16 +1,14 @@
-//! A compartment's collection as its owner sees it: sealed manifest, sealed passages, encrypted search with the owner's checks
-//! against a store or scoring tier that lies.
+//! A compartment's collection as its owner sees it: sealed manifest and sealed passages, checked against a store that lies.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use casemate_engine::wit;
-use casemate_inference::ExpectedGroup;
+use casemate_fhe_owner::CANARIES_PER_GROUP;
 use casemate_types::{CollectionName, CompartmentName, Level};
 use casemate_vectors::{DocumentId, GroupManifest, PassageRecord, Position, VectorStore};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;
-use crate::metadata::FieldValue;
 use crate::session::Compartment;
 use crate::site::Gate;
 
@@ -37,11 +35,16 @@ pub(crate) struct Passage {
     pub(crate) vector: Vec<u8>,
 }
 
-/// A score that the owner recomputes may differ by the noise of the scheme (RMS 1.3e-4), and no more.
-const SCORE_TOLERANCE: f32 = 5e-3;
-
 /// Highest closeness given to a component: 10 bits.
 const CLOSENESS_ONE: f32 = 1023.0;
+
+impl Manifest {
+    /// Passages that somebody wrote: all but the canaries.
+    pub(crate) fn documents(&self) -> u64 {
+        let documents = |count: u32| u64::from(count).saturating_sub(CANARIES_PER_GROUP as u64);
+        self.groups.groups.iter().map(|entry| documents(entry.count)).sum()
+    }
+}
 
 impl Passage {
     pub(crate) fn vector(&self) -> Vec<f32> {
@@ -185,95 +188,6 @@ impl Gate {
             .seal("a passage", &[b"passage", name.as_str().as_bytes(), document.as_bytes()], &bytes)
             .map_err(store)?;
         Ok(PassageRecord { position: passage.position, metadata, sealed })
-    }
-
-    /// The `k` closest passages that match every filter field, best first. The tier scores ciphertext; the owner decrypts, ranks,
-    /// recomputes the exact score of each of the `k`, and refuses when one does not agree.
-    pub(crate) fn search(
-        &self,
-        name: &CompartmentName,
-        compartment: &Compartment,
-        manifest: &Manifest,
-        vector: &[f32],
-        filter: &[wit::Field],
-        k: usize,
-    ) -> Result<Vec<wit::Reference>, GateError> {
-        let embedder = self.embedder()?;
-        if manifest.embedder != embedder.name() {
-            return Err(GateError::Store(format!(
-                "`{name}` was ingested with {}, but {} runs now; ingest again or restore the model",
-                manifest.embedder,
-                embedder.name()
-            )));
-        }
-        let collection = CollectionName::from(name);
-        let matching = self.matching(name, &collection, filter)?;
-        let (query, secret) = compartment.owner.query(vector).map_err(fhe)?;
-        let expected: Vec<ExpectedGroup> = manifest.groups.groups.iter().map(ExpectedGroup::from).collect();
-        let encrypted = self.tier.score(&collection, &query, &expected).map_err(store)?;
-        let counts: Vec<usize> = manifest.groups.groups.iter().map(|entry| entry.count as usize).collect();
-        let scores = secret.decrypt(&encrypted, &counts).map_err(fhe)?;
-
-        let mut ranked: Vec<(f32, Position)> = Vec::new();
-        for (entry, group) in manifest.groups.groups.iter().zip(&scores) {
-            for (slot, score) in group.iter().enumerate() {
-                let position = Position { group: entry.group, slot: slot as u32 };
-                if matching.as_ref().is_none_or(|set| set.contains(&position)) {
-                    ranked.push((*score, position));
-                }
-            }
-        }
-        ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        ranked.truncate(k);
-        ranked
-            .into_iter()
-            .map(|(score, position)| self.checked_hit(name, compartment, manifest, vector, filter, score, position))
-            .collect()
-    }
-
-    fn matching(
-        &self,
-        name: &CompartmentName,
-        collection: &CollectionName,
-        filter: &[wit::Field],
-    ) -> Result<Option<BTreeSet<Position>>, GateError> {
-        if filter.is_empty() {
-            return Ok(None);
-        }
-        let fields: Vec<FieldValue<'_>> =
-            filter.iter().map(|field| FieldValue { name: &field.name, value: &field.value }).collect();
-        let tokens = self.fields.encrypt(&self.config, name, &fields)?;
-        Ok(Some(self.store.matching(collection, &tokens).map_err(store)?.into_iter().collect()))
-    }
-
-    /// The owner's checks of one hit: its seal, its place, its metadata and its exact score.
-    #[allow(clippy::too_many_arguments, reason = "the facts of one hit")]
-    fn checked_hit(
-        &self,
-        name: &CompartmentName,
-        compartment: &Compartment,
-        manifest: &Manifest,
-        vector: &[f32],
-        filter: &[wit::Field],
-        score: f32,
-        position: Position,
-    ) -> Result<wit::Reference, GateError> {
-        let missing = || GateError::Store(format!("`{name}`: the store lost the document at {position}"));
-        let document = self.store.document_at(&name.into(), position).map_err(store)?.ok_or_else(missing)?;
-        let passage = self.open_passage(name, compartment, manifest, &document)?.ok_or_else(missing)?;
-        if passage.position != position {
-            return Err(GateError::Store(format!("`{name}`: the store's index names another document at {position}")));
-        }
-        if filter.iter().any(|field| passage.metadata.get(&field.name) != Some(&field.value)) {
-            return Err(GateError::Store(format!(
-                "`{name}`: the store's index says {document} matches, but it does not"
-            )));
-        }
-        let exact = cosine(vector, &passage.vector());
-        if (exact - score).abs() > SCORE_TOLERANCE {
-            return Err(GateError::Store(format!("`{name}`: the score of {document} is not what its vector gives")));
-        }
-        Ok(wit::Reference { collection: name.to_string(), document: document.to_string(), closeness: closeness(exact) })
     }
 }
 

@@ -30,6 +30,9 @@ pub struct SiteConfig {
     /// Who watches the audit log, and what it says about people.
     #[serde(default)]
     pub audit: AuditConfig,
+    /// Encrypted search.
+    #[serde(default)]
+    pub search: SearchConfig,
     /// Which components decide and answer.
     pub chain: ChainConfig,
     /// Access rules; each has keys of its own.
@@ -127,6 +130,61 @@ pub struct WitnessConfig {
     pub directory: Option<PathBuf>,
     /// Everything is denied while so many checkpoints in a row are not cosigned; at least 1.
     pub deny_after: u64,
+}
+
+/// How encrypted search uses this machine.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SearchConfig {
+    /// Memory for groups in the form they are scored in; the least recently used ones give way. A collection may be larger.
+    #[serde(default)]
+    pub memory: MemorySize,
+}
+
+/// A number of bytes, written as `512 MiB` or `2 GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MemorySize(u64);
+
+impl MemorySize {
+    /// The bytes.
+    pub fn bytes(&self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl Default for MemorySize {
+    fn default() -> Self {
+        Self(2 << 30)
+    }
+}
+
+impl TryFrom<String> for MemorySize {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let wrong =
+            || format!("`{text}` is no size of memory; write a whole number and KiB, MiB or GiB, as in \"2 GiB\"");
+        let (number, unit) = text.trim().split_once(' ').ok_or_else(wrong)?;
+        let shift = match unit.trim() {
+            "KiB" => 10,
+            "MiB" => 20,
+            "GiB" => 30,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        number.checked_mul(1 << shift).map(Self).ok_or_else(wrong)
+    }
+}
+
+impl From<MemorySize> for String {
+    fn from(size: MemorySize) -> Self {
+        match size.0 {
+            bytes if bytes.is_multiple_of(1 << 30) => format!("{} GiB", bytes >> 30),
+            bytes if bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
+            bytes => format!("{} KiB", bytes >> 10),
+        }
+    }
 }
 
 /// Which components run, and how their decisions combine.
@@ -348,6 +406,18 @@ mod tests {
         }
         for text in ["", "fpe:", "FPE", "fpe:digit", "fpe:chars:aa", "token:digits", "digits"] {
             assert!(matches!(read(text), Err(HsmError::Alphabet { .. })), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_of_memory_are_written_with_their_unit() {
+        for (text, bytes) in [("800 KiB", 800 << 10), ("512 MiB", 512 << 20), ("2 GiB", 2 << 30), ("0 GiB", 0)] {
+            let size = MemorySize::try_from(text.to_owned());
+            assert_eq!(size.as_ref().map(MemorySize::bytes), Ok(bytes), "{text}");
+            assert_eq!(size.map(String::from).as_deref(), Ok(text));
+        }
+        for text in ["2048", "2GiB", "2 GB", "-1 MiB", "1.5 GiB", "99999999999999999999 KiB", "18014398509481984 MiB"] {
+            assert!(MemorySize::try_from(text.to_owned()).is_err(), "{text}");
         }
     }
 

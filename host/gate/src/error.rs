@@ -2,7 +2,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use casemate_audit::AuditError;
-use casemate_types::{Reason, UserName};
+use casemate_types::{CollectionName, Reason, UserName};
 
 use crate::state::STATE_FORMAT;
 
@@ -156,6 +156,14 @@ pub enum GateError {
     /// The encrypted store refused, or was altered.
     #[error("{0}")]
     Store(String),
+    /// The scoring tier gave an answer that no honest one gives.
+    #[error("`{collection}`: {trick}")]
+    Tier {
+        /// The collection asked about.
+        collection: CollectionName,
+        /// What the owner's checks saw.
+        trick: String,
+    },
     /// Wrong or missing credentials.
     #[error("the credentials are wrong or missing")]
     Unauthenticated,
@@ -174,6 +182,7 @@ impl GateError {
             Self::Audit(error) => audit_reason(error),
             Self::Hsm(_) => Reason::token_unavailable(),
             Self::Fhe(_) | Self::Store(_) | Self::UserKey { .. } => Reason::store_failed(),
+            Self::Tier { .. } => Reason::scores_refused(),
             Self::Below { reason, .. } => reason.clone(),
             Self::NotLoaded { .. } => Reason::no_plugin(),
             Self::Ingest(_) | Self::KeyOffice(_) | Self::Question(_) => Reason::bad_request(),

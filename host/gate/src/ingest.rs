@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use casemate_audit::record::Event;
+use casemate_fhe_owner::{CANARIES_PER_GROUP, GroupPlace};
 use casemate_types::{Claims, CollectionName, CompartmentName, Digest, Level};
 use casemate_vectors::{Change, DocumentId, GroupEntry, GroupManifest, GroupRecord, Position, VectorStore};
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::GateError;
 use crate::collection::{Manifest, Passage, fhe, store};
 use crate::metadata::FieldValue;
+use crate::search::{place_of, with_canaries};
 use crate::session::{Compartment, Session};
 use crate::site::Gate;
 use crate::state::SiteKey;
@@ -259,7 +261,8 @@ impl Gate {
         fresh: Vec<(DocumentId, Passage)>,
     ) -> Result<u64, GateError> {
         let collection = CollectionName::from(name);
-        let capacity = compartment.owner.params().documents_per_group();
+        let capacity = compartment.owner.params().documents_per_group() - CANARIES_PER_GROUP;
+        let canaries = compartment.canaries(name);
         let version = self.store.reserve_version(&collection).map_err(store)?;
         // The store draws the number, and is not trusted: a version that is not new would let an old manifest pass for the present.
         if version <= manifest.groups.version.max(self.version_floor(name)?) {
@@ -271,12 +274,14 @@ impl Gate {
 
         let doomed_groups = self.groups_of(&collection, doomed)?;
         for entry in &manifest.groups.groups {
-            let room = queue.len() > 0 && (entry.count as usize) < capacity;
+            let room = queue.len() > 0 && (entry.count as usize) < capacity + CANARIES_PER_GROUP;
             if !room && !doomed_groups.contains(&entry.group) {
                 continue;
             }
             let mut members = self.members(name, compartment, &manifest, entry, doomed)?;
             members.extend(queue.by_ref().take(capacity.saturating_sub(members.len())));
+            let old = canaries.of(place_of(entry)).map_err(fhe)?;
+            change.delete_passages.extend(old.into_iter().map(|canary| DocumentId::from_bytes(canary.name)));
             touched.insert(entry.group, members);
         }
         let mut next = manifest.groups.groups.iter().map(|entry| entry.group + 1).max().unwrap_or(0);
@@ -291,6 +296,8 @@ impl Gate {
                 change.delete_groups.push(group);
                 continue;
             }
+            let place = GroupPlace { group, version, count: members.len() + CANARIES_PER_GROUP };
+            let members = with_canaries(members, canaries.of(place).map_err(fhe)?)?;
             let record = self.encrypt_group(compartment, version, &members)?;
             manifest.groups.groups.push(GroupEntry {
                 group,
@@ -334,7 +341,7 @@ impl Gate {
         Ok(groups)
     }
 
-    /// The passages of a group that stay. A group that does not hold what its manifest says is refused.
+    /// The passages of a group that stay, without its canaries. A group that does not hold what its manifest says is refused.
     fn members(
         &self,
         name: &CompartmentName,
@@ -344,7 +351,11 @@ impl Gate {
         doomed: &BTreeSet<DocumentId>,
     ) -> Result<Vec<(DocumentId, Passage)>, GateError> {
         let mut members = Vec::new();
+        let canaries = compartment.canaries(name).of(place_of(entry)).map_err(fhe)?;
         for slot in 0..entry.count {
+            if canaries.iter().any(|canary| canary.slot == slot as usize) {
+                continue;
+            }
             let position = Position { group: entry.group, slot };
             let lost = || GateError::Store(format!("`{name}`: the store lost the document at {position}"));
             let document = self.store.document_at(&name.into(), position).map_err(store)?.ok_or_else(lost)?;

@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use casemate_audit::Event;
 use casemate_bundle::Capability;
-use casemate_engine::wit::{CapabilityError, Field, LogLevel, Passage, Reference, Request};
+use casemate_engine::wit::{CapabilityError, Field, LogLevel, Reference, Request};
 use casemate_engine::{Exchange, FpeItem, HostAnswer, HostCall, Invocation, Plugin, Refusal, Services, wit};
 use casemate_hsm::HsmError;
 use casemate_types::{CompartmentName, Decision, DecisionId, Digest, Level, Obligation, Phase, PluginName, Reason};
+use casemate_vectors::DocumentId;
 
 use crate::chain::{Invocations, annotations};
-use crate::collection::{Manifest, closeness, cosine, parse_document, store};
+use crate::collection::{Manifest, Passage, closeness, cosine, parse_document, store};
+use crate::search::Found;
 use crate::session::{Compartment, Session};
 use crate::site::{Active, Gate};
 use crate::state::SiteKey;
@@ -40,6 +42,9 @@ pub(crate) struct Inner {
     /// Manifests opened so far: one request sees one state of a collection.
     manifests: Mutex<BTreeMap<CompartmentName, Arc<Manifest>>>,
     vectors: Mutex<BTreeMap<String, Arc<Vec<f32>>>>,
+    /// Passages that searches of this request returned: read from here, so that the store does not see which of those it was asked
+    /// for are read.
+    fetched: Mutex<BTreeMap<(CompartmentName, DocumentId), Passage>>,
     /// Passages a component was shown: only these may be cited.
     opened: Mutex<BTreeMap<(String, String), Opened>>,
     withheld: Mutex<BTreeMap<String, usize>>,
@@ -89,6 +94,7 @@ impl RequestServices {
             cap,
             manifests: Mutex::default(),
             vectors: Mutex::default(),
+            fetched: Mutex::default(),
             opened: Mutex::default(),
             withheld: Mutex::default(),
             faults: Mutex::default(),
@@ -269,7 +275,7 @@ impl RequestServices {
     }
 
     /// Opens passages, asks the chain about each, and masks or withholds what it says.
-    async fn open_records(&self, references: &[Reference]) -> Vec<Result<Passage, CapabilityError>> {
+    async fn open_records(&self, references: &[Reference]) -> Vec<Result<wit::Passage, CapabilityError>> {
         let mut passages = Vec::with_capacity(references.len());
         for reference in references {
             let passage = self.open_record(reference).await;
@@ -283,7 +289,7 @@ impl RequestServices {
         passages
     }
 
-    async fn open_record(&self, reference: &Reference) -> Result<Passage, CapabilityError> {
+    async fn open_record(&self, reference: &Reference) -> Result<wit::Passage, CapabilityError> {
         let document = parse_document(&reference.document)
             .ok_or_else(|| CapabilityError::Invalid("a document is named by 32 hexadecimal digits".to_owned()))?;
         let collection = reference.collection.clone();
@@ -291,7 +297,16 @@ impl RequestServices {
             .blocking(move |this| {
                 let Some((name, compartment)) = this.session.compartment(&collection) else { return Ok(None) };
                 let Some(manifest) = this.manifest(name, compartment)? else { return Ok(Some(None)) };
-                let passage = this.gate.open_passage(name, compartment, &manifest, &document)?;
+                let passage = match this.kept(name, &document) {
+                    Some(passage) => Some(passage),
+                    None => this.gate.open_passage(name, compartment, &manifest, &document)?,
+                };
+                // Nobody is ever told a canary's name; whoever finds it out is told that there is nothing.
+                if let Some(passage) = &passage
+                    && this.gate.is_canary(name, compartment, &manifest, passage.position)?
+                {
+                    return Ok(Some(None));
+                }
                 Ok(Some(passage.map(|passage| (passage.info(name, &document), passage))))
             })
             .await?;
@@ -308,7 +323,7 @@ impl RequestServices {
             let seen = Opened { title: passage.title, source: passage.source, label: passage.label };
             opened.insert((reference.collection.clone(), reference.document.clone()), seen);
         }
-        Ok(Passage { info, text })
+        Ok(wit::Passage { info, text })
     }
 
     /// The retrieval phase for one passage.
@@ -433,10 +448,28 @@ impl RequestServices {
                     let user = &this.session.claims.user;
                     this.gate.record_key_use_blocking(SiteKey::Metadata, "encrypt", user, &what)?;
                 }
-                this.gate.search(name, compartment, &manifest, &vector, &filter, k as usize).map(Some)
+                let found = this.gate.search(name, compartment, &manifest, &vector, &filter, k as usize)?;
+                Ok(Some(this.keep(name, found)))
             })
             .await?;
         found.ok_or_else(|| CapabilityError::Denied("no-key".to_owned()))
+    }
+
+    /// Remembers what a search fetched, and returns what the component is told of it.
+    fn keep(&self, name: &CompartmentName, found: Vec<Found>) -> Vec<Reference> {
+        let mut references = Vec::with_capacity(found.len());
+        let mut fetched = self.fetched.lock();
+        for Found { reference, document, passage } in found {
+            references.push(reference);
+            if let Ok(fetched) = &mut fetched {
+                fetched.insert((name.clone(), document), passage);
+            }
+        }
+        references
+    }
+
+    fn kept(&self, name: &CompartmentName, document: &DocumentId) -> Option<Passage> {
+        self.fetched.lock().ok()?.get(&(name.clone(), *document)).cloned()
     }
 
     fn documents(&self, collection: &str) -> HostAnswer {
@@ -444,9 +477,7 @@ impl RequestServices {
             return HostAnswer::Unit(Err(CapabilityError::Denied("no-key".to_owned())));
         };
         match self.manifest(name, compartment) {
-            Ok(manifest) => HostAnswer::Count(
-                manifest.map_or(0, |m| m.groups.groups.iter().map(|entry| u64::from(entry.count)).sum()),
-            ),
+            Ok(manifest) => HostAnswer::Count(manifest.map_or(0, |manifest| manifest.documents())),
             Err(error) => HostAnswer::Unit(Err(self.unavailable(error))),
         }
     }

@@ -12,7 +12,7 @@ use casemate_engine::{CacheKey, Engine, EngineOptions, Plugin};
 use casemate_fhe_owner::DataKey;
 use casemate_hsm::probe::{Judgement, Report};
 use casemate_hsm::{Keyring, Module, Pin};
-use casemate_inference::Tier;
+use casemate_inference::{Scorer, Tier};
 use casemate_types::{Generation, PluginName};
 use casemate_vectors::SledStore;
 use zeroize::Zeroizing;
@@ -34,9 +34,6 @@ use crate::state::{SiteKey, SiteState};
 
 pub(crate) const SITE_AAD: &[u8] = b"casemate/site-secrets";
 
-/// Fourier forms the scoring tier may keep in memory.
-const TIER_BUDGET: usize = 2 << 30;
-
 /// An open site. One per folder, whatever the process; a file lock sees to that.
 pub struct Gate {
     pub(crate) config: SiteConfig,
@@ -47,7 +44,7 @@ pub struct Gate {
     pub(crate) journal: Arc<Journal>,
     pub(crate) monitors: Monitors,
     pub(crate) store: Arc<SledStore>,
-    pub(crate) tier: Tier,
+    pub(crate) scorer: Arc<dyn Scorer>,
     pub(crate) embedder: RwLock<Option<Arc<dyn Embedder>>>,
     pub(crate) masker: Masker,
     pub(crate) fields: FieldCipher,
@@ -151,7 +148,7 @@ impl Gate {
         let kv = small.open_tree("kv").map_err(|e| GateError::Store(e.to_string()))?;
         let journal = open_journal(dir, &config, &state, &keyring, recordings, Arc::clone(&site_key))?;
         let store = Arc::new(SledStore::open(&dir.join("store")).map_err(|e| GateError::Store(e.to_string()))?);
-        let tier = Tier::new(Arc::clone(&store) as _, TIER_BUDGET);
+        let scorer = Arc::new(Tier::new(Arc::clone(&store) as _, config.search.memory.bytes()));
         let masker = Masker::open(&keyring, state.key(SiteKey::Mask)?, state.key(SiteKey::Tokens)?)?;
         let fields = FieldCipher::open(&keyring, &config, state.key(SiteKey::Metadata)?, state.key(SiteKey::Tokens)?)?;
         let engine = open_engine(dir, &keyring, &state)?;
@@ -169,7 +166,7 @@ impl Gate {
             journal: Arc::new(journal),
             monitors: Monitors::default(),
             store,
-            tier,
+            scorer,
             embedder,
             masker,
             fields,
@@ -182,6 +179,13 @@ impl Gate {
             _lock: lock,
         };
         Ok(gate)
+    }
+
+    /// The same gate with scoring done by another: a tier behind a socket, several of them, or one that lies, for a test. The
+    /// gate trusts none of them.
+    pub fn scored_by(self, make: impl FnOnce(Arc<dyn Scorer>) -> Arc<dyn Scorer>) -> Self {
+        let scorer = make(Arc::clone(&self.scorer));
+        Self { scorer, ..self }
     }
 
     /// Verifies every active bundle anew, loads it, and swaps the whole set in at once. On any error the old set stays.

@@ -7,7 +7,9 @@
 
 mod cache;
 mod error;
+mod scorer;
 mod tier;
 
 pub use error::InferenceError;
+pub use scorer::Scorer;
 pub use tier::{CacheUse, ExpectedGroup, Tier};

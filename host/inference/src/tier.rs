@@ -1,6 +1,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use casemate_fhe::{EncryptedGroup, EncryptedQuery, EncryptedScores, FheError, Params, PreparedGroup, PreparedQuery};
+use casemate_fhe::{
+    EncryptedGroup, EncryptedQuery, EncryptedScores, FheError, GROUPS_PER_TILE, Params, PreparedQuery, PreparedTile,
+};
 use casemate_types::{CollectionName, Digest};
 use casemate_vectors::{GroupEntry, VectorStore};
 use rayon::prelude::*;
@@ -10,6 +12,8 @@ use crate::cache::Cache;
 
 /// Groups scored at a time: bounds the memory for groups that do not fit the cache to about 50 MB at 384 dimensions.
 const BATCH: usize = 64;
+/// A tile takes at most this share of the memory: what is evicted or kept at a time.
+const TILES_IN_MEMORY: usize = 8;
 
 /// A group the owner expects: number, version, and [`GroupRecord::digest`](casemate_vectors::GroupRecord::digest).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +44,16 @@ pub struct CacheUse {
 /// Scores queries over a store. Shared between threads; cores are those of the current rayon pool.
 pub struct Tier {
     store: Arc<dyn VectorStore>,
+    memory: usize,
     cache: Mutex<Cache>,
 }
 
 impl Tier {
     /// A tier over `store` that keeps up to `memory` bytes of prepared groups (3,200 per document at 384 dimensions).
+    ///
+    /// A collection may be larger: what does not fit is prepared anew from the store for each query.
     pub fn new(store: Arc<dyn VectorStore>, memory: usize) -> Self {
-        Self { store, cache: Mutex::new(Cache::new(memory)) }
+        Self { store, memory, cache: Mutex::new(Cache::new(memory)) }
     }
 
     /// Scores every document of the expected groups: one reply per group, in the order of `expected`.
@@ -59,22 +66,46 @@ impl Tier {
         query: &EncryptedQuery,
         expected: &[ExpectedGroup],
     ) -> Result<EncryptedScores, InferenceError> {
-        let refuse = |source: FheError| InferenceError::Ciphertext { collection: collection.clone(), source };
-        let prepared_query = PreparedQuery::new(query).map_err(refuse)?;
-        let mut scores = EncryptedScores::empty(&prepared_query);
-        let cached = self.cache().begin(expected.iter().map(|expected| expected.digest));
-        for (expected, cached) in expected.chunks(BATCH).zip(cached.chunks(BATCH)) {
-            let groups = expected
+        let mut scores = self.score_many(collection, std::slice::from_ref(query), expected)?;
+        scores.pop().ok_or_else(|| refused(collection, FheError::Range { what: "encrypted scores" }))
+    }
+
+    /// As [`Self::score`], for several queries of the same parameters that share each pass over memory.
+    ///
+    /// # Errors
+    /// As [`Self::score`]; nothing is scored then for any of them.
+    pub fn score_many(
+        &self,
+        collection: &CollectionName,
+        queries: &[EncryptedQuery],
+        expected: &[ExpectedGroup],
+    ) -> Result<Vec<EncryptedScores>, InferenceError> {
+        let refuse = |source| refused(collection, source);
+        let Some(first) = queries.first() else { return Ok(Vec::new()) };
+        let params = *first.params();
+        if let Some(other) = queries.iter().find(|query| *query.params() != params) {
+            return Err(refuse(FheError::ParamsMismatch { expected: params, actual: *other.params() }));
+        }
+        let prepared = queries.iter().map(PreparedQuery::new).collect::<Result<Vec<_>, _>>().map_err(refuse)?;
+        let mut scores: Vec<EncryptedScores> = prepared.iter().map(EncryptedScores::empty).collect();
+
+        let each = (self.memory / TILES_IN_MEMORY / PreparedTile::bytes_for(&params)).clamp(1, GROUPS_PER_TILE);
+        let tiles: Vec<&[ExpectedGroup]> = expected.chunks(each).collect();
+        let names: Vec<Digest> = tiles.iter().map(|groups| name(groups)).collect();
+        let cached = self.cache().begin(names.iter().copied());
+        let wanted: Vec<_> = tiles.into_iter().zip(names).zip(cached).collect();
+        for wanted in wanted.chunks(BATCH / each) {
+            let tiles = wanted
                 .par_iter()
-                .zip(cached)
-                .map(|(expected, cached)| match cached {
-                    Some(group) => {
-                        same_params(collection, expected, group.params(), query.params()).map(|()| group.clone())
-                    }
-                    None => self.load(collection, expected, query.params()),
+                .map(|((groups, name), cached)| match cached {
+                    Some(tile) => same_params(collection, groups, tile.params(), &params).map(|()| tile.clone()),
+                    None => self.load(collection, groups, *name, &params),
                 })
                 .collect::<Result<Vec<_>, _>>()?;
-            scores.append(casemate_fhe::score(&groups, &prepared_query).map_err(refuse)?).map_err(refuse)?;
+            let more = casemate_fhe::score_many(&tiles, &prepared).map_err(refuse)?;
+            for (scores, more) in scores.iter_mut().zip(more) {
+                scores.append(more).map_err(refuse)?;
+            }
         }
         Ok(scores)
     }
@@ -85,34 +116,46 @@ impl Tier {
         CacheUse { groups, bytes }
     }
 
-    /// Reads, checks and prepares a group, and keeps it if there is room.
+    /// Reads, checks and prepares the groups of a tile, and keeps it if there is room.
     fn load(
+        &self,
+        collection: &CollectionName,
+        groups: &[ExpectedGroup],
+        name: Digest,
+        params: &Params,
+    ) -> Result<Arc<PreparedTile>, InferenceError> {
+        let encrypted =
+            groups.iter().map(|expected| self.read(collection, expected, params)).collect::<Result<Vec<_>, _>>()?;
+        let tile = PreparedTile::new(&encrypted).map_err(|source| refused(collection, source))?;
+        let tile = Arc::new(tile);
+        self.cache().offer(name, &tile);
+        Ok(tile)
+    }
+
+    fn read(
         &self,
         collection: &CollectionName,
         expected: &ExpectedGroup,
         params: &Params,
-    ) -> Result<Arc<PreparedGroup>, InferenceError> {
+    ) -> Result<EncryptedGroup, InferenceError> {
         let ExpectedGroup { group, version, digest } = *expected;
-        let collection = || collection.clone();
+        let owned = || collection.clone();
         let record = self
             .store
-            .group(&collection(), group)
-            .map_err(|source| InferenceError::Store { collection: collection(), source })?
-            .ok_or_else(|| InferenceError::GroupMissing { collection: collection(), group })?;
+            .group(collection, group)
+            .map_err(|source| InferenceError::Store { collection: owned(), source })?
+            .ok_or_else(|| InferenceError::GroupMissing { collection: owned(), group })?;
         if record.version != version {
             let (expected, actual) = (version, record.version);
-            return Err(InferenceError::GroupVersion { collection: collection(), group, expected, actual });
+            return Err(InferenceError::GroupVersion { collection: owned(), group, expected, actual });
         }
         // Before anything parses the bytes.
-        if record.digest(&collection(), group) != digest {
-            return Err(InferenceError::GroupAltered { collection: collection(), group });
+        if record.digest(collection, group) != digest {
+            return Err(InferenceError::GroupAltered { collection: owned(), group });
         }
-        let refuse = |source| InferenceError::Ciphertext { collection: collection(), source };
-        let encrypted = EncryptedGroup::from_bytes(&record.ciphertext).map_err(refuse)?;
-        same_params(&collection(), expected, encrypted.params(), params)?;
-        let prepared = Arc::new(PreparedGroup::new(&encrypted).map_err(refuse)?);
-        self.cache().offer(digest, &prepared);
-        Ok(prepared)
+        let encrypted = EncryptedGroup::from_bytes(&record.ciphertext).map_err(|source| refused(collection, source))?;
+        same_params(collection, std::slice::from_ref(expected), encrypted.params(), params)?;
+        Ok(encrypted)
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
@@ -121,15 +164,26 @@ impl Tier {
     }
 }
 
+/// Names a tile by the digests of its groups, in their order.
+fn name(groups: &[ExpectedGroup]) -> Digest {
+    let digests: Vec<&[u8]> = groups.iter().map(|group| group.digest.as_bytes().as_slice()).collect();
+    Digest::of_parts(&digests)
+}
+
+fn refused(collection: &CollectionName, source: FheError) -> InferenceError {
+    InferenceError::Ciphertext { collection: collection.clone(), source }
+}
+
+/// A tile's groups have one set of parameters; its first group stands for it.
 fn same_params(
     collection: &CollectionName,
-    group: &ExpectedGroup,
+    groups: &[ExpectedGroup],
     actual: &Params,
     expected: &Params,
 ) -> Result<(), InferenceError> {
     if actual == expected {
         return Ok(());
     }
-    let (collection, group) = (collection.clone(), group.group);
+    let (collection, group) = (collection.clone(), groups.first().map_or(0, |group| group.group));
     Err(InferenceError::Params { collection, group, expected: *expected, actual: *actual })
 }

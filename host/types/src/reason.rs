@@ -51,6 +51,8 @@ host_reasons! {
     output_limit = "host:output-limit";
     /// The host has no free instance slot.
     overloaded = "host:overloaded";
+    /// The scoring tier gave an answer that the owner's checks refuse.
+    scores_refused = "host:scores-refused";
     /// The component ran out of stack.
     stack_overflow = "host:stack-overflow";
     /// The encrypted store or its integrity check failed.

@@ -61,6 +61,10 @@ fn bench(rest: &[String]) -> Result<(), String> {
     let mut program = std::process::Command::new(shell::binary("casemate-bench"));
     program.args(rest);
     ready.environment(&mut program);
+    let corpus = shell::work().join("bench/corpus.jsonl");
+    std::fs::create_dir_all(shell::work().join("bench")).map_err(|error| error.to_string())?;
+    corpus::write(&corpus)?;
+    program.env("CASEMATE_BENCH_CORPUS", corpus);
     shell::run(&mut program)
 }
 

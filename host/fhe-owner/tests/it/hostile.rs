@@ -1,6 +1,4 @@
-use std::sync::Arc;
-
-use casemate_fhe::{EncryptedGroup, EncryptedQuery, EncryptedScores, FheError, Params, PreparedGroup, PreparedQuery};
+use casemate_fhe::{EncryptedGroup, EncryptedQuery, EncryptedScores, FheError, Params, PreparedQuery, PreparedTile};
 use casemate_fhe_owner::OwnerError;
 
 use crate::{encrypt, key, serve, unit_vectors};
@@ -77,7 +75,7 @@ fn missing_and_additional_replies_are_refused() {
 
 #[test]
 fn group_opens_only_under_its_own_key_and_unaltered() {
-    let params = small();
+    let params = small().with_body_bits(32).unwrap();
     let documents = unit_vectors(9, 16, 1);
     let group = encrypt(&key(1, params), &documents).remove(0);
     let opened = key(1, params).decrypt_group(&group, 9).unwrap();
@@ -135,9 +133,9 @@ fn other_parameters_are_refused_everywhere() {
     let documents = unit_vectors(4, 16, 1);
     let group = encrypt(&key(1, params), &documents).remove(0);
     let (query, secret) = key(1, foreign).query(&documents[0]).unwrap();
-    let prepared = Arc::new(PreparedGroup::new(&group).unwrap());
+    let prepared = PreparedTile::prepare(std::slice::from_ref(&group)).unwrap();
     assert_eq!(
-        casemate_fhe::score(&[prepared], &PreparedQuery::new(&query).unwrap()).unwrap_err(),
+        casemate_fhe::score(&prepared, &PreparedQuery::new(&query).unwrap()).unwrap_err(),
         FheError::ParamsMismatch { expected: foreign, actual: params }
     );
     let mismatch = OwnerError::ParamsMismatch { expected: foreign, actual: params };
@@ -173,11 +171,17 @@ fn malformed_bytes_are_named() {
         };
         assert!(matches!(damaged(&|bytes| bytes.push(0)), Some(FheError::Length { .. })));
         assert!(matches!(damaged(&|bytes| bytes[0] = b'X'), Some(FheError::BadMagic { .. })));
-        assert!(matches!(damaged(&|bytes| bytes[5] = 2), Some(FheError::Version { version: 2, .. })));
+        assert!(matches!(damaged(&|bytes| bytes[5] = 1), Some(FheError::Version { version: 1, .. })));
         assert!(matches!(damaged(&|bytes| bytes[6] = 5), Some(FheError::Block { block: 5 })));
         assert!(matches!(damaged(&|bytes| bytes[6] = 16), Some(FheError::ForeignScheme { .. })));
         assert!(matches!(damaged(&|bytes| bytes[11] = 0xff), Some(FheError::Dimension { .. })));
-        assert!(matches!(damaged(&|bytes| bytes[20] ^= 1), Some(FheError::ForeignScheme { .. })));
+        assert!(matches!(damaged(&|bytes| bytes[12] = 19), Some(FheError::ReplyBits { bits: 19 })));
+        assert!(matches!(damaged(&|bytes| bytes[12] = 18), Some(FheError::ForeignScheme { .. })));
+        assert!(matches!(damaged(&|bytes| bytes[13] = 25), Some(FheError::BodyBits { bits: 25 })));
+        assert!(matches!(damaged(&|bytes| bytes[14] = 7), Some(FheError::Measure { tag: 7 })));
+        assert!(matches!(damaged(&|bytes| bytes[14] = 1), Some(FheError::NormBound)));
+        assert!(matches!(damaged(&|bytes| bytes[15] = 1), Some(FheError::ForeignScheme { .. })));
+        assert!(matches!(damaged(&|bytes| bytes[30] ^= 1), Some(FheError::ForeignScheme { .. })));
         // One kind is not taken for another.
         for (other, (bytes, _)) in readers.iter().enumerate() {
             if other != index {
@@ -186,6 +190,6 @@ fn malformed_bytes_are_named() {
         }
     }
     let mut many = scores.to_bytes();
-    many[60..64].copy_from_slice(&u32::MAX.to_le_bytes());
+    many[68..72].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(matches!(EncryptedScores::from_bytes(&many), Err(FheError::Length { .. } | FheError::Range { .. })));
 }

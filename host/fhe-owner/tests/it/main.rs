@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod hostile;
+mod malicious;
+mod measures;
 mod ranking;
 mod rest;
 
-use std::sync::Arc;
-
-use casemate_fhe::{EncryptedGroup, EncryptedQuery, EncryptedScores, Params, PreparedGroup, PreparedQuery, score};
+use casemate_fhe::{EncryptedGroup, EncryptedQuery, EncryptedScores, Params, PreparedQuery, PreparedTile, score};
 use casemate_fhe_owner::OwnerKey;
 use zeroize::Zeroizing;
 
@@ -52,11 +52,9 @@ fn counts(key: &OwnerKey, vectors: &[Vec<f32>]) -> Vec<usize> {
 
 /// What the inference tier does, over the wire formats.
 fn serve(groups: &[EncryptedGroup], query: &EncryptedQuery) -> EncryptedScores {
-    let groups: Vec<_> = groups
-        .iter()
-        .map(|group| Arc::new(PreparedGroup::new(&EncryptedGroup::from_bytes(&group.to_bytes()).unwrap()).unwrap()))
-        .collect();
+    let groups: Vec<_> = groups.iter().map(|group| EncryptedGroup::from_bytes(&group.to_bytes()).unwrap()).collect();
+    let tiles = PreparedTile::prepare(&groups).unwrap();
     let query = EncryptedQuery::from_bytes(&query.to_bytes()).unwrap();
-    let scores = score(&groups, &PreparedQuery::new(&query).unwrap()).unwrap();
+    let scores = score(&tiles, &PreparedQuery::new(&query).unwrap()).unwrap();
     EncryptedScores::from_bytes(&scores.to_bytes()).unwrap()
 }

@@ -63,7 +63,7 @@ fn no_plaintext_vector_or_passage_reaches_the_disk() {
     std::fs::remove_file(dir.path().join("planted")).unwrap();
 
     let files = files(dir.path());
-    assert!(files.iter().map(Vec::len).sum::<usize>() > 393_216);
+    assert!(files.iter().map(Vec::len).sum::<usize>() > 294_912);
     assert!(!holds(&files, &PASSAGE[..12]));
     let pairs: HashSet<[u8; 8]> = documents
         .iter()

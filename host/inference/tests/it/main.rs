@@ -2,13 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod counting;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use casemate_fhe::stream::{Domain, mask};
-use casemate_fhe::{EncryptedGroup, EncryptedQuery, Params, PreparedGroup, PreparedQuery, score};
-use casemate_inference::{ExpectedGroup, InferenceError, Tier};
+use casemate_fhe::{EncryptedGroup, EncryptedQuery, Params, PreparedQuery, PreparedTile, score};
+use casemate_inference::{CacheUse, ExpectedGroup, InferenceError, Tier};
 use casemate_types::CollectionName;
 use casemate_vectors::{Change, GroupRecord, SledStore, VectorStore};
+
+use crate::counting::Counting;
 
 struct Site {
     _dir: tempfile::TempDir,
@@ -22,13 +27,14 @@ struct Site {
 fn random_group(params: Params, byte: u8) -> EncryptedGroup {
     let bodies = (0..params.blocks())
         .flat_map(|j| mask(&[byte; 32], Domain::GroupMask, j + 1).unwrap())
-        .map(|value| value as u32)
+        .map(|value| value as u32 & !0xff)
         .collect();
     EncryptedGroup::from_parts(params, [byte; 32], bodies).unwrap()
 }
 
 fn random_query(params: Params, byte: u8) -> EncryptedQuery {
-    let bodies = (0..params.rows()).flat_map(|row| mask(&[byte; 32], Domain::Secrets, row).unwrap()).collect();
+    let bodies = (0..params.rows()).flat_map(|row| mask(&[byte; 32], Domain::Secrets, row).unwrap());
+    let bodies = bodies.map(|value| value & !0xffff).collect();
     EncryptedQuery::from_parts(params, [byte; 16], [byte; 32], bodies).unwrap()
 }
 
@@ -70,11 +76,11 @@ impl Site {
 fn every_memory_budget_gives_the_same_scores() {
     // More groups than one batch.
     let site = Site::new(70);
-    let one = PreparedGroup::bytes_for(&site.params);
+    let one = PreparedTile::bytes_for(&site.params);
     let query = random_query(site.params, 200);
-    let prepared: Vec<_> = site.groups.iter().map(|group| Arc::new(PreparedGroup::new(group).unwrap())).collect();
+    let prepared = PreparedTile::prepare(&site.groups).unwrap();
     let direct = score(&prepared, &PreparedQuery::new(&query).unwrap()).unwrap();
-    for (memory, kept) in [(0, 0), (one - 1, 0), (10 * one + 5, 10), (1000 * one, 70)] {
+    for (memory, kept) in [(0, 0), (one - 1, 0), (one, 1), (10 * one + 5, 10), (16 * one, 16), (1000 * one, 70)] {
         let tier = site.tier(memory);
         for _ in 0..3 {
             assert_eq!(tier.score(&site.alpha, &query, &site.expected).unwrap(), direct);
@@ -83,10 +89,44 @@ fn every_memory_budget_gives_the_same_scores() {
     }
 }
 
+/// A collection far larger than memory, over a store that counts: each query reads what was evicted, and no more.
+#[test]
+fn with_memory_for_one_group_the_rest_is_rebuilt_from_the_store() {
+    let site = Site::new(6);
+    let one = PreparedTile::bytes_for(&site.params);
+    let counting = Arc::new(Counting { store: site.store.clone(), reads: AtomicUsize::new(0) });
+    let tier = Tier::new(counting.clone(), one);
+    let query = random_query(site.params, 3);
+    let reads = |tier: &Tier| {
+        counting.reads.store(0, Ordering::Relaxed);
+        tier.score(&site.alpha, &query, &site.expected).unwrap();
+        counting.reads.load(Ordering::Relaxed)
+    };
+    assert_eq!(reads(&tier), 6);
+    // One is kept; the other five are rebuilt, each time.
+    assert_eq!((reads(&tier), reads(&tier)), (5, 5));
+    assert_eq!(tier.cache_use(), CacheUse { groups: 1, bytes: one });
+    assert_eq!(reads(&Tier::new(counting.clone(), 100 * one)), 6);
+}
+
+#[test]
+fn several_queries_share_a_pass_and_score_as_each_alone() {
+    let site = Site::new(11);
+    let tier = site.tier(1 << 30);
+    let queries: Vec<_> = (0..5).map(|byte| random_query(site.params, byte)).collect();
+    let together = tier.score_many(&site.alpha, &queries, &site.expected).unwrap();
+    let alone: Vec<_> = queries.iter().map(|query| tier.score(&site.alpha, query, &site.expected).unwrap()).collect();
+    assert_eq!(together, alone);
+    assert!(tier.score_many(&site.alpha, &[], &site.expected).unwrap().is_empty());
+    let mixed = [random_query(site.params, 1), random_query(Params::new(16, 4).unwrap(), 2)];
+    let error = tier.score_many(&site.alpha, &mixed, &site.expected).unwrap_err();
+    assert!(matches!(error, InferenceError::Ciphertext { .. }), "{error}");
+}
+
 #[test]
 fn cache_gives_way_to_the_groups_of_a_later_request() {
     let site = Site::new(4);
-    let one = PreparedGroup::bytes_for(&site.params);
+    let one = PreparedTile::bytes_for(&site.params);
     let tier = site.tier(2 * one);
     let query = random_query(site.params, 1);
     tier.score(&site.alpha, &query, &site.expected[..2]).unwrap();

@@ -35,8 +35,11 @@ impl Report {
     }
 }
 
-/// Thousands separated; two decimals below a hundred.
+/// Thousands separated; two decimals below a hundred, four for shares and small figures.
 fn grouped(value: f64) -> String {
+    if value < 1.5 {
+        return format!("{value:.4}");
+    }
     if value < 100.0 {
         return format!("{value:.2}");
     }

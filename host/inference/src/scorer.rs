@@ -1,0 +1,30 @@
+use casemate_fhe::{EncryptedQuery, EncryptedScores};
+use casemate_types::CollectionName;
+
+use crate::{ExpectedGroup, InferenceError, Tier};
+
+/// Whoever scores: this process's own [`Tier`], one behind a socket, several of them. The owner trusts none and checks every
+/// answer; see `docs/encrypted-search.md`.
+pub trait Scorer: Send + Sync {
+    /// Scores every document of the expected groups: one reply per group, in the order of `expected`.
+    ///
+    /// # Errors
+    /// What the tier says it cannot do. Nothing may be concluded from it, or from the lack of it.
+    fn score(
+        &self,
+        collection: &CollectionName,
+        query: &EncryptedQuery,
+        expected: &[ExpectedGroup],
+    ) -> Result<EncryptedScores, InferenceError>;
+}
+
+impl Scorer for Tier {
+    fn score(
+        &self,
+        collection: &CollectionName,
+        query: &EncryptedQuery,
+        expected: &[ExpectedGroup],
+    ) -> Result<EncryptedScores, InferenceError> {
+        Self::score(self, collection, query, expected)
+    }
+}
