@@ -22,7 +22,7 @@ const TRICKS: [(&str, &str); 8] = [
     ("zeroed", "canaries of group 0 do not have their scores"),
     ("lowered", "canaries of group 0 do not have their scores"),
     ("one raised", "gives; the scoring tier altered it"),
-    ("swapped", "canaries of group 0 do not have their scores"),
+    ("swapped", "is no result of this query"),
     ("replayed", "answers another query"),
     ("relabelled", "is no result of this query"),
     ("truncated", "replies for"),
