@@ -373,10 +373,18 @@ impl State {
 
 fn lock(dir: &Path) -> Result<File, AuditError> {
     let file = File::open(dir).map_err(AuditError::io("open", dir))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(AuditError::InUse),
-        Err(TryLockError::Error(error)) => Err(AuditError::io("lock", dir)(error)),
+    // A process that is just being started may hold a copy of the lock until its program runs: wait a little.
+    let mut patience = 50;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if patience > 0 => {
+                patience -= 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => return Err(AuditError::InUse),
+            Err(TryLockError::Error(source)) => return Err(AuditError::io("lock", dir)(source)),
+        }
     }
 }
 

@@ -64,7 +64,7 @@ impl Numbers {
         stream::fill(&self.seed, Domain::Decoys, self.block, &mut bytes)?;
         self.block += 1;
         let number = u128::from_be_bytes(bytes) >> 64;
-        Ok((number * limit as u128 >> 64) as usize)
+        Ok(((number * limit as u128) >> 64) as usize)
     }
 }
 
