@@ -435,6 +435,9 @@ pub struct ProbeOptions {
     /// initialised for it.
     #[arg(long)]
     pub scratch: bool,
+    /// Probe the token of [hsm.backup] instead of the site's own.
+    #[arg(long, conflicts_with = "module")]
+    pub backup: bool,
     /// government, enterprise, rehearsal or development; the site's otherwise, or rehearsal.
     #[arg(long)]
     pub profile: Option<Profile>,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use casemate_gate::SiteConfig;
+use casemate_gate::{Gate, SiteConfig};
 use casemate_hsm::pair::{ScratchDrill, drill_with_scratch_key};
 use casemate_hsm::{HsmError, Module, PairMember, Pin};
 use zeroize::Zeroizing;
@@ -49,7 +49,28 @@ fn drill_site(site: &Path, options: &DrillOptions) -> Result<ScratchDrill, Failu
         label: backup.token_label.clone(),
         pin: site.join("pins/backup-user"),
     };
-    Ok(drill_with_scratch_key(|| primary.member(), || backup.member(), options.values, PATIENCE)?)
+    let detail = format!("tokens `{}` and `{}`, {} values", primary.label, backup.label, options.values);
+    let recorded = Gate::record_drill(site, "begun", &detail)?;
+    if !recorded {
+        eprintln!("The site is in use, so its log cannot say that keys of this drill are made and destroyed.");
+    }
+    let drilled = drill_with_scratch_key(|| primary.member(), || backup.member(), options.values, PATIENCE);
+    if recorded {
+        let result = match &drilled {
+            Ok(drilled) => {
+                let destroyed: Vec<String> = drilled
+                    .destroyed
+                    .iter()
+                    .map(|gone| format!("{} in {}: {}", gone.key.id, gone.token, gone.summary()))
+                    .collect();
+                let passed = if drilled.report.passed() { "passed" } else { "not passed" };
+                format!("{passed}; destroyed {}", destroyed.join("; "))
+            }
+            Err(error) => format!("failed: {error}"),
+        };
+        Gate::record_drill(site, "ended", &result)?;
+    }
+    Ok(drilled?)
 }
 
 /// Two new tokens in a temporary folder: the embedded one, and behind it SoftHSM where it is installed.

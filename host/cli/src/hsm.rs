@@ -37,14 +37,15 @@ fn probe(site: &Path, options: &ProbeOptions, json: bool) -> Result<ExitCode, Fa
             environment::require_site(site)?;
             let config = SiteConfig::read(site)?;
             let report = if options.scratch {
-                let report = probe_in_child(site, &config)?;
+                let report = probe_in_child(site, &config, options)?;
                 environment::set(site, &config)?;
                 environment::lock_down()?;
                 report
             } else {
                 probe_site_token(site, &config, options, &progress)?
             };
-            let recorded = Gate::record_probe(site, &report)?;
+            let record = if options.backup { Gate::record_backup_probe } else { Gate::record_probe };
+            let recorded = record(site, &report)?;
             let judgement = options.profile.map_or(recorded, |profile| report.judge(profile));
             (report, judgement)
         }
@@ -62,16 +63,34 @@ fn probe_site_token(
 ) -> Result<Report, Failure> {
     environment::set(site, config)?;
     environment::lock_down()?;
-    let module = Module::load(&site.join(&config.hsm.module))?;
-    let pin = read_pin(&options.pin_file.clone().unwrap_or_else(|| site.join("pins/user")))?;
-    Ok(probe::run(&module, &config.hsm.token_label, &Access::Live { pin: &pin }, progress)?)
+    let place = place(config, options)?;
+    let module = Module::load(&site.join(place.module))?;
+    let pin = read_pin(&options.pin_file.clone().unwrap_or_else(|| site.join(place.pin)))?;
+    Ok(probe::run(&module, place.label, &Access::Live { pin: &pin }, progress)?)
+}
+
+/// Where one of a site's tokens is, relative to the site's folder.
+struct Place<'a> {
+    module: &'a Path,
+    label: &'a str,
+    pin: &'static str,
+}
+
+fn place<'a>(config: &'a SiteConfig, options: &ProbeOptions) -> Result<Place<'a>, Failure> {
+    match (&config.hsm.backup, options.backup) {
+        (_, false) => Ok(Place { module: &config.hsm.module, label: &config.hsm.token_label, pin: "pins/user" }),
+        (Some(backup), true) => {
+            Ok(Place { module: &backup.module, label: &backup.token_label, pin: "pins/backup-user" })
+        }
+        (None, true) => Err(Failure::new("this site has no backup token: its site.toml has no [hsm.backup]")),
+    }
 }
 
 /// A scratch token of the site's module. A module reads its configuration once per process, so another process probes.
-fn probe_in_child(site: &Path, config: &SiteConfig) -> Result<Report, Failure> {
+fn probe_in_child(site: &Path, config: &SiteConfig, options: &ProbeOptions) -> Result<Report, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::caused_by("cannot probe a scratch token", error);
     let program = std::env::current_exe().map_err(|error| failed(&error))?;
-    let module = site.join(&config.hsm.module);
+    let module = site.join(place(config, options)?.module);
     let mut child = Command::new(program);
     child.args(["--json", "hsm", "probe", "--scratch", "--module"]).arg(&module).stdin(Stdio::null());
     if storage_of(&module).is_none() {

@@ -28,7 +28,8 @@ pub struct Canary {
     pub slot: usize,
     /// Its vector.
     pub vector: Vec<f32>,
-    /// A name for it that nobody can guess.
+    /// A name for it that nobody can guess, for a group that is new. A group that is written anew keeps its canaries' first names:
+    /// names that changed would tell canaries from documents.
     pub name: [u8; 16],
 }
 
@@ -52,7 +53,7 @@ impl Canaries {
         Self { key: salt.extract(&material), params }
     }
 
-    /// The canaries of a group, by slot. They differ with the group, its version and its count.
+    /// The canaries of a group, by rising slot. They differ with the group, its version and its count.
     ///
     /// # Errors
     /// [`OwnerError::NoCanaries`] for a group that is too small or too large to have any, or when the library fails.

@@ -30,9 +30,9 @@ pub struct TokenFacts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ApprovedMode {
-    /// Its interface has no way to say it (PKCS#11 before 3.2).
+    /// Its interface has no way to say it (PKCS#11 before 3.2). Unknown is not approved.
     CannotSay,
-    /// It could say so and does not.
+    /// It could say so and does not, or fails when it is asked.
     No,
     /// It says so.
     Yes,

@@ -250,8 +250,9 @@ impl Chain {
             ApprovedMode::No => self.add("approved mode", false, "the token could say so and does not"),
             ApprovedMode::CannotSay => self.add(
                 "approved mode",
-                true,
-                "PKCS#11 before 3.2 cannot say it; file the vendor's own mode report with this verdict",
+                false,
+                "unknown: the token's interface cannot say it (C_GetSessionValidationFlags, PKCS#11 3.2); a module or firmware \
+                 that answers is needed",
             ),
         }
     }

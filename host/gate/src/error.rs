@@ -38,6 +38,12 @@ pub enum GateError {
         /// What is wrong.
         problem: String,
     },
+    /// The lists of keys in `state.json` are not those that were written last; nothing is destroyed by them.
+    #[error("state.json: {problem}; nothing was destroyed. Put back the state.json that was written last")]
+    Doomed {
+        /// What does not fit.
+        problem: String,
+    },
     /// The embedder failed.
     #[error("embedding: {0}")]
     Embed(#[from] casemate_embed::EmbedError),
@@ -181,7 +187,7 @@ impl GateError {
         match self {
             Self::Audit(error) => audit_reason(error),
             Self::Hsm(_) => Reason::token_unavailable(),
-            Self::Fhe(_) | Self::Store(_) | Self::UserKey { .. } => Reason::store_failed(),
+            Self::Fhe(_) | Self::Store(_) | Self::Doomed { .. } | Self::UserKey { .. } => Reason::store_failed(),
             Self::Tier { .. } => Reason::scores_refused(),
             Self::Below { reason, .. } => reason.clone(),
             Self::NotLoaded { .. } => Reason::no_plugin(),

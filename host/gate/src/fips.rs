@@ -12,7 +12,7 @@ use jiff::civil::Date;
 
 use crate::GateError;
 use crate::config::SiteConfig;
-use crate::init::module_path;
+use crate::probing::Place;
 use crate::site::Gate;
 use crate::state::{SiteState, write_private};
 
@@ -49,15 +49,28 @@ pub(crate) fn require(site: &Path, config: &SiteConfig, state: &SiteState) -> Re
     if !matches!(config.profile, Profile::Enterprise | Profile::Government) {
         return Ok(());
     }
-    let (_, verdict) = judge(site, config, state, &FipsOverrides::default())?;
-    match verdict.failed().next() {
-        None if verdict.admits() => Ok(()),
-        failed => Err(GateError::NotValidated {
-            profile: config.profile,
-            check: failed.map_or("verdict", |check| check.name),
-            evidence: failed.map(|check| check.evidence.clone()).unwrap_or_default(),
-        }),
+    // A backup takes over with the same keys, so it has to be what the primary is; its certificate is found by its names.
+    let primary = Some((Place::primary(site, config), config.fips.certificate));
+    let backup = Place::backup(site, config).map(|place| (place, None));
+    for (place, certificate) in [primary, backup].into_iter().flatten() {
+        let overrides = FipsOverrides { certificate, ..FipsOverrides::default() };
+        let verdict = judge_token(site, config, state, &overrides, &facts(&place)?);
+        match verdict.failed().next() {
+            None if verdict.admits() => {}
+            failed => {
+                return Err(GateError::NotValidated {
+                    profile: config.profile,
+                    check: failed.map_or("verdict", |check| check.name),
+                    evidence: format!(
+                        "token `{}`: {}",
+                        place.label,
+                        failed.map(|check| check.evidence.as_str()).unwrap_or_default()
+                    ),
+                });
+            }
+        }
     }
+    Ok(())
 }
 
 /// Verifies a list, takes it into the site and raises the floor, so that no older one is taken again. Recorded.
@@ -105,19 +118,30 @@ fn judge(
     state: &SiteState,
     overrides: &FipsOverrides,
 ) -> Result<(TokenFacts, Verdict), GateError> {
-    let token = facts(site, config)?;
+    let token = facts(&Place::primary(site, config))?;
+    let certificate = overrides.certificate.or(config.fips.certificate);
+    let verdict = judge_token(site, config, state, &FipsOverrides { certificate, ..overrides.clone() }, &token);
+    Ok((token, verdict))
+}
+
+fn judge_token(
+    site: &Path,
+    config: &SiteConfig,
+    state: &SiteState,
+    overrides: &FipsOverrides,
+    token: &TokenFacts,
+) -> Verdict {
     let path = overrides.snapshot.clone().unwrap_or_else(|| snapshot_path(site));
     let snapshot = load(site, &path);
-    let verdict = casemate_fips::evaluate(&Question {
+    casemate_fips::evaluate(&Question {
         profile: overrides.profile.unwrap_or(config.profile),
         today: today(),
         max_age_days: config.fips.max_snapshot_age_days,
         floor: state.cmvp_floor,
-        certificate: overrides.certificate.or(config.fips.certificate),
-        token: &token,
+        certificate: overrides.certificate,
+        token,
         snapshot: snapshot.as_ref(),
-    });
-    Ok((token, verdict))
+    })
 }
 
 fn load(site: &Path, path: &Path) -> Result<VerifiedSnapshot, FipsError> {
@@ -143,8 +167,8 @@ fn approvers(site: &Path) -> Result<Vec<Approver>, GateError> {
     Ok(approvers.collect())
 }
 
-fn facts(site: &Path, config: &SiteConfig) -> Result<TokenFacts, GateError> {
-    let facts = Module::load(&module_path(site, config))?.facts(&config.hsm.token_label)?;
+fn facts(place: &Place) -> Result<TokenFacts, GateError> {
+    let facts = Module::load(&place.module)?.facts(&place.label)?;
     Ok(TokenFacts {
         manufacturer: facts.manufacturer,
         model: facts.model,

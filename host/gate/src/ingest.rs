@@ -124,7 +124,7 @@ impl Gate {
         // The store says that it holds no such passage; the manifest, which it cannot write, knows how many there are.
         if !hidden.is_empty() {
             for entry in &manifest.groups.groups {
-                for (document, _) in self.members(name, compartment, &manifest, entry, &BTreeSet::new())? {
+                for (document, _) in self.members(name, compartment, &manifest, entry, &BTreeSet::new())?.written {
                     if let Some(id) = hidden.get(&document) {
                         return Err(GateError::Store(format!("`{name}`: the store hid the passage `{id}`")));
                     }
@@ -270,7 +270,7 @@ impl Gate {
         }
         let mut change = Change { version, delete_passages: doomed.iter().copied().collect(), ..Change::default() };
         let mut queue = fresh.into_iter();
-        let mut touched: BTreeMap<u32, Vec<(DocumentId, Passage)>> = BTreeMap::new();
+        let mut touched: BTreeMap<u32, Members> = BTreeMap::new();
 
         let doomed_groups = self.groups_of(&collection, doomed)?;
         for entry in &manifest.groups.groups {
@@ -279,25 +279,26 @@ impl Gate {
                 continue;
             }
             let mut members = self.members(name, compartment, &manifest, entry, doomed)?;
-            members.extend(queue.by_ref().take(capacity.saturating_sub(members.len())));
-            let old = canaries.of(place_of(entry)).map_err(fhe)?;
-            change.delete_passages.extend(old.into_iter().map(|canary| DocumentId::from_bytes(canary.name)));
+            let room = capacity.saturating_sub(members.written.len());
+            members.written.extend(queue.by_ref().take(room));
             touched.insert(entry.group, members);
         }
         let mut next = manifest.groups.groups.iter().map(|entry| entry.group + 1).max().unwrap_or(0);
         while queue.len() > 0 {
-            touched.insert(next, queue.by_ref().take(capacity).collect());
+            let written = queue.by_ref().take(capacity).collect();
+            touched.insert(next, Members { written, covers: Vec::new() });
             next += 1;
         }
 
-        for (group, members) in touched {
+        for (group, Members { written, covers }) in touched {
             manifest.groups.groups.retain(|entry| entry.group != group);
-            if members.is_empty() {
+            if written.is_empty() {
                 change.delete_groups.push(group);
+                change.delete_passages.extend(covers.into_iter().map(|(document, _)| document));
                 continue;
             }
-            let place = GroupPlace { group, version, count: members.len() + CANARIES_PER_GROUP };
-            let members = with_canaries(members, canaries.of(place).map_err(fhe)?)?;
+            let place = GroupPlace { group, version, count: written.len() + CANARIES_PER_GROUP };
+            let members = with_canaries(written, canaries.of(place).map_err(fhe)?, covers)?;
             let record = self.encrypt_group(compartment, version, &members)?;
             manifest.groups.groups.push(GroupEntry {
                 group,
@@ -341,7 +342,7 @@ impl Gate {
         Ok(groups)
     }
 
-    /// The passages of a group that stay, without its canaries. A group that does not hold what its manifest says is refused.
+    /// The passages of a group that stay, and its canaries. A group that does not hold what its manifest says is refused.
     fn members(
         &self,
         name: &CompartmentName,
@@ -349,13 +350,10 @@ impl Gate {
         manifest: &Manifest,
         entry: &GroupEntry,
         doomed: &BTreeSet<DocumentId>,
-    ) -> Result<Vec<(DocumentId, Passage)>, GateError> {
-        let mut members = Vec::new();
+    ) -> Result<Members, GateError> {
+        let mut members = Members { written: Vec::new(), covers: Vec::new() };
         let canaries = compartment.canaries(name).of(place_of(entry)).map_err(fhe)?;
         for slot in 0..entry.count {
-            if canaries.iter().any(|canary| canary.slot == slot as usize) {
-                continue;
-            }
             let position = Position { group: entry.group, slot };
             let lost = || GateError::Store(format!("`{name}`: the store lost the document at {position}"));
             let document = self.store.document_at(&name.into(), position).map_err(store)?.ok_or_else(lost)?;
@@ -363,8 +361,10 @@ impl Gate {
             if passage.position != position {
                 return Err(lost());
             }
-            if !doomed.contains(&document) {
-                members.push((document, passage));
+            if canaries.iter().any(|canary| canary.slot == slot as usize) {
+                members.covers.push((document, passage));
+            } else if !doomed.contains(&document) {
+                members.written.push((document, passage));
             }
         }
         Ok(members)
@@ -381,6 +381,12 @@ impl Gate {
         let group = compartment.owner.encrypt_group(&slices).map_err(fhe)?;
         Ok(GroupRecord { version, count: members.len() as u32, ciphertext: group.to_bytes() })
     }
+}
+
+/// What a group holds: documents, and what its canaries show the store.
+struct Members {
+    written: Vec<(DocumentId, Passage)>,
+    covers: Vec<(DocumentId, Passage)>,
 }
 
 /// The id under which the store knows a document: keyed, so that the store cannot guess names.

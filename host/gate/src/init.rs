@@ -124,6 +124,8 @@ pub fn create(
         issued: users.len() as u64,
         users,
         doomed: Vec::new(),
+        generation: 0,
+        keys_tag: Vec::new(),
         cmvp_floor: None,
     };
     progress("making the approvers' keys and the root of trust");

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::GateError;
 use crate::config::{CompartmentRule, SiteConfig, UserConfig};
+use crate::doomed::WRAPPING_LABEL;
 use crate::journal::officer_operation;
 use crate::policy_file;
 use crate::session::{SECRETS, compartment_aad};
@@ -281,6 +282,9 @@ impl Gate {
             state: (*self.state()).clone(),
             _exclusive: exclusive,
         };
+        self.check_keys(&office.state)?;
+        let strays = self.stray_wrapping_keys(&office.state)?;
+        office.state.doomed.extend(strays);
         office.destroy_doomed()?;
         Ok(office)
     }
@@ -442,7 +446,7 @@ impl Office<'_> {
     fn begin_epoch(&mut self) -> Result<Epoch, GateError> {
         let keyring = &self.gate.keyring;
         let old = self.state.key(SiteKey::UserKekWrapping)?.clone();
-        let (new, new_key) = self.generate(KeyClass::KekWrapping, "site/user-kek-wrapping")?;
+        let (new, new_key) = self.generate(KeyClass::KekWrapping, WRAPPING_LABEL)?;
         let old_key = keyring.find(&old)?;
         for held in self.state.users.values_mut() {
             held.kek = keyring.rewrap_user_kek(&old_key, &new_key, &held.kek)?;
@@ -472,7 +476,8 @@ impl Office<'_> {
         Ok((reference, key))
     }
 
-    /// Destroys the keys that no committed state needs.
+    /// Destroys the keys that no committed state needs. The list is the site's own ([`Gate::check_keys`]), so a key of it that is
+    /// not there was destroyed by an attempt before this one.
     fn destroy_doomed(&mut self) -> Result<(), GateError> {
         if self.state.doomed.is_empty() {
             return Ok(());

@@ -20,6 +20,7 @@ mod chain;
 mod collection;
 mod combine;
 mod config;
+mod doomed;
 mod error;
 mod fips;
 mod ingest;

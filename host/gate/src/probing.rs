@@ -1,16 +1,34 @@
 //! What a site knows about its token from the probe: kept in `state.json` and `probe.json`, recorded in the log, and compared
 //! with the token at each opening.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use casemate_audit::Event;
 use casemate_hsm::probe::{Fingerprint, Judgement, Outcome, Report};
 use casemate_hsm::{HsmError, Module};
+use casemate_types::Profile;
 
 use crate::GateError;
 use crate::config::SiteConfig;
 use crate::init::module_path;
 use crate::state::{SiteState, write_private};
+
+/// Where one token of a site is.
+pub(crate) struct Place {
+    pub(crate) module: PathBuf,
+    pub(crate) label: String,
+}
+
+impl Place {
+    pub(crate) fn primary(dir: &Path, config: &SiteConfig) -> Self {
+        Self { module: module_path(dir, config), label: config.hsm.token_label.clone() }
+    }
+
+    pub(crate) fn backup(dir: &Path, config: &SiteConfig) -> Option<Self> {
+        let backup = config.hsm.backup.as_ref()?;
+        Some(Self { module: dir.join(&backup.module), label: backup.token_label.clone() })
+    }
+}
 
 /// Refuses a token that was not probed under the site's profile, that was refused, or that is not the probed one. Asks the
 /// module for names and versions only, before the login.
@@ -21,18 +39,23 @@ pub(crate) fn check(dir: &Path, config: &SiteConfig, state: &SiteState) -> Resul
     let token = module.token(label)?;
     let print = state.probed.get(&token.serial).or_else(|| state.probed.get(&state.token_serial));
     let print = print.ok_or(HsmError::TokenUnprobed { profile: config.profile })?;
-    Ok(print.check(&module, label, config.profile)?)
+    print.check(&module, label, config.profile)?;
+    // A site that claims nothing may rehearse with any backup.
+    match Place::backup(dir, config) {
+        Some(backup) if matches!(config.profile, Profile::Enterprise | Profile::Government) => {
+            let module = Module::load(&backup.module)?;
+            let print = state.probed.get(&module.token(&backup.label)?.serial);
+            let print = print.ok_or(HsmError::TokenUnprobed { profile: config.profile })?;
+            Ok(print.check(&module, &backup.label, config.profile)?)
+        }
+        _ => Ok(()),
+    }
 }
 
-/// The fingerprint of the site's token, if the report is about a token of its make.
-pub(crate) fn of_site(
-    dir: &Path,
-    config: &SiteConfig,
-    report: &Report,
-    judgement: &Judgement,
-) -> Result<Fingerprint, GateError> {
-    let module = Module::load(&module_path(dir, config))?;
-    let token = module.token(&config.hsm.token_label)?;
+/// The fingerprint of one of the site's tokens, if the report is about a token of its make.
+pub(crate) fn of_site(place: &Place, report: &Report, judgement: &Judgement) -> Result<Fingerprint, GateError> {
+    let module = Module::load(&place.module)?;
+    let token = module.token(&place.label)?;
     let print = Fingerprint::of(report, judgement);
     print.check_make(&module.library()?, &token)?;
     Ok(Fingerprint { serial: token.serial, ..print })

@@ -248,23 +248,161 @@ fn question(
     parts
 }
 
-/// The members of a group in their slots, with its canaries among them. A canary looks like one of the members to whoever sees the
-/// store: the same sealed length, the same metadata.
+/// The members of a group in new places, with its canaries among them.
+///
+/// To whoever sees the store a canary is a member: it keeps its id and its covering text and metadata (`covers`) when the group
+/// is written anew, as a document does, and all places are drawn anew. A group's first canaries get a cover from members that are
+/// drawn in secret.
 pub(crate) fn with_canaries(
-    members: Vec<(DocumentId, Passage)>,
+    mut members: Vec<(DocumentId, Passage)>,
     canaries: Vec<Canary>,
+    covers: Vec<(DocumentId, Passage)>,
 ) -> Result<Vec<(DocumentId, Passage)>, GateError> {
-    let mut out = members;
-    let models = out.len();
-    for canary in canaries {
-        let model = usize::from(canary.name[0]) % models.max(1);
-        let Some((_, model)) = out.get(model) else {
-            return Err(GateError::Store("a group without members has no canaries".to_owned()));
-        };
-        let written = serde_json::to_string(&model.text).map_err(store)?.len() - 2;
-        let vector = Passage::vector_bytes(&canary.vector);
-        let passage = Passage { text: "-".repeat(written), vector, ..model.clone() };
-        out.insert(canary.slot, (DocumentId::from_bytes(canary.name), passage));
+    let covers = if covers.is_empty() {
+        let cover = |canary: &Canary| Ok((DocumentId::from_bytes(canary.name), cover(&members)?));
+        canaries.iter().map(cover).collect::<Result<Vec<_>, GateError>>()?
+    } else {
+        covers
+    };
+    if covers.len() != canaries.len() {
+        return Err(GateError::Store("a group does not have as many canaries as it should".to_owned()));
     }
-    Ok(out)
+    shuffle(&mut members)?;
+    // By rising slot, so that each lands where it belongs.
+    for (canary, (document, cover)) in canaries.into_iter().zip(shuffled(covers)?) {
+        if canary.slot > members.len() {
+            return Err(GateError::Store("a canary's place lies outside its group".to_owned()));
+        }
+        members.insert(canary.slot, (document, Passage { vector: Passage::vector_bytes(&canary.vector), ..cover }));
+    }
+    Ok(members)
+}
+
+/// What a canary shows the store: the metadata of one member, and a text whose length lies between those of two others, so that
+/// it is like the group without being anybody's twin. The choice is made once and by no rule that the store could follow.
+fn cover(members: &[(DocumentId, Passage)]) -> Result<Passage, GateError> {
+    let none = || GateError::Store("a group without members has no canaries".to_owned());
+    let drawn = || -> Result<&Passage, GateError> {
+        let number = below(members.len()).map_err(|_| none())?;
+        members.get(number).map(|(_, passage)| passage).ok_or_else(none)
+    };
+    let written = |passage: &Passage| -> Result<usize, GateError> {
+        let strings = [&passage.text, &passage.title, &passage.source];
+        strings.iter().try_fold(0, |sum, text| Ok(sum + serde_json::to_string(text).map_err(store)?.len() - 2))
+    };
+    let (model, one, other) = (drawn()?, written(drawn()?)?, written(drawn()?)?);
+    let length = one.min(other) + below(one.abs_diff(other) + 1)?;
+    Ok(Passage { title: String::new(), source: String::new(), text: "-".repeat(length), ..model.clone() })
+}
+
+/// A random number below `bound`. 64 bits modulo a group's size: no bias worth the name.
+fn below(bound: usize) -> Result<usize, GateError> {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| GateError::Store("the system gives no random numbers".to_owned()))?;
+    let bound = u64::try_from(bound).unwrap_or(u64::MAX);
+    Ok((u64::from_be_bytes(bytes).checked_rem(bound).unwrap_or(0)) as usize)
+}
+
+/// Fisher and Yates.
+fn shuffle<T>(items: &mut [T]) -> Result<(), GateError> {
+    for last in (1..items.len()).rev() {
+        items.swap(last, below(last + 1)?);
+    }
+    Ok(())
+}
+
+fn shuffled<T>(mut items: Vec<T>) -> Result<Vec<T>, GateError> {
+    shuffle(&mut items)?;
+    Ok(items)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use casemate_fhe::Params;
+    use casemate_types::Level;
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    const MEMBERS: usize = 16;
+
+    fn canaries() -> Canaries {
+        Canaries::new(&Zeroizing::new([7; 32]), "engineering", Params::default())
+    }
+
+    /// Every member has a length and metadata of its own.
+    fn members() -> Vec<(DocumentId, Passage)> {
+        let member = |n: usize| {
+            let passage = Passage {
+                title: "t".repeat(5),
+                source: "s".repeat(n % 3),
+                label: Level::default(),
+                metadata: BTreeMap::from([("case".to_owned(), n.to_string())]),
+                text: "x".repeat(100 + 20 * n),
+                position: Position { group: 0, slot: 0 },
+                version: 0,
+                vector: Passage::vector_bytes(&[0.5; 4]),
+            };
+            (DocumentId::from_bytes([n as u8; 16]), passage)
+        };
+        (0..MEMBERS).map(member).collect()
+    }
+
+    fn written(group: u32, version: u64, covers: Vec<(DocumentId, Passage)>) -> Vec<(DocumentId, Passage)> {
+        let place = GroupPlace { group, version, count: MEMBERS + CANARIES_PER_GROUP };
+        with_canaries(members(), canaries().of(place).unwrap(), covers).unwrap()
+    }
+
+    fn hidden(group: &[(DocumentId, Passage)]) -> Vec<(DocumentId, Passage)> {
+        let known: BTreeSet<DocumentId> = members().into_iter().map(|(document, _)| document).collect();
+        group.iter().filter(|(document, _)| !known.contains(document)).cloned().collect()
+    }
+
+    /// All that the store sees of a passage: its length and its metadata.
+    fn seen(passage: &Passage) -> (usize, BTreeMap<String, String>) {
+        (passage.title.len() + passage.source.len() + passage.text.len(), passage.metadata.clone())
+    }
+
+    #[test]
+    fn ids_and_lengths_that_stay_do_not_tell_documents_from_canaries() {
+        let first = written(3, 1, Vec::new());
+        let second = written(3, 2, hidden(&first));
+        let all = |group: &[(DocumentId, Passage)]| -> BTreeMap<_, _> {
+            group.iter().map(|(document, passage)| (*document, seen(passage))).collect()
+        };
+        assert_eq!(hidden(&first).len(), CANARIES_PER_GROUP);
+        assert_eq!(all(&first), all(&second), "something changed that tells which are canaries");
+        // A group that is made again under an old number has other ones.
+        let again = written(3, 9, Vec::new());
+        assert!(hidden(&again).iter().all(|(document, _)| !all(&first).contains_key(document)));
+    }
+
+    #[test]
+    fn order_that_stays_does_not_tell_documents_from_canaries() {
+        // A document goes anywhere, as a canary does.
+        let mut places = BTreeSet::new();
+        let mut group = written(0, 1, Vec::new());
+        for version in 2..200 {
+            group = written(0, version, hidden(&group));
+            places.insert(group.iter().position(|(document, _)| *document == DocumentId::from_bytes([0; 16])).unwrap());
+        }
+        assert_eq!(places.len(), MEMBERS + CANARIES_PER_GROUP);
+    }
+
+    #[test]
+    fn public_id_does_not_tell_whom_a_canary_looks_like() {
+        let (members, mut by_id, mut twins, mut tried) = (members(), 0, 0, 0);
+        for group in 0..100 {
+            for (document, passage) in hidden(&written(group, 1, Vec::new())) {
+                let of_id = &members[usize::from(document.as_bytes()[0]) % MEMBERS].1;
+                by_id += usize::from(of_id.metadata == passage.metadata);
+                twins += usize::from(members.iter().any(|(_, member)| seen(member) == seen(&passage)));
+                tried += 1;
+            }
+        }
+        // One in sixteen by chance: 25 of 400 expected.
+        assert!(by_id < 60, "{by_id} of {tried} follow the id");
+        assert!(twins < 40, "{twins} of {tried} are some member's twin");
+    }
 }

@@ -120,10 +120,28 @@ impl Gate {
     /// # Errors
     /// [`casemate_hsm::HsmError::TokenChanged`] for a report about a token of another make.
     pub fn record_probe(dir: &Path, report: &Report) -> Result<Judgement, GateError> {
+        Self::record_probe_of(dir, report, probing::Place::primary)
+    }
+
+    /// As [`Gate::record_probe`], about the backup token.
+    ///
+    /// # Errors
+    /// [`GateError::StateIncomplete`] for a site without a backup; as [`Gate::record_probe`].
+    pub fn record_backup_probe(dir: &Path, report: &Report) -> Result<Judgement, GateError> {
+        let missing = || GateError::StateIncomplete { what: "backup token".to_owned() };
+        let backup = probing::Place::backup(dir, &SiteConfig::read(dir)?).ok_or_else(missing)?;
+        Self::record_probe_of(dir, report, |_, _| backup)
+    }
+
+    fn record_probe_of(
+        dir: &Path,
+        report: &Report,
+        place: impl FnOnce(&Path, &SiteConfig) -> probing::Place,
+    ) -> Result<Judgement, GateError> {
         let lock = lock(dir)?;
         let (config, mut state) = (SiteConfig::read(dir)?, SiteState::read(dir)?);
         let judgement = report.judge(config.profile);
-        let print = probing::of_site(dir, &config, report, &judgement)?;
+        let print = probing::of_site(&place(dir, &config), report, &judgement)?;
         state.probed.insert(print.serial.clone(), print);
         let gate = Self::assemble(dir, lock, config, state)?;
         gate.journal.record_blocking(probing::event(report, &judgement))?;
@@ -131,6 +149,27 @@ impl Gate {
         probing::keep(dir, report, &judgement)?;
         gate.state().write(dir)?;
         Ok(judgement)
+    }
+
+    /// Records a step of a drill on the site's tokens, which have to be fit for the site's profile. Where another process has the
+    /// site open, the log is that process's: then nothing is recorded, and the answer is `false`.
+    ///
+    /// # Errors
+    /// As [`Gate::open`].
+    pub fn record_drill(dir: &Path, step: &str, detail: &str) -> Result<bool, GateError> {
+        let gate = match Self::open_without_plugins(dir) {
+            Ok(gate) => gate,
+            Err(GateError::InUse { .. }) => {
+                let (config, state) = (SiteConfig::read(dir)?, SiteState::read(dir)?);
+                probing::check(dir, &config, &state)?;
+                fips::require(dir, &config, &state)?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        gate.journal.record_blocking(Event::Site { action: format!("drill-{step}"), detail: detail.to_owned() })?;
+        gate.journal.checkpoint()?;
+        Ok(true)
     }
 
     fn assemble(dir: &Path, lock: fs::File, config: SiteConfig, state: SiteState) -> Result<Self, GateError> {
@@ -178,6 +217,7 @@ impl Gate {
             active: RwLock::new(nothing),
             _lock: lock,
         };
+        gate.check_keys(&gate.state())?;
         Ok(gate)
     }
 
@@ -320,11 +360,13 @@ impl Gate {
     }
 
     /// Writes `state.json`, whole or not at all, and puts it in force. The caller holds [`Gate::lock_office`].
-    pub(crate) fn commit_state(&self, state: SiteState) -> Result<(), GateError> {
+    pub(crate) fn commit_state(&self, mut state: SiteState) -> Result<(), GateError> {
         let mut slot = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        self.tag_keys(&mut state)?;
         state.write(&self.dir)?;
+        let generation = state.generation;
         *slot = Arc::new(state);
-        Ok(())
+        self.raise_generation(generation)
     }
 
     /// Changes `state.json` under the office's lock; nothing is written when `change` refuses.

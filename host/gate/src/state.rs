@@ -43,6 +43,12 @@ pub struct SiteState {
     pub issued: u64,
     /// Keys that the next opening of the site destroys: of an operation that was cut off, on either side of its commit.
     pub doomed: Vec<KeyRef>,
+    /// Rises with every change of the file, so that an old copy is known; 0 until the first.
+    #[serde(default)]
+    pub generation: u64,
+    /// HMAC under [`SiteKey::Tokens`] over generation, doomed keys and keys in force; empty until the first change.
+    #[serde(default, with = "hex::serde")]
+    pub keys_tag: Vec<u8>,
     /// Date of the newest list of certificates that this site has accepted.
     pub cmvp_floor: Option<jiff::civil::Date>,
 }

@@ -1,6 +1,7 @@
 //! What a token and its library say about themselves without a login: the facts of a FIPS verdict.
 
 use cryptoki::context::Function;
+use cryptoki::error::{Error as Pkcs11Error, RvError};
 use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 use cryptoki::session::{Session, ValidationFlagsType};
 use serde::Serialize;
@@ -27,7 +28,7 @@ pub struct ModuleFacts {
     pub file: String,
     /// `CKF_HW_SLOT`.
     pub hardware_slot: bool,
-    /// `CKS_LAST_VALIDATION_OK` after a random number (PKCS#11 3.2); nothing where the interface is older.
+    /// `CKS_LAST_VALIDATION_OK` after a random number (PKCS#11 3.2); nothing where the interface is older. An error is a no.
     pub approved: Option<bool>,
     /// `CKO_VALIDATION` objects (PKCS#11 3.2).
     pub claims: Vec<ValidationClaim>,
@@ -56,10 +57,14 @@ impl Module {
         let (hardware, firmware) = (token.hardware_version(), token.firmware_version());
         let session = self.context.open_ro_session(slot).map_err(fail)?;
         // Some modules answer that the function is there and then that it is not supported: they cannot say.
-        let approved = self.context.is_fn_supported(Function::GetSessionValidationFlags).then(|| {
-            session.generate_random_slice(&mut [0; 1]).ok()?;
-            session.get_validation_flags(ValidationFlagsType::VALIDATION_OK).ok()
-        });
+        let approved = if self.context.is_fn_supported(Function::GetSessionValidationFlags) {
+            let flags = session
+                .generate_random_slice(&mut [0; 1])
+                .and_then(|()| session.get_validation_flags(ValidationFlagsType::VALIDATION_OK));
+            approved(&flags)
+        } else {
+            None
+        };
         Ok(ModuleFacts {
             manufacturer: token.manufacturer_id().trim_end().to_owned(),
             model: token.model().trim_end().to_owned(),
@@ -69,9 +74,18 @@ impl Module {
             library: format!("{} {}", library.manufacturer_id().trim_end(), library.library_description().trim_end()),
             file: self.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
             hardware_slot: self.context.get_slot_info(slot).map_err(fail)?.hardware_slot(),
-            approved: approved.flatten().map(|flags| flags != 0),
+            approved,
             claims: claims(&session),
         })
+    }
+}
+
+/// What an answer about the approved mode means. Only a token that does not know the question has said nothing.
+fn approved<T: Copy + Into<u64>>(flags: &Result<T, Pkcs11Error>) -> Option<bool> {
+    match flags {
+        Ok(flags) => Some((*flags).into() != 0),
+        Err(Pkcs11Error::NullFunctionPointer | Pkcs11Error::Pkcs11(RvError::FunctionNotSupported, _)) => None,
+        Err(_) => Some(false),
     }
 }
 
@@ -95,4 +109,22 @@ fn claims(session: &Session) -> Vec<ValidationClaim> {
             claim
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_about_the_approved_mode_is_a_no() {
+        let refused = |code| approved::<u64>(&Err(Pkcs11Error::Pkcs11(code, Function::GetSessionValidationFlags)));
+        for code in
+            [RvError::GeneralError, RvError::DeviceError, RvError::FunctionFailed, RvError::SessionHandleInvalid]
+        {
+            assert_eq!(refused(code), Some(false), "{code:?}");
+        }
+        assert_eq!(refused(RvError::FunctionNotSupported), None);
+        assert_eq!(approved::<u64>(&Ok(0)), Some(false));
+        assert_eq!(approved::<u64>(&Ok(1)), Some(true));
+    }
 }

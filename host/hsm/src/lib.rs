@@ -22,6 +22,7 @@ mod facts;
 pub mod fpe;
 mod key;
 mod keyring;
+mod labelled;
 mod module;
 mod oaep;
 mod ops;

@@ -1,16 +1,22 @@
-//! Small data objects in a token: the proof that its storage takes a write, and the mark of the newest manifest.
+//! Small data objects in a token: the proof that its storage takes a write, the mark of the newest manifest, and the keys that a
+//! pair has begun to destroy.
+
+use std::collections::BTreeSet;
 
 use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 
 use crate::pair::Seen;
-use crate::{HsmError, Keyring};
+use crate::{HsmError, KeyId, Keyring};
 
 const CHECK: &str = "write to the token's storage";
 const CHECK_LABEL: &[u8] = b"casemate storage check";
 
 const MARK: &str = "keep the pair's mark in the token";
 const MARK_LABEL: &[u8] = b"casemate pair manifest";
+
+const RETIRED: &str = "note a destruction in the token";
+const RETIRED_LABEL: &[u8] = b"casemate pair destruction";
 
 impl Keyring {
     /// Writes a data object to the token's storage, reads it back and removes it.
@@ -60,6 +66,49 @@ impl Keyring {
             session.create_object(&data(MARK_LABEL, &value))?;
             old.into_iter().try_for_each(|object| session.destroy_object(object))
         })
+    }
+
+    /// The keys whose destruction in both tokens of a pair was begun.
+    pub(crate) fn retired(&self) -> Result<BTreeSet<KeyId>, HsmError> {
+        Ok(self.retired_objects()?.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// Notes that a key's destruction begins, so that a process that dies in between cannot make it undone.
+    pub(crate) fn retire(&self, id: KeyId) -> Result<(), HsmError> {
+        if self.retired()?.contains(&id) {
+            return Ok(());
+        }
+        self.sessions
+            .with_anchor(RETIRED, |session| session.create_object(&data(RETIRED_LABEL, id.as_bytes())))
+            .map(drop)
+    }
+
+    /// Forgets the destructions of keys that the manifest in force no longer lists.
+    pub(crate) fn forget_retired(&self, listed: impl Fn(KeyId) -> bool) -> Result<(), HsmError> {
+        for (object, id) in self.retired_objects()? {
+            if !listed(id) {
+                self.sessions.with_anchor(RETIRED, |session| session.destroy_object(object))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn retired_objects(&self) -> Result<Vec<(ObjectHandle, KeyId)>, HsmError> {
+        let strange = || HsmError::StrangeAnswer { action: RETIRED };
+        let found = self.sessions.with_anchor(RETIRED, |session| {
+            find(session, RETIRED_LABEL)?
+                .into_iter()
+                .map(|object| Ok((object, session.get_attributes(object, &[AttributeType::Value])?)))
+                .collect::<Result<Vec<_>, cryptoki::error::Error>>()
+        })?;
+        let read = |(object, value): (ObjectHandle, Vec<Attribute>)| match value.as_slice() {
+            [Attribute::Value(bytes)] => {
+                let id = bytes.as_slice().try_into().map_err(|_| strange())?;
+                Ok((object, KeyId::from_random(id)))
+            }
+            _ => Err(strange()),
+        };
+        found.into_iter().map(read).collect()
     }
 }
 

@@ -72,6 +72,21 @@ fn a_sites_own_pair_drills_beside_its_keys() {
     for _ in 0..2 {
         passed(&site.casemate(&["hsm", "drill", "--values", "500"]).expect(0));
     }
+    let steps: Vec<String> = site
+        .records()
+        .iter()
+        .filter_map(|record| record["action"].as_str().filter(|action| action.starts_with("drill-")).map(str::to_owned))
+        .collect();
+    assert_eq!(steps, ["drill-begun", "drill-ended", "drill-begun", "drill-ended"]);
+    // A site of a profile that claims something takes no backup that was not probed, and then no software either.
+    site.configure("profile = \"rehearsal\"", "profile = \"enterprise\"");
+    site.casemate(&["hsm", "probe", "--scratch"]).expect(0);
+    let refused = || site.casemate(&["hsm", "drill"]).expect(4)["error"].as_str().unwrap().to_owned();
+    assert!(refused().contains("probe"), "{}", refused());
+    site.casemate(&["hsm", "probe", "--backup", "--scratch"]).expect(0);
+    assert!(refused().contains("validated module"), "{}", refused());
+    site.configure("profile = \"enterprise\"", "profile = \"rehearsal\"");
+    site.casemate(&["hsm", "probe"]).expect(0);
     // The site's own keys are as they were.
     site.casemate(&["ask", "What does a pool do?", "--as", "ana"]).expect(0);
 }

@@ -1,5 +1,6 @@
 //! Somebody who can write to the site's disk: every change is refused, and named.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -99,7 +100,7 @@ fn old_passages_put_back_are_refused() {
     let old = sled::open(kept).unwrap();
     alter(&site, b"pengineering\0", |entries| {
         for (key, value) in entries {
-            // Canaries have new names with each version.
+            // What was not there is left as it is.
             if let Some(old) = old.get(key).unwrap() {
                 *value = old.to_vec();
             }
@@ -107,6 +108,26 @@ fn old_passages_put_back_are_refused() {
     });
     let message = store_denial(&site);
     assert!(message.contains("passage") && message.contains("old copy was put back"), "{message}");
+}
+
+/// Two versions of one group: had canaries new names, those that stay would be documents for certain.
+#[test]
+fn store_cannot_tell_canaries_by_the_ids_that_change() {
+    let site = site::copy();
+    let ids = || -> BTreeSet<Vec<u8>> {
+        let store = sled::open(site.dir.join("store")).unwrap();
+        store.scan_prefix(b"pengineering\0").map(|entry| entry.unwrap().0.to_vec()).collect()
+    };
+    let before = ids();
+    site.ingest(&[passage("one", "One", "A passage that has the group written anew.")]);
+    let after = ids();
+    assert!(
+        before.len() > 4 && after.is_superset(&before),
+        "{} of {} ids stayed",
+        before.intersection(&after).count(),
+        before.len()
+    );
+    assert_eq!(after.len(), before.len() + 1);
 }
 
 #[test]

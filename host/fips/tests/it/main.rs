@@ -360,8 +360,16 @@ fn software_token_is_never_called_validated() {
 #[test]
 fn token_outside_its_approved_mode_is_refused() {
     Case { token: TokenFacts { approved_mode: ApprovedMode::No, ..token() }, ..Case::new() }.fails(&["approved mode"]);
-    let silent = TokenFacts { approved_mode: ApprovedMode::CannotSay, ..token() };
-    assert!(Case { token: silent, ..Case::new() }.judge().validated());
+}
+
+#[test]
+fn token_that_cannot_say_its_mode_is_refused() {
+    let silent = || TokenFacts { approved_mode: ApprovedMode::CannotSay, ..token() };
+    for profile in [Profile::Government, Profile::Enterprise] {
+        let verdict = Case { token: silent(), profile, ..Case::new() }.fails(&["approved mode"]);
+        assert!(verdict.failed().next().unwrap().evidence.contains("C_GetSessionValidationFlags"));
+    }
+    assert!(Case { token: silent(), profile: Profile::Rehearsal, ..Case::new() }.judge().admits());
 }
 
 #[test]

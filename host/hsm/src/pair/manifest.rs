@@ -217,6 +217,11 @@ impl VerifiedManifest {
         &self.manifest
     }
 
+    /// Whether the list has the key.
+    pub(super) fn lists(&self, id: KeyId) -> bool {
+        self.manifest.keys.iter().any(|key| key.id == id)
+    }
+
     /// What the next manifest is measured by.
     pub fn seen(&self) -> Seen {
         Seen { sequence: self.manifest.sequence, digest: self.digest }

@@ -1,10 +1,10 @@
 //! One token of a pair: connected, or latched as down with the reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::manifest::VerifiedManifest;
-use super::{PairMember, PairOptions, Role};
+use super::{PairMember, PairOptions, Role, references};
 use crate::{Ff1, HsmError, Key, KeyId, KeyRef, Keyring};
 
 /// A member and its state.
@@ -65,14 +65,15 @@ impl Member {
         }
     }
 
-    /// Logs in anew and looks every key of the manifest up. The member is in use only if all of it succeeds.
+    /// Logs in anew and looks every key of the manifest up, but for those in `retired`, to which the token adds what it knows. The
+    /// member is in use only if all of it succeeds.
     pub(super) fn connect(
         &self,
         manifest: &VerifiedManifest,
-        keys: &[KeyRef],
+        retired: &RwLock<BTreeSet<KeyId>>,
         options: PairOptions,
     ) -> Result<(), HsmError> {
-        let connected = self.try_connect(manifest, keys, options);
+        let connected = self.try_connect(manifest, retired, options);
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match connected {
             Ok(live) => {
@@ -89,7 +90,7 @@ impl Member {
     fn try_connect(
         &self,
         manifest: &VerifiedManifest,
-        keys: &[KeyRef],
+        retired: &RwLock<BTreeSet<KeyId>>,
         options: PairOptions,
     ) -> Result<Live, HsmError> {
         let pin = (self.source.pin)()?;
@@ -105,13 +106,20 @@ impl Member {
         {
             manifest.follows(&mark)?;
         }
+        let begun = if options.marks { keyring.retired()? } else { BTreeSet::new() };
+        let keys: Vec<KeyRef> = {
+            let mut retired = retired.write().unwrap_or_else(PoisonError::into_inner);
+            retired.extend(begun);
+            references(manifest).into_iter().filter(|key| !retired.contains(&key.id)).collect()
+        };
         let live = Live { keyring, keys: RwLock::default(), ff1: Mutex::default(), unwrapped: Mutex::default() };
-        live.refresh(keys)?;
+        live.refresh(&keys)?;
         if options.writes {
             live.keyring.check_storage()?;
         }
         if options.marks && mark != Some(manifest.seen()) {
             live.keyring.set_manifest_mark(&manifest.seen())?;
+            live.keyring.forget_retired(|id| manifest.lists(id))?;
         }
         Ok(live)
     }

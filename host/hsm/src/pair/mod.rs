@@ -153,8 +153,9 @@ impl Pair {
         let members =
             [Member::new(Role::Primary, &serials.primary, primary), Member::new(Role::Backup, &serials.backup, backup)];
         let mut reachable = false;
+        let retired = RwLock::default();
         for member in &members {
-            match member.connect(&manifest, &references(&manifest), options) {
+            match member.connect(&manifest, &retired, options) {
                 Ok(()) => reachable = true,
                 Err(error) if error.is_outage() || matches!(error, HsmError::TokenMissing { .. }) => {
                     tracing::error!(role = %member.role, %error, "a token of the pair is down from the start");
@@ -168,7 +169,7 @@ impl Pair {
         let inner = Arc::new(Inner {
             members,
             manifest: RwLock::new(Arc::new(manifest)),
-            retired: RwLock::default(),
+            retired,
             options,
             checking: Mutex::default(),
             checks: AtomicU64::new(0),
@@ -225,6 +226,7 @@ impl Pair {
             live.refresh(&references(&next))?;
             if inner.options.marks {
                 live.keyring.set_manifest_mark(&next.seen())?;
+                live.keyring.forget_retired(|id| next.lists(id))?;
             }
         }
         *inner.manifest.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
@@ -272,7 +274,8 @@ impl Pair {
     }
 
     /// Destroys a key in both tokens and proves it in each; both have to be up. The key is served no more from the first moment,
-    /// also if this breaks off; called again, it goes on. The next manifest leaves the key out.
+    /// also if this breaks off, and (with [`PairOptions::marks`]) in later processes too, since both tokens note the intent before
+    /// the first deletion; called again, it goes on. The next manifest leaves the key out.
     ///
     /// # Errors
     /// [`HsmError::PairIncomplete`]; as [`crate::Keyring::destroy`].
@@ -285,6 +288,9 @@ impl Pair {
             up.push(member.live().ok_or(HsmError::PairIncomplete { role: member.role })?);
         }
         inner.retired.write().unwrap_or_else(PoisonError::into_inner).insert(key);
+        if inner.options.marks {
+            up.iter().try_for_each(|live| live.keyring.retire(key))?;
+        }
         let destroy = |live: &Live| {
             live.release(key);
             match live.keyring.find(&reference) {
@@ -377,7 +383,7 @@ impl Inner {
                         self.latch(member, &live, &error);
                     }
                 }
-                None => match member.connect(&manifest, &keys, self.options) {
+                None => match member.connect(&manifest, &self.retired, self.options) {
                     Ok(()) => {
                         tracing::info!(role = %member.role, token = %member.serial, "a token of the pair is back");
                         self.restored.fetch_add(1, Ordering::Relaxed);

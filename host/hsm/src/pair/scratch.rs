@@ -18,6 +18,9 @@ pub struct ScratchDrill {
     pub destroyed: Vec<Destruction>,
 }
 
+/// Every key of a drill has this label, and no other key has it.
+const LABEL: &str = "casemate drill";
+
 /// A drill on two tokens that may hold anything: a key is made for both, the primary is cut off in mid-batch, and everything the
 /// drill made is destroyed again. Site keys and the tokens' mark of the site's manifest are not touched.
 ///
@@ -30,6 +33,10 @@ pub fn drill_with_scratch_key(
     patience: Duration,
 ) -> Result<ScratchDrill, HsmError> {
     let mut made = Vec::new();
+    // A drill that was killed left its keys behind.
+    for member in [primary(), backup()] {
+        open(&member)?.destroy_labelled(LABEL)?;
+    }
     let outcome = prepare(&primary(), &backup(), &mut made).and_then(|(key, manifest)| {
         let options = PairOptions { interval: patience.max(Duration::from_secs(1)), writes: true, marks: false };
         let pair = Pair::open(primary(), backup(), manifest, options)?;
@@ -50,7 +57,6 @@ fn prepare(
     backup: &PairMember,
     made: &mut Vec<(usize, KeyRef)>,
 ) -> Result<(KeyId, super::VerifiedManifest), HsmError> {
-    const LABEL: &str = "casemate drill";
     let rings = [primary, backup].map(open);
     let [first, second] = rings;
     let rings = [first?, second?];
@@ -85,7 +91,8 @@ fn clean(members: &[PairMember; 2], made: &[(usize, KeyRef)]) -> Result<(), HsmE
                     Err(error) => return Err(error),
                 }
             }
-            Ok(())
+            // And what was made before its reference came back.
+            ring.destroy_labelled(LABEL)
         });
         outcome = outcome.and(cleaned);
     }

@@ -15,6 +15,7 @@ use casemate_hsm::{
     Claim, Ff1, Ff1Value, HsmError, Key, KeyClass, KeyId, KeyRef, Keyring, Module, Pair, PairMember, PairOptions,
 };
 use cryptoki::context::Pkcs11;
+use cryptoki::object::{Attribute, ObjectClass};
 use cryptoki::session::Session;
 
 use crate::fixture::{PIN, SO_PIN, by_id, pin};
@@ -54,6 +55,7 @@ pub const CHECKS: &[Check] = &[
     ("another_token_under_the_label_is_refused", another_token_under_the_label_is_refused),
     ("the_next_manifest_is_adopted", the_next_manifest_is_adopted),
     ("a_key_is_destroyed_in_both_tokens", a_key_is_destroyed_in_both_tokens),
+    ("a_kill_inside_a_destruction_neither_revives_the_key_nor_closes_the_pair", a_kill_inside_a_destruction),
     ("a_token_signs_manifests", a_token_signs_manifests),
     // Last: not every token comes back from this in one process.
     ("storage_that_vanishes_is_noticed_within_one_interval", storage_that_vanishes_is_noticed_within_one_interval),
@@ -342,6 +344,12 @@ fn a_scratch_drill_leaves_nothing_behind(lab: &Lab) {
         counts
     };
     let before = count();
+    {
+        // Left by a drill that was killed.
+        let [(ring, _), _] = lab.rings();
+        ring.generate(KeyClass::FpeFf1, "casemate drill").unwrap();
+        ring.generate(KeyClass::Transport, "casemate drill").unwrap();
+    }
     let result =
         drill_with_scratch_key(|| lab.tokens[0].member(), || lab.tokens[1].member(), 100, Duration::from_secs(60))
             .unwrap();
@@ -497,6 +505,52 @@ fn a_key_is_destroyed_in_both_tokens(lab: &Lab) {
     assert_eq!(pair.check_now().state, PairState::Healthy);
     // Called again after a crash, it says so.
     assert!(pair.destroy(at_rest).unwrap().iter().all(|again| again.proofs.len() == 1));
+}
+
+/// Another process is killed after the first deletion: what is in the tokens then is made here, and a new login finds it.
+fn a_kill_inside_a_destruction(lab: &Lab) {
+    let token = lab.replicate(KeyClass::Token, 0);
+    let (at_rest, copy) = {
+        let rings = lab.rings();
+        let birth = rings[0].0.birth(KeyClass::AtRest, "pair").unwrap();
+        let packages = [0, 1].map(|index| {
+            let (ring, transport) = &rings[index];
+            let package = rings[0].0.wrap_for(&birth, &ring.transport_key(transport).unwrap()).unwrap();
+            ring.admit(transport, &package).unwrap();
+            package
+        });
+        let [_, copy] = packages;
+        (birth.reference(), copy)
+    };
+    let manifest = lab.manifest(&[&token, &at_rest]);
+    let intents = |token: &Token| {
+        let wanted = [Attribute::Class(ObjectClass::DATA), Attribute::Label(b"casemate pair destruction".to_vec())];
+        let session = token.session();
+        session.find_objects(&wanted).unwrap().len()
+    };
+    {
+        let pair = lab.open(manifest.clone());
+        pair.destroy(at_rest.id).unwrap();
+        assert_eq!(lab.tokens.each_ref().map(intents), [1, 1], "noted in both");
+    }
+    {
+        // The copy in the backup, which the killed process did not reach.
+        let [_, (ring, transport)] = lab.rings();
+        ring.admit(&transport, &copy).unwrap();
+    }
+    let pair = lab.open(manifest);
+    assert_eq!(pair.check_now().state, PairState::Healthy);
+    pair.mac(token.id, b"m").unwrap();
+    assert!(matches!(pair.seal(at_rest.id, b"place", b"text"), Err(HsmError::NotInPair { .. })), "it was revived");
+    // Called again, it goes on with the copy that was left.
+    let destroyed = pair.destroy(at_rest.id).unwrap();
+    assert!(destroyed[1].proofs.len() > 1, "{destroyed:?}");
+    for token in &lab.tokens {
+        assert!(token.session().find_objects(&by_id(at_rest.id)).unwrap().is_empty());
+    }
+    // The next manifest ends the matter.
+    pair.adopt(lab.manifest(&[&token])).unwrap();
+    assert_eq!(lab.tokens.each_ref().map(intents), [0, 0]);
 }
 
 fn a_token_signs_manifests(lab: &Lab) {

@@ -1,0 +1,87 @@
+//! What stands between `state.json` and the destruction of a key.
+//!
+//! The lists of keys in force and of keys to be destroyed carry an HMAC under a key in the token, and a generation whose floor is
+//! kept sealed and apart: neither an altered nor an old list is carried out, and a wrapping key that no list names is noticed.
+
+use std::collections::BTreeMap;
+
+use casemate_hsm::{Key, KeyClass, KeyRef};
+
+use crate::GateError;
+use crate::collection::store;
+use crate::site::Gate;
+use crate::state::{SiteKey, SiteState};
+
+/// The label of every key that wraps users' key-encryption keys.
+pub(crate) const WRAPPING_LABEL: &str = "site/user-kek-wrapping";
+
+const FLOOR: &str = "site/state-generation";
+
+impl Gate {
+    /// Gives a state that is about to be written the next generation, and its tag.
+    pub(crate) fn tag_keys(&self, state: &mut SiteState) -> Result<(), GateError> {
+        state.generation = state.generation.max(self.state_generation()?) + 1;
+        state.keys_tag = self.keyring.mac(&self.tokens(state)?, &covered(state)?)?.to_vec();
+        Ok(())
+    }
+
+    /// Refuses lists of keys that this site did not write last, or that would destroy a key in force.
+    pub(crate) fn check_keys(&self, state: &SiteState) -> Result<(), GateError> {
+        let refuse = |problem: String| Err(GateError::Doomed { problem });
+        let floor = self.state_generation()?;
+        if state.generation < floor {
+            return refuse(format!("it is of generation {}, and {floor} was written: an old copy", state.generation));
+        }
+        // Until its first change a site has nothing to destroy.
+        if state.generation > 0 || !state.keys_tag.is_empty() || !state.doomed.is_empty() {
+            let tag = self.keyring.mac(&self.tokens(state)?, &covered(state)?)?;
+            if aws_lc_rs::constant_time::verify_slices_are_equal(&tag, &state.keys_tag).is_err() {
+                return refuse("its lists of keys were altered".to_owned());
+            }
+        }
+        match state.doomed.iter().find(|doomed| in_force(state).any(|held| held.id == doomed.id)) {
+            Some(held) => refuse(format!("it would destroy {}, which is in force", held.label)),
+            None => Ok(()),
+        }
+    }
+
+    /// Wrapping keys in the token that are neither in force nor to be destroyed: made by a command that was killed before it could
+    /// write them down. The state has passed [`Gate::check_keys`].
+    pub(crate) fn stray_wrapping_keys(&self, state: &SiteState) -> Result<Vec<KeyRef>, GateError> {
+        let mut found = self.keyring.labelled(KeyClass::KekWrapping, WRAPPING_LABEL)?;
+        found.retain(|key| !in_force(state).chain(&state.doomed).any(|named| named.id == key.id));
+        Ok(found)
+    }
+
+    /// Raised after the state is written: a crash in between leaves a state that is newer than its floor.
+    pub(crate) fn raise_generation(&self, generation: u64) -> Result<(), GateError> {
+        let sealed = self
+            .site_key
+            .seal("a state's generation", &[FLOOR.as_bytes()], &generation.to_be_bytes())
+            .map_err(store)?;
+        self.small.insert(FLOOR, sealed).map_err(store)?;
+        self.small.flush().map(drop).map_err(store)
+    }
+
+    fn state_generation(&self) -> Result<u64, GateError> {
+        let Some(sealed) = self.small.get(FLOOR).map_err(store)? else { return Ok(0) };
+        let bytes = self.site_key.open("a state's generation", &[FLOOR.as_bytes()], &sealed).map_err(store)?;
+        let bytes: [u8; 8] = bytes.as_slice().try_into().map_err(store)?;
+        Ok(u64::from_be_bytes(bytes))
+    }
+
+    fn tokens(&self, state: &SiteState) -> Result<Key, GateError> {
+        Ok(self.keyring.find(state.key(SiteKey::Tokens)?)?)
+    }
+}
+
+fn in_force(state: &SiteState) -> impl Iterator<Item = &KeyRef> {
+    state.keys.values().chain(state.compartments.values().map(|held| &held.key))
+}
+
+/// What the tag covers.
+fn covered(state: &SiteState) -> Result<Vec<u8>, GateError> {
+    let compartments: BTreeMap<_, _> = state.compartments.iter().map(|(name, held)| (name, &held.key)).collect();
+    let fields = serde_json::to_vec(&(state.generation, &state.doomed, &state.keys, compartments)).map_err(store)?;
+    Ok([b"casemate/state-keys/1".as_slice(), &fields].concat())
+}
