@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 use casemate_audit::record::Event;
 use casemate_bundle::TrustRoot;
 use casemate_fips::{ApprovedMode, Approver, Claim, FipsError, Question, TokenFacts, Verdict, VerifiedSnapshot};
-use casemate_hsm::Module;
+use casemate_hsm::{HsmError, Module, Role};
 use casemate_types::{Digest, Profile};
 use jiff::civil::Date;
 
 use crate::GateError;
 use crate::config::SiteConfig;
-use crate::init::module_path;
 use crate::site::Gate;
 use crate::state::{SiteState, write_private};
 
@@ -41,15 +40,20 @@ pub fn signatures_path(snapshot: &Path) -> PathBuf {
 
 /// Judges the site's token and says what it says about itself. Opens nothing and logs in nowhere.
 pub fn fips_status(site: &Path, overrides: &FipsOverrides) -> Result<(TokenFacts, Verdict), GateError> {
-    judge(site, &SiteConfig::read(site)?, &SiteState::read(site)?, overrides)
+    judge(site, &SiteConfig::read(site)?, &SiteState::read(site)?, Role::Primary, overrides)
 }
 
 /// Refuses a site whose profile asks for a validated module that is not shown to be there.
 pub(crate) fn require(site: &Path, config: &SiteConfig, state: &SiteState) -> Result<(), GateError> {
+    require_of(site, config, state, Role::Primary)
+}
+
+/// As [`require`], of one token of a pair.
+pub(crate) fn require_of(site: &Path, config: &SiteConfig, state: &SiteState, role: Role) -> Result<(), GateError> {
     if !matches!(config.profile, Profile::Enterprise | Profile::Government) {
         return Ok(());
     }
-    let (_, verdict) = judge(site, config, state, &FipsOverrides::default())?;
+    let (_, verdict) = judge(site, config, state, role, &FipsOverrides::default())?;
     match verdict.failed().next() {
         None if verdict.admits() => Ok(()),
         failed => Err(GateError::NotValidated {
@@ -103,9 +107,12 @@ fn judge(
     site: &Path,
     config: &SiteConfig,
     state: &SiteState,
+    role: Role,
     overrides: &FipsOverrides,
 ) -> Result<(TokenFacts, Verdict), GateError> {
-    let token = facts(site, config)?;
+    let token = facts(site, config, role)?;
+    // The certificate of site.toml is the primary's.
+    let named = if role == Role::Primary { config.fips.certificate } else { None };
     let path = overrides.snapshot.clone().unwrap_or_else(|| snapshot_path(site));
     let snapshot = load(site, &path);
     let verdict = casemate_fips::evaluate(&Question {
@@ -113,7 +120,7 @@ fn judge(
         today: today(),
         max_age_days: config.fips.max_snapshot_age_days,
         floor: state.cmvp_floor,
-        certificate: overrides.certificate.or(config.fips.certificate),
+        certificate: overrides.certificate.or(named),
         token: &token,
         snapshot: snapshot.as_ref(),
     });
@@ -143,8 +150,9 @@ fn approvers(site: &Path) -> Result<Vec<Approver>, GateError> {
     Ok(approvers.collect())
 }
 
-fn facts(site: &Path, config: &SiteConfig) -> Result<TokenFacts, GateError> {
-    let facts = Module::load(&module_path(site, config))?.facts(&config.hsm.token_label)?;
+fn facts(site: &Path, config: &SiteConfig, role: Role) -> Result<TokenFacts, GateError> {
+    let (module, label) = config.hsm.place(role).ok_or(HsmError::PairIncomplete { role })?;
+    let facts = Module::load(&site.join(module))?.facts(label)?;
     Ok(TokenFacts {
         manufacturer: facts.manufacturer,
         model: facts.model,
