@@ -89,7 +89,7 @@ enum Held {
 /// FF1 under a key of the vault, for one radix.
 pub enum VaultFf1 {
     /// In the site's one token.
-    One(Ff1),
+    One(Box<Ff1>),
     /// In whichever token serves; a batch that met an outage is done again on the other.
     Two(Arc<Pair>, KeyId, u32),
 }
@@ -363,7 +363,7 @@ impl Vault {
     /// As [`Ff1::new`]; [`HsmError::NotInPair`].
     pub fn ff1(&self, key: VaultKey, radix: u32) -> Result<VaultFf1, HsmError> {
         match (&self.0, key.0) {
-            (Tokens::One(ring), Held::One(key)) => Ok(VaultFf1::One(Ff1::new(Arc::clone(ring), key, radix)?)),
+            (Tokens::One(ring), Held::One(key)) => Ok(VaultFf1::One(Box::new(Ff1::new(Arc::clone(ring), key, radix)?))),
             (Tokens::Two(two), Held::Both(key)) => Ok(VaultFf1::Two(Arc::clone(&two.pair), key.id, radix)),
             (_, other) => Err(other.unfit("encrypt with FF1")),
         }
