@@ -98,7 +98,7 @@ impl Checkpointer {
         }
 
         self.shared.state().signing_since = Some(Instant::now());
-        let signed = self.shared.key.sign(size, edge.root(), self.signer.as_ref());
+        let signed = self.shared.sign(size, edge.root(), self.signer.as_ref());
         self.shared.state().signing_since = None;
         let head = Head { tree: signed?, edge };
         // From here on the signature exists: nothing but an extension of it may ever be signed.

@@ -283,7 +283,7 @@ impl Courier {
     fn accept(&self, head: &Head, cosigned: &str) -> Result<(), AuditError> {
         let dir = &self.shared.dir;
         cosignature::verify_cosignature(cosigned, &self.options.key)?;
-        let found = note::open(cosigned.as_bytes(), self.shared.key.vkey())?;
+        let found = self.shared.open_own(cosigned.as_bytes())?;
         check_history(dir, head, &found)?;
         store::replace(dir, COSIGNED, cosigned.as_bytes())?;
         store::sync_dir(dir)?;

@@ -56,7 +56,7 @@ pub use query::Query;
 pub use receipt::{Receipt, VerifiedReceipt, receipt_from, verify_receipt};
 pub use record::{Event, Record};
 pub use retention::SEGMENT;
-pub use rotation::rotate;
+pub use rotation::{announce_reserve, rotate};
 pub use signer_file::FileSigner;
 pub use verify::{RecordReader, Verified, entries, entries_from, root_at, size_of, verify_dir};
 pub use witness::{Answer, Refusal, Witness, WitnessError, serve_directory, serve_socket};

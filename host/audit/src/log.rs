@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::checkpointer::Checkpointer;
 use crate::courier::{Courier, WitnessOptions, Witnessed};
 use crate::head::HeadFile;
-use crate::note::{CheckpointSigner, LogKey, LogKeys, TreeHead};
+use crate::note::{self, CheckpointSigner, LogKey, LogKeys, TreeHead};
 use crate::pinned::{Pinned, Segment};
 use crate::snapshot::Snapshot;
 use crate::store;
@@ -74,6 +74,26 @@ impl Log {
     /// last tiles agree, that the write-ahead file continues the checkpoint, and that all this extends what was signed last
     /// ([`LogOptions::head_file`]). [`crate::verify_dir`] checks the rest.
     pub fn open(dir: &Path, options: LogOptions, signer: Box<dyn CheckpointSigner>) -> Result<Self, AuditError> {
+        Self::open_as(dir, options, signer, None)
+    }
+
+    /// As [`Log::open`], with a key in reserve that signs whenever `signer` fails. It must have been announced
+    /// ([`crate::announce_reserve`]) by the key of `signer`; otherwise it signs nothing.
+    pub fn open_with_reserve(
+        dir: &Path,
+        options: LogOptions,
+        signer: Box<dyn CheckpointSigner>,
+        reserve: Box<dyn CheckpointSigner>,
+    ) -> Result<Self, AuditError> {
+        Self::open_as(dir, options, signer, Some(reserve))
+    }
+
+    fn open_as(
+        dir: &Path,
+        options: LogOptions,
+        signer: Box<dyn CheckpointSigner>,
+        reserve: Option<Box<dyn CheckpointSigner>>,
+    ) -> Result<Self, AuditError> {
         let key = LogKey::new(&options.origin, &signer.public_key())?;
         fs::create_dir_all(dir).map_err(AuditError::io("create", dir))?;
         let lock = lock(dir)?;
@@ -88,12 +108,22 @@ impl Log {
             let handed_over = keys.retired_at(key.vkey()).unwrap_or(0);
             return Err(VerifyError::RetiredKey { size: handed_over, handed_over }.into());
         }
+        let announced = pinned.keys(key.vkey())?;
+        let reserve = match reserve {
+            Some(signer) => {
+                let key = LogKey::new(&options.origin, &signer.public_key())?;
+                let reserve = Reserve { key, signer: Mutex::new(signer) };
+                (announced.reserve() == Some(reserve.key.vkey())).then_some(reserve)
+            }
+            None => None,
+        };
         let (mut head, mut tail) = recover(dir, keys.all().next().unwrap_or_default())?;
         let tail_first = head.tree.size / WIDTH * WIDTH;
         let unsigned = tail.split_off((head.tree.size - tail_first) as usize);
         head_file.check(dir, &keys, &head, &unsigned)?;
-        if LogKeys::of(key.vkey()).open(head.tree.text.as_bytes()).is_err() {
-            // Signed by the key that has just handed over to this one.
+        let own = if reserve.is_some() { announced } else { LogKeys::of(key.vkey()) };
+        if own.open(head.tree.text.as_bytes()).is_err() {
+            // Signed by the key that has just handed over to this one, or by one in reserve that is not at hand.
             head.tree = key.sign(head.tree.size, head.tree.root, signer.as_ref())?;
             head_file.write(&head.tree)?;
             store::replace(dir, store::CHECKPOINT, head.tree.text.as_bytes())?;
@@ -114,6 +144,7 @@ impl Log {
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             key,
+            reserve,
             every: options.checkpoint_every,
             after: options.checkpoint_after.max(1),
             head_file,
@@ -304,6 +335,7 @@ pub(crate) struct Head {
 pub(crate) struct Shared {
     pub(crate) dir: PathBuf,
     pub(crate) key: LogKey,
+    pub(crate) reserve: Option<Reserve>,
     pub(crate) every: Duration,
     pub(crate) after: u64,
     pub(crate) head_file: HeadFile,
@@ -315,7 +347,39 @@ pub(crate) struct Shared {
     _lock: File,
 }
 
+/// A key that signs when the log's own cannot.
+pub(crate) struct Reserve {
+    key: LogKey,
+    signer: Mutex<Box<dyn CheckpointSigner>>,
+}
+
 impl Shared {
+    /// Signs a tree head with the log's key; if that cannot sign, with the one in reserve.
+    pub(crate) fn sign(
+        &self,
+        size: u64,
+        root: tlog_tiles::Hash,
+        signer: &dyn CheckpointSigner,
+    ) -> Result<TreeHead, AuditError> {
+        let signed = self.key.sign(size, root, signer);
+        match (&self.reserve, signed) {
+            (Some(reserve), Err(AuditError::Signer(_))) => {
+                let signer = reserve.signer.lock().unwrap_or_else(PoisonError::into_inner);
+                reserve.key.sign(size, root, signer.as_ref())
+            }
+            (_, signed) => signed,
+        }
+    }
+
+    /// Checks a checkpoint that one of the log's two keys has signed.
+    pub(crate) fn open_own(&self, text: &[u8]) -> Result<TreeHead, VerifyError> {
+        let opened = note::open(text, self.key.vkey());
+        match (&self.reserve, opened) {
+            (Some(reserve), Err(VerifyError::UnknownSigner)) => note::open(text, reserve.key.vkey()),
+            (_, opened) => opened,
+        }
+    }
+
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         // Every change below is complete before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -93,17 +93,20 @@ impl LogKey {
     }
 }
 
-/// The keys that may have signed a checkpoint: the current one, and retired ones up to the size at which they handed over.
+/// The keys that may have signed a checkpoint: the current one, one in reserve from its announcement on, and retired ones up to the
+/// size at which they handed over.
 #[derive(Debug, Clone)]
 pub(crate) struct LogKeys {
     retired: Vec<(String, u64)>,
     current: String,
+    /// With the index of the record that announces it.
+    reserve: Option<(String, u64)>,
 }
 
 impl LogKeys {
     /// One key that was never handed over.
     pub(crate) fn of(vkey: &str) -> Self {
-        Self { retired: Vec::new(), current: vkey.to_owned() }
+        Self { retired: Vec::new(), current: vkey.to_owned(), reserve: None }
     }
 
     /// Whether the current key can be read.
@@ -115,7 +118,22 @@ impl LogKeys {
         &self.current
     }
 
-    /// All verifier keys, oldest first.
+    /// The key that may sign when the current one cannot.
+    pub(crate) fn reserve(&self) -> Option<&str> {
+        self.reserve.as_ref().map(|(vkey, _)| vkey.as_str())
+    }
+
+    /// Record `index` announces a key in reserve. One before it may sign nothing larger.
+    pub(crate) fn announce(&mut self, index: u64, to: String) {
+        if self.reserve() == Some(&to) {
+            return;
+        }
+        if let Some((replaced, _)) = self.reserve.replace((to, index)) {
+            self.retired.push((replaced, index + 1));
+        }
+    }
+
+    /// All verifier keys that were the log's own, oldest first.
     pub(crate) fn all(&self) -> impl Iterator<Item = &str> {
         self.retired.iter().map(|(vkey, _)| vkey.as_str()).chain([self.current.as_str()])
     }
@@ -131,9 +149,16 @@ impl LogKeys {
         self.retired.push((from, size));
     }
 
-    /// Checks a signed checkpoint against the current key, then against the retired ones.
+    /// Checks a signed checkpoint against the current key, then against the one in reserve and the retired ones.
     pub(crate) fn open(&self, text: &[u8]) -> Result<TreeHead, VerifyError> {
         let mut result = open(text, &self.current);
+        if let (Err(VerifyError::UnknownSigner), Some((vkey, announced))) = (&result, &self.reserve) {
+            // What does not hold the announcement was signed before anybody could have asked this key.
+            match open(text, vkey) {
+                Ok(head) if head.size <= *announced => {}
+                other => result = other,
+            }
+        }
         for (vkey, size) in self.retired.iter().rev() {
             if !matches!(result, Err(VerifyError::UnknownSigner)) {
                 break;

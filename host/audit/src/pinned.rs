@@ -1,7 +1,8 @@
-//! Copies of the few records that a verifier needs before the tree can be walked: hand-overs of the log's key, sealed segments.
+//! Copies of the few records that a verifier needs before the tree can be walked: hand-overs of the log's key, announcements of one
+//! in reserve, sealed segments.
 //!
-//! The file `pinned` holds one line per record, `index base64`, in rising order. Nothing in it is trusted: a hand-over carries the
-//! signatures of both keys, and every copy must be the record that the tree has at its index.
+//! The file `pinned` holds one line per record, `index base64`, in rising order. Nothing in it is trusted: a hand-over, and an
+//! announcement, carries the signatures of both keys, and every copy must be the record that the tree has at its index.
 
 use std::path::Path;
 
@@ -78,12 +79,17 @@ impl Pinned {
     pub(crate) fn keys(&self, trusted: &str) -> Result<LogKeys, VerifyError> {
         let mut keys = LogKeys::of(trusted);
         for (index, record) in &self.records {
-            let Ok(Record { event: Event::LogKey { from, to, note, .. }, .. }) = Record::from_bytes(record) else {
+            let Ok(Record { event: Event::LogKey { action, from, to, note }, .. }) = Record::from_bytes(record) else {
                 continue;
             };
-            if keys.current() == from {
-                check_hand_over(*index, &from, &to, &note)?;
-                keys.hand_over(index + 1, to);
+            if keys.current() != from {
+                continue;
+            }
+            let change = if action == Change::Reserve.action() { Change::Reserve } else { Change::HandOver };
+            check(change, *index, &from, &to, &note)?;
+            match change {
+                Change::HandOver => keys.hand_over(index + 1, to),
+                Change::Reserve => keys.announce(*index, to),
             }
         }
         Ok(keys)
@@ -93,7 +99,8 @@ impl Pinned {
     pub(crate) fn keys_ending_with(&self, current: &str) -> Result<LogKeys, VerifyError> {
         let mut first = current.to_owned();
         for (_, record) in self.records.iter().rev() {
-            if let Ok(Record { event: Event::LogKey { from, to, .. }, .. }) = Record::from_bytes(record)
+            if let Ok(Record { event: Event::LogKey { action, from, to, .. }, .. }) = Record::from_bytes(record)
+                && action != Change::Reserve.action()
                 && to == first
             {
                 first = from;
@@ -128,23 +135,52 @@ impl Pinned {
     }
 }
 
-/// The hand-over from one key to the next, to be logged as record `index`: a note that both keys sign.
-pub(crate) fn hand_over(
+/// What two keys of a log say together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// The second takes the place of the first.
+    HandOver,
+    /// The second may sign as well, for when the first cannot.
+    Reserve,
+}
+
+impl Change {
+    /// What the record says.
+    pub(crate) fn action(self) -> &'static str {
+        match self {
+            Self::HandOver => "rotated",
+            Self::Reserve => "reserve",
+        }
+    }
+
+    fn text(self, index: u64, from: &str, to: &str) -> String {
+        let heading = match self {
+            Self::HandOver => "casemate/log-key-hand-over/v1",
+            Self::Reserve => "casemate/log-key-reserve/v1",
+        };
+        format!("{heading}\nindex {index}\nfrom {from}\nto {to}\n")
+    }
+}
+
+/// The hand-over from one key to the next, or the announcement of one in reserve, to be logged as record `index`: a note that both
+/// keys sign.
+pub(crate) fn declare(
+    change: Change,
     index: u64,
     old: (&LogKey, &dyn CheckpointSigner),
     new: (&LogKey, &dyn CheckpointSigner),
 ) -> Result<String, AuditError> {
-    let text = hand_over_text(index, old.0.vkey(), new.0.vkey());
+    let text = change.text(index, old.0.vkey(), new.0.vkey());
     let malformed = || AuditError::Damaged(VerifyError::MalformedKey);
     let signatures = [old, new].map(|(key, signer)| key.signature(text.as_bytes(), signer));
     let signatures = signatures.into_iter().collect::<Result<Vec<Signature>, _>>()?;
     let note = Note::new(text.as_bytes(), &signatures).map_err(|_| malformed())?;
     let note = String::from_utf8(note.to_bytes()).map_err(|_| malformed())?;
-    check_hand_over(index, old.0.vkey(), new.0.vkey(), &note)?;
+    check(change, index, old.0.vkey(), new.0.vkey(), &note)?;
     Ok(note)
 }
 
-fn check_hand_over(index: u64, from: &str, to: &str, note: &str) -> Result<(), VerifyError> {
+fn check(change: Change, index: u64, from: &str, to: &str, note: &str) -> Result<(), VerifyError> {
     let bad = VerifyError::BadHandOver { index };
     let verifier = |vkey: &str| StandardVerifier::new(vkey).map_err(|_| VerifyError::MalformedKey);
     let (old, new) = (verifier(from)?, verifier(to)?);
@@ -152,15 +188,11 @@ fn check_hand_over(index: u64, from: &str, to: &str, note: &str) -> Result<(), V
         return Err(bad);
     }
     let note = Note::from_bytes(note.as_bytes()).map_err(|_| bad.clone())?;
-    if note.text() != hand_over_text(index, from, to).as_bytes() {
+    if note.text() != change.text(index, from, to).as_bytes() {
         return Err(bad);
     }
     match note.verify(&VerifierList::new(vec![Box::new(old), Box::new(new)])) {
         Ok((verified, _)) if verified.len() == 2 => Ok(()),
         _ => Err(bad),
     }
-}
-
-fn hand_over_text(index: u64, from: &str, to: &str) -> String {
-    format!("casemate/log-key-hand-over/v1\nindex {index}\nfrom {from}\nto {to}\n")
 }

@@ -158,15 +158,15 @@ pub enum Event {
         /// What the component noted.
         annotations: Vec<(String, String)>,
     },
-    /// The log's key handed over to the next one.
+    /// The log's key handed over to the next one, or announced one in reserve.
     LogKey {
-        /// `rotated`.
+        /// `rotated` or `reserve`.
         action: String,
-        /// Verifier key of the old one.
+        /// Verifier key of the log's key until then.
         from: String,
-        /// Verifier key of the new one.
+        /// Verifier key of the new one, or of the one in reserve.
         to: String,
-        /// The hand-over: a note that both keys signed.
+        /// The hand-over or announcement: a note that both keys signed.
         note: String,
     },
     /// Records were moved out of the log into an archive; their hashes stay.

@@ -93,6 +93,12 @@ pub struct InitOptions {
     /// An environment variable the module reads, as NAME=VALUE; `{site}` stands for the site's folder. May be repeated.
     #[arg(long = "module-env", value_name = "NAME=VALUE")]
     pub module_env: Vec<String>,
+    /// The PKCS#11 module of a second token, which takes over when the first is out of order; `embedded` for a second software token.
+    #[arg(long, value_name = "MODULE", conflicts_with = "config")]
+    pub backup: Option<PathBuf>,
+    /// An environment variable the backup's module reads, as NAME=VALUE. May be repeated.
+    #[arg(long = "backup-env", value_name = "NAME=VALUE", requires = "backup")]
+    pub backup_env: Vec<String>,
     /// The people whose two signatures a bundle needs.
     #[arg(long, value_delimiter = ',', default_value = "ana,bo")]
     pub approvers: Vec<String>,
@@ -398,6 +404,10 @@ pub enum HsmCommand {
     /// exchanged or got other firmware opens again only after this. Lines that would lock the PIN or end the login are not
     /// tried on a token in use, and count as failed where the profile demands them: use --scratch.
     Probe(ProbeOptions),
+    /// Log in to both tokens of the site's pair, check every key, and say which of them serve. Exit code 4 unless both do.
+    ///
+    /// The site may be in use; what the process that serves it sees is in /v1/health.
+    Status,
 }
 
 #[derive(Args)]
@@ -412,6 +422,9 @@ pub struct DrillOptions {
 
 #[derive(Args)]
 pub struct ProbeOptions {
+    /// Probe the site's backup token instead of its primary.
+    #[arg(long, conflicts_with = "module")]
+    pub backup: bool,
     /// Probe this PKCS#11 module instead of the site's token; nothing is recorded.
     #[arg(long)]
     pub module: Option<PathBuf>,
@@ -435,9 +448,6 @@ pub struct ProbeOptions {
     /// initialised for it.
     #[arg(long)]
     pub scratch: bool,
-    /// Probe the token of [hsm.backup] instead of the site's own.
-    #[arg(long, conflicts_with = "module")]
-    pub backup: bool,
     /// government, enterprise, rehearsal or development; the site's otherwise, or rehearsal.
     #[arg(long)]
     pub profile: Option<Profile>,

@@ -5,9 +5,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use casemate_gate::{Gate, SiteConfig};
+use casemate_gate::{Gate, GateError, SiteConfig};
 use casemate_hsm::probe::{self, Access, Judgement, Outcome, Report, ScratchToken};
-use casemate_hsm::{HsmError, Module, Pin};
+use casemate_hsm::{HsmError, Module, PairState, Pin, Role};
 use zeroize::Zeroizing;
 
 use crate::args::{HsmCommand, ProbeOptions};
@@ -18,7 +18,49 @@ pub fn run(site: &Path, command: HsmCommand, json: bool) -> Result<ExitCode, Fai
     match command {
         HsmCommand::Drill(options) => drill::run(site, &options, json),
         HsmCommand::Probe(options) => probe(site, &options, json),
+        HsmCommand::Status => status(site, json),
     }
+}
+
+fn status(site: &Path, json: bool) -> Result<ExitCode, Failure> {
+    environment::require_site(site)?;
+    environment::prepare(site)?;
+    environment::lock_down()?;
+    let (state, faults) = match casemate_gate::pair_status(site) {
+        Ok(Some(status)) => (status.state, [status.primary_fault, status.backup_fault]),
+        Err(GateError::Hsm(HsmError::PairDown)) => (PairState::BothDown, [None, None]),
+        Ok(None) => {
+            return Err(Failure::new("this site's keys are in one token")
+                .hint("a pair is made by `casemate init --backup MODULE`; see docs/keys.md, \"A pair of HSMs\""));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let [primary, backup] = &faults;
+    if json {
+        output::json(&serde_json::json!({ "state": state, "primary-fault": primary, "backup-fault": backup }))?;
+    } else {
+        output::line(match state {
+            PairState::Healthy => "healthy: both tokens serve, and hold every key",
+            PairState::PrimaryDown => "primary down: the backup serves",
+            PairState::BackupDown => "backup down: the primary serves, and nothing would take over",
+            PairState::BothDown => "both down: nothing is served",
+        })?;
+        for (role, fault) in [("primary", primary), ("backup", backup)] {
+            if let Some(fault) = fault {
+                output::line(&format!("  {role}: {fault}"))?;
+            }
+        }
+    }
+    Ok(if state == PairState::Healthy { ExitCode::SUCCESS } else { ExitCode::from(code::VERIFICATION) })
+}
+
+/// Module and label of the token that a probe is about.
+fn place<'a>(config: &'a SiteConfig, options: &ProbeOptions) -> Result<(&'a Path, &'a str), Failure> {
+    let role = if options.backup { Role::Backup } else { Role::Primary };
+    config
+        .hsm
+        .place(role)
+        .ok_or_else(|| Failure::new("this site has no backup token: its site.toml has no [hsm.backup]"))
 }
 
 fn probe(site: &Path, options: &ProbeOptions, json: bool) -> Result<ExitCode, Failure> {
@@ -44,8 +86,7 @@ fn probe(site: &Path, options: &ProbeOptions, json: bool) -> Result<ExitCode, Fa
             } else {
                 probe_site_token(site, &config, options, &progress)?
             };
-            let record = if options.backup { Gate::record_backup_probe } else { Gate::record_probe };
-            let recorded = record(site, &report)?;
+            let recorded = Gate::record_probe(site, &report)?;
             let judgement = options.profile.map_or(recorded, |profile| report.judge(profile));
             (report, judgement)
         }
@@ -63,34 +104,18 @@ fn probe_site_token(
 ) -> Result<Report, Failure> {
     environment::set(site, config)?;
     environment::lock_down()?;
-    let place = place(config, options)?;
-    let module = Module::load(&site.join(place.module))?;
-    let pin = read_pin(&options.pin_file.clone().unwrap_or_else(|| site.join(place.pin)))?;
-    Ok(probe::run(&module, place.label, &Access::Live { pin: &pin }, progress)?)
-}
-
-/// Where one of a site's tokens is, relative to the site's folder.
-struct Place<'a> {
-    module: &'a Path,
-    label: &'a str,
-    pin: &'static str,
-}
-
-fn place<'a>(config: &'a SiteConfig, options: &ProbeOptions) -> Result<Place<'a>, Failure> {
-    match (&config.hsm.backup, options.backup) {
-        (_, false) => Ok(Place { module: &config.hsm.module, label: &config.hsm.token_label, pin: "pins/user" }),
-        (Some(backup), true) => {
-            Ok(Place { module: &backup.module, label: &backup.token_label, pin: "pins/backup-user" })
-        }
-        (None, true) => Err(Failure::new("this site has no backup token: its site.toml has no [hsm.backup]")),
-    }
+    let (module, label) = place(config, options)?;
+    let module = Module::load(&site.join(module))?;
+    let file = if options.backup { "pins/backup-user" } else { "pins/user" };
+    let pin = read_pin(&options.pin_file.clone().unwrap_or_else(|| site.join(file)))?;
+    Ok(probe::run(&module, label, &Access::Live { pin: &pin }, progress)?)
 }
 
 /// A scratch token of the site's module. A module reads its configuration once per process, so another process probes.
 fn probe_in_child(site: &Path, config: &SiteConfig, options: &ProbeOptions) -> Result<Report, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::caused_by("cannot probe a scratch token", error);
     let program = std::env::current_exe().map_err(|error| failed(&error))?;
-    let module = site.join(place(config, options)?.module);
+    let module = site.join(place(config, options)?.0);
     let mut child = Command::new(program);
     child.args(["--json", "hsm", "probe", "--scratch", "--module"]).arg(&module).stdin(Stdio::null());
     if storage_of(&module).is_none() {

@@ -10,6 +10,7 @@ use crate::failure::Failure;
 use crate::{environment, output};
 
 const EXAMPLE: &str = include_str!("site.example.toml");
+const SOFTHSM: &str = "libsofthsm2.so";
 pub const EMBEDDED: &str = "libcasemate_softtoken.so";
 
 pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, Failure> {
@@ -37,6 +38,7 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
             "site": site,
             "rehearsal": true,
             "token": { "label": created.token.label, "model": created.token.model, "serial": created.token.serial },
+            "backup": created.backup.as_ref().map(|token| serde_json::json!({ "label": token.label, "model": token.model, "serial": token.serial })),
             "probe": created.probe,
             "keys": created.keys.iter().map(|(name, key)| serde_json::json!({ "name": name, "class": key.class.to_string(), "check": key.check })).collect::<Vec<_>>(),
             "approvers": created.approvers,
@@ -44,12 +46,21 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
         }))?;
     } else {
         output::line(&format!(
-            "\nSite `{}` is ready in {}.\n  token      {} {} (serial {})\n  probed     fit for profile {}; what the token does not enforce is compensated: {}\n  keys       {} made in the token, none outside it\n  approvers  {} (two signatures a bundle)\n  log key    {}\n\nREHEARSAL: one person made this site. PINs, credentials and approver keys lie in its folder, and every record says so.\nNext: build, sign and load plugins (`casemate plugin --help`), then `casemate ingest`.",
+            "\nSite `{}` is ready in {}.\n  token      {} {} (serial {})\n  probed     fit for profile {}; what the token does not enforce is compensated: {}\n  keys       {} made in tokens, none outside them\n  approvers  {} (two signatures a bundle)\n  log key    {}\n\nREHEARSAL: one person made this site. PINs, credentials and approver keys lie in its folder, and every record says so.\nNext: build, sign and load plugins (`casemate plugin --help`), then `casemate ingest`.",
             config.name,
             site.display(),
             created.token.manufacturer.trim(),
             created.token.model.trim(),
-            created.token.serial.trim(),
+            match &created.backup {
+                Some(backup) => format!(
+                    "{}), backup {} {} (serial {}",
+                    created.token.serial.trim(),
+                    backup.manufacturer.trim(),
+                    backup.model.trim(),
+                    backup.serial.trim()
+                ),
+                None => created.token.serial.trim().to_owned(),
+            },
             created.probe.profile,
             created.probe.with(Outcome::Compensated).join(", "),
             created.keys.len(),
@@ -100,10 +111,36 @@ fn example(options: &InitOptions) -> Result<String, Failure> {
         Some(dir) => format!("model-dir = {}", toml::Value::String(utf8(dir)?)),
         None => "# model-dir = \"...\"    # without it the lexical embedder runs".to_owned(),
     };
+    let backup = match &options.backup {
+        Some(module) => backup(module, options)?,
+        None => String::new(),
+    };
     Ok(EXAMPLE
+        .replace("{backup}", &backup)
         .replace("\"{module}\"", &toml::Value::String(utf8(&module)?).to_string())
         .replace("{environment}", &environment.join("\n"))
         .replace("{model-dir}", &model))
+}
+
+/// The second token of a pair. Software tokens that this program knows are configured below the site's folder.
+fn backup(module: &Path, options: &InitOptions) -> Result<String, Failure> {
+    let module = if module == Path::new("embedded") { embedded_module()? } else { module.to_owned() };
+    let mut environment = Vec::new();
+    if module.ends_with(EMBEDDED) && options.module.is_some() {
+        environment.push(r#"KRYOPTIC_CONF = "{site}/token/token.conf""#.to_owned());
+    }
+    if module.ends_with(SOFTHSM) && !options.backup_env.iter().any(|pair| pair.starts_with("SOFTHSM2_CONF=")) {
+        environment.push(r#"SOFTHSM2_CONF = "{site}/token/softhsm2.conf""#.to_owned());
+    }
+    for variable in &options.backup_env {
+        let (name, value) = environment::pair(variable)?;
+        environment.push(format!("{name} = {}", toml::Value::String(value)));
+    }
+    Ok(format!(
+        "# The second token of a pair: see docs/keys.md, \"A pair of HSMs\".\n[hsm.backup]\nmodule = {}\ntoken-label = \"casemate backup\"\nenvironment = {{ {} }}\n\n",
+        toml::Value::String(utf8(&module)?),
+        environment.join(", ")
+    ))
 }
 
 fn utf8(path: &Path) -> Result<String, Failure> {
@@ -123,13 +160,34 @@ pub fn embedded_module() -> Result<PathBuf, Failure> {
         .hint("cargo build --release --package casemate-softtoken, or name your HSM's module with --module"))
 }
 
-/// The embedded token reads one slot from a file of its own.
+/// What the software tokens read of files below the site's folder: the embedded one a slot for each token, SoftHSM a folder.
 fn write_token_configuration(site: &Path, config: &SiteConfig) -> Result<(), Failure> {
-    if !config.hsm.module.ends_with(EMBEDDED) {
-        return Ok(());
+    let fault = |error| Failure::caused_by("cannot write the token's configuration", &error);
+    let absolute = environment::absolute(site)?;
+    let modules = [Some(&config.hsm.module), config.hsm.backup.as_ref().map(|backup| &backup.module)];
+    let slots: String = ["token.sqlite", "backup.sqlite"]
+        .iter()
+        .zip(&modules)
+        .enumerate()
+        .filter(|(_, (_, module))| module.is_some_and(|module| module.ends_with(EMBEDDED)))
+        .map(|(slot, (file, _))| {
+            let storage = toml::Value::String(format!("{absolute}/token/{file}"));
+            format!("[[slots]]\nslot = {slot}\ndbtype = \"sqlite\"\ndbargs = {storage}\n")
+        })
+        .collect();
+    if !slots.is_empty() {
+        fs::write(site.join("token/token.conf"), slots).map_err(fault)?;
     }
-    let storage = format!("{}/token/token.sqlite", environment::absolute(site)?);
-    let text = format!("[[slots]]\nslot = 0\ndbtype = \"sqlite\"\ndbargs = {}\n", toml::Value::String(storage));
-    fs::write(site.join("token/token.conf"), text)
-        .map_err(|error| Failure::caused_by("cannot write the token's configuration", &error))
+    let softhsm = site.join("token/softhsm2.conf");
+    let ours = environment::variables(site, config)?
+        .into_iter()
+        .any(|(name, value)| name == "SOFTHSM2_CONF" && value == format!("{absolute}/token/softhsm2.conf"));
+    if ours && !softhsm.exists() {
+        let folder = site.join("token/softhsm");
+        fs::create_dir_all(&folder).map_err(fault)?;
+        let text =
+            format!("directories.tokendir = {absolute}/token/softhsm\nobjectstore.backend = file\nlog.level = ERROR\n");
+        fs::write(&softhsm, text).map_err(fault)?;
+    }
+    Ok(())
 }

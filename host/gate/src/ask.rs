@@ -112,6 +112,7 @@ impl Gate {
         question: Question,
     ) -> Result<(DecisionId, Decided), GateError> {
         self.check_current(session)?;
+        self.check_tokens()?;
         if question.text.len() > MAX_TEXT || question.attributes.len() > 64 {
             return Err(GateError::Question("a text has at most 1 MiB and 64 attributes".to_owned()));
         }
@@ -146,6 +147,7 @@ impl Gate {
         filter: Vec<Field>,
     ) -> Result<Reply, GateError> {
         self.check_current(session)?;
+        self.check_tokens()?;
         if question.trim().is_empty() || question.len() > MAX_QUESTION {
             return Err(GateError::Question(format!("a question has 1 to {MAX_QUESTION} bytes")));
         }
@@ -282,6 +284,7 @@ impl Run<'_> {
 
         // Revoked while the agent ran: nothing leaves.
         self.gate.check_current(self.session)?;
+        self.gate.check_tokens()?;
 
         // Response phase. Titles and sources leave as well, so they are under decision, and masked, with the text.
         let leaving = leaving(&answer.text, &citations);

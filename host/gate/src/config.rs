@@ -1,10 +1,11 @@
 //! `site.toml`: what an operator decides about a site. Unknown keys are errors.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use casemate_audit::{WitnessKey, WitnessLink, WitnessOptions};
-use casemate_hsm::{Alphabet, HsmError};
+use casemate_hsm::{Alphabet, HsmError, Role};
 use casemate_types::{Claims, CompartmentName, Level, PluginName, Profile, UserName};
 use serde::{Deserialize, Serialize};
 
@@ -55,7 +56,8 @@ pub struct HsmConfig {
     /// Environment variables the module reads; `{site}` stands for the site's folder.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
-    /// A second token, of whatever make, for `casemate hsm drill`; its PIN is in `pins/backup-user`.
+    /// A second token, of whatever make, that takes over; its PIN is in `pins/backup-user`. A site that was made without one uses it
+    /// for `casemate hsm drill` only.
     #[serde(default)]
     pub backup: Option<BackupConfig>,
 }
@@ -71,6 +73,23 @@ pub struct BackupConfig {
     /// Environment variables the module reads; `{site}` stands for the site's folder.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// Seconds between two health checks of both tokens.
+    #[serde(default = "check_every")]
+    pub check_every: NonZeroU16,
+}
+
+fn check_every() -> NonZeroU16 {
+    NonZeroU16::MIN.saturating_add(4)
+}
+
+impl HsmConfig {
+    /// Module and label of a token; nothing for a backup that is not named.
+    pub fn place(&self, role: Role) -> Option<(&Path, &str)> {
+        match role {
+            Role::Primary => Some((&self.module, &self.token_label)),
+            Role::Backup => self.backup.as_ref().map(|backup| (backup.module.as_path(), backup.token_label.as_str())),
+        }
+    }
 }
 
 /// How the token's validation is judged.

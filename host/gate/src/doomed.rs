@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use casemate_hsm::{Key, KeyClass, KeyRef};
+use casemate_hsm::{KeyClass, KeyRef};
 
 use crate::GateError;
 use crate::collection::store;
 use crate::site::Gate;
 use crate::state::{SiteKey, SiteState};
+use crate::vault::VaultKey;
 
 /// The label of every key that wraps users' key-encryption keys.
 pub(crate) const WRAPPING_LABEL: &str = "site/user-kek-wrapping";
@@ -21,7 +22,7 @@ impl Gate {
     /// Gives a state that is about to be written the next generation, and its tag.
     pub(crate) fn tag_keys(&self, state: &mut SiteState) -> Result<(), GateError> {
         state.generation = state.generation.max(self.state_generation()?) + 1;
-        state.keys_tag = self.keyring.mac(&self.tokens(state)?, &covered(state)?)?.to_vec();
+        state.keys_tag = self.keyring.mac(&self.tokens_key(state)?, &covered(state)?)?.to_vec();
         Ok(())
     }
 
@@ -34,7 +35,7 @@ impl Gate {
         }
         // Until its first change a site has nothing to destroy.
         if state.generation > 0 || !state.keys_tag.is_empty() || !state.doomed.is_empty() {
-            let tag = self.keyring.mac(&self.tokens(state)?, &covered(state)?)?;
+            let tag = self.keyring.mac(&self.tokens_key(state)?, &covered(state)?)?;
             if aws_lc_rs::constant_time::verify_slices_are_equal(&tag, &state.keys_tag).is_err() {
                 return refuse("its lists of keys were altered".to_owned());
             }
@@ -46,7 +47,7 @@ impl Gate {
     }
 
     /// Wrapping keys in the token that are neither in force nor to be destroyed: made by a command that was killed before it could
-    /// write them down. The state has passed [`Gate::check_keys`].
+    /// write them down. The state has passed [`Gate::check_keys`]. Of a pair, the manifest lists the keys, and none is looked for.
     pub(crate) fn stray_wrapping_keys(&self, state: &SiteState) -> Result<Vec<KeyRef>, GateError> {
         let mut found = self.keyring.labelled(KeyClass::KekWrapping, WRAPPING_LABEL)?;
         found.retain(|key| !in_force(state).chain(&state.doomed).any(|named| named.id == key.id));
@@ -70,7 +71,7 @@ impl Gate {
         Ok(u64::from_be_bytes(bytes))
     }
 
-    fn tokens(&self, state: &SiteState) -> Result<Key, GateError> {
+    fn tokens_key(&self, state: &SiteState) -> Result<VaultKey, GateError> {
         Ok(self.keyring.find(state.key(SiteKey::Tokens)?)?)
     }
 }

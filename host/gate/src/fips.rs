@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 use casemate_audit::record::Event;
 use casemate_bundle::TrustRoot;
 use casemate_fips::{ApprovedMode, Approver, Claim, FipsError, Question, TokenFacts, Verdict, VerifiedSnapshot};
-use casemate_hsm::Module;
+use casemate_hsm::{HsmError, Module, Role};
 use casemate_types::{Digest, Profile};
 use jiff::civil::Date;
 
 use crate::GateError;
 use crate::config::SiteConfig;
-use crate::probing::Place;
 use crate::site::Gate;
 use crate::state::{SiteState, write_private};
 
@@ -41,36 +40,28 @@ pub fn signatures_path(snapshot: &Path) -> PathBuf {
 
 /// Judges the site's token and says what it says about itself. Opens nothing and logs in nowhere.
 pub fn fips_status(site: &Path, overrides: &FipsOverrides) -> Result<(TokenFacts, Verdict), GateError> {
-    judge(site, &SiteConfig::read(site)?, &SiteState::read(site)?, overrides)
+    judge(site, &SiteConfig::read(site)?, &SiteState::read(site)?, Role::Primary, overrides)
 }
 
 /// Refuses a site whose profile asks for a validated module that is not shown to be there.
 pub(crate) fn require(site: &Path, config: &SiteConfig, state: &SiteState) -> Result<(), GateError> {
+    require_of(site, config, state, Role::Primary)
+}
+
+/// As [`require`], of one token of a pair.
+pub(crate) fn require_of(site: &Path, config: &SiteConfig, state: &SiteState, role: Role) -> Result<(), GateError> {
     if !matches!(config.profile, Profile::Enterprise | Profile::Government) {
         return Ok(());
     }
-    // A backup takes over with the same keys, so it has to be what the primary is; its certificate is found by its names.
-    let primary = Some((Place::primary(site, config), config.fips.certificate));
-    let backup = Place::backup(site, config).map(|place| (place, None));
-    for (place, certificate) in [primary, backup].into_iter().flatten() {
-        let overrides = FipsOverrides { certificate, ..FipsOverrides::default() };
-        let verdict = judge_token(site, config, state, &overrides, &facts(&place)?);
-        match verdict.failed().next() {
-            None if verdict.admits() => {}
-            failed => {
-                return Err(GateError::NotValidated {
-                    profile: config.profile,
-                    check: failed.map_or("verdict", |check| check.name),
-                    evidence: format!(
-                        "token `{}`: {}",
-                        place.label,
-                        failed.map(|check| check.evidence.as_str()).unwrap_or_default()
-                    ),
-                });
-            }
-        }
+    let (_, verdict) = judge(site, config, state, role, &FipsOverrides::default())?;
+    match verdict.failed().next() {
+        None if verdict.admits() => Ok(()),
+        failed => Err(GateError::NotValidated {
+            profile: config.profile,
+            check: failed.map_or("verdict", |check| check.name),
+            evidence: failed.map(|check| check.evidence.clone()).unwrap_or_default(),
+        }),
     }
-    Ok(())
 }
 
 /// Verifies a list, takes it into the site and raises the floor, so that no older one is taken again. Recorded.
@@ -116,32 +107,24 @@ fn judge(
     site: &Path,
     config: &SiteConfig,
     state: &SiteState,
+    role: Role,
     overrides: &FipsOverrides,
 ) -> Result<(TokenFacts, Verdict), GateError> {
-    let token = facts(&Place::primary(site, config))?;
-    let certificate = overrides.certificate.or(config.fips.certificate);
-    let verdict = judge_token(site, config, state, &FipsOverrides { certificate, ..overrides.clone() }, &token);
-    Ok((token, verdict))
-}
-
-fn judge_token(
-    site: &Path,
-    config: &SiteConfig,
-    state: &SiteState,
-    overrides: &FipsOverrides,
-    token: &TokenFacts,
-) -> Verdict {
+    let token = facts(site, config, role)?;
+    // The certificate of site.toml is the primary's.
+    let named = if role == Role::Primary { config.fips.certificate } else { None };
     let path = overrides.snapshot.clone().unwrap_or_else(|| snapshot_path(site));
     let snapshot = load(site, &path);
-    casemate_fips::evaluate(&Question {
+    let verdict = casemate_fips::evaluate(&Question {
         profile: overrides.profile.unwrap_or(config.profile),
         today: today(),
         max_age_days: config.fips.max_snapshot_age_days,
         floor: state.cmvp_floor,
-        certificate: overrides.certificate,
-        token,
+        certificate: overrides.certificate.or(named),
+        token: &token,
         snapshot: snapshot.as_ref(),
-    })
+    });
+    Ok((token, verdict))
 }
 
 fn load(site: &Path, path: &Path) -> Result<VerifiedSnapshot, FipsError> {
@@ -167,8 +150,9 @@ fn approvers(site: &Path) -> Result<Vec<Approver>, GateError> {
     Ok(approvers.collect())
 }
 
-fn facts(place: &Place) -> Result<TokenFacts, GateError> {
-    let facts = Module::load(&place.module)?.facts(&place.label)?;
+fn facts(site: &Path, config: &SiteConfig, role: Role) -> Result<TokenFacts, GateError> {
+    let (module, label) = config.hsm.place(role).ok_or(HsmError::PairIncomplete { role })?;
+    let facts = Module::load(&site.join(module))?.facts(label)?;
     Ok(TokenFacts {
         manufacturer: facts.manufacturer,
         model: facts.model,

@@ -1,4 +1,4 @@
-//! `casemate init`: a token is initialised, keys are made in it, and a site comes into being.
+//! `casemate init`: a token, or each of a pair, is initialised, keys are made in it, and a site comes into being.
 //!
 //! Until two-person custody exists the site is a *rehearsal*: PINs, credentials and approver keys lie in files of the site, and
 //! every transcript and record says so.
@@ -11,8 +11,9 @@ use std::sync::Arc;
 use casemate_audit::record::Event;
 use casemate_bundle::{ApproverKey, TrustRoot};
 use casemate_fhe_owner::DataKey;
+use casemate_hsm::pair::{Manifest, ManifestKey, ManifestSigner, TokenSigner, replicate};
 use casemate_hsm::probe::{self, Access, Fingerprint};
-use casemate_hsm::{KeyClass, KeyRef, Keyring, Module, Pin};
+use casemate_hsm::{HsmError, KeyClass, KeyRef, Keyring, Module, Pin, Role, TokenInfo};
 use zeroize::Zeroizing;
 
 use crate::GateError;
@@ -23,6 +24,7 @@ use crate::session::{SECRETS, compartment_aad};
 use crate::site::{SITE_AAD, open_journal};
 use crate::state::{CompartmentState, STATE_FORMAT, SiteKey, SiteState, UserState, write_private};
 use crate::user_key::{self, Issuer};
+use crate::vault::{PairFile, Vault};
 
 /// How long the pinned root is valid.
 const ROOT_DAYS: i64 = 3 * 365;
@@ -30,10 +32,12 @@ const ROOT_DAYS: i64 = 3 * 365;
 /// What was made, for the transcript.
 pub struct Created {
     /// The token's label, model and serial.
-    pub token: casemate_hsm::TokenInfo,
+    pub token: TokenInfo,
+    /// The backup's, in a pair.
+    pub backup: Option<TokenInfo>,
     /// What the probe found, under the site's profile.
     pub probe: probe::Judgement,
-    /// Every key made in the token.
+    /// Every key made in a token.
     pub keys: Vec<(String, KeyRef)>,
     /// The approvers whose two signatures a bundle needs.
     pub approvers: Vec<String>,
@@ -73,61 +77,55 @@ pub fn create(
     if site.join("state.json").exists() {
         return Err(GateError::SiteExists { path: site.to_owned() });
     }
-    let module = Module::load(&module_path(site, config))?;
-    progress("initialising the token");
-    let (so_pin, user_pin) = (Pin::random()?, Pin::random()?);
-    let token = module.initialise(&config.hsm.token_label, &so_pin, &user_pin)?;
-    write_private(&site.join("pins/so"), so_pin.expose_secret().as_bytes())?;
-    write_private(&site.join("pins/user"), user_pin.expose_secret().as_bytes())?;
-    // The token is new and holds nothing, so every line can be run, and no key is made in a token that leaks.
-    progress(&format!("probing what the token enforces, for profile {}", config.profile));
-    let access = Access::Scratch { pin: &user_pin, so_pin: Some(&so_pin) };
-    let report = probe::run(&module, &config.hsm.token_label, &access, &|_| ())?;
-    let judgement = report.judge(config.profile);
-    probing::keep(site, &report, &judgement)?;
-    judgement.require()?;
-    let keyring = Keyring::open(Arc::clone(&module), &config.hsm.token_label, &user_pin)?;
-
-    let mut made = Maker { keyring: &keyring, keys: Vec::new(), progress };
-    let mut keys = BTreeMap::new();
-    for (name, class) in [
-        (SiteKey::AtRest, KeyClass::AtRest),
-        (SiteKey::Audit, KeyClass::AuditSigning),
-        (SiteKey::Mask, KeyClass::FpeFf1),
-        (SiteKey::Metadata, KeyClass::FpeFf1),
-        (SiteKey::Tokens, KeyClass::Token),
-        (SiteKey::UserKekWrapping, KeyClass::KekWrapping),
-    ] {
-        let label =
-            format!("site/{}", serde_json::to_value(name).ok().as_ref().and_then(|v| v.as_str()).unwrap_or("key"));
-        keys.insert(name, made.generate(class, &label)?);
-    }
-    let at_rest = keyring.find(keys.get(&SiteKey::AtRest).ok_or(missing("at-rest key"))?)?;
-    let site_secrets = keyring.random(32)?;
-    let sealed_site_secrets = keyring.seal(&at_rest, SITE_AAD, &site_secrets)?;
-    let compartments = compartments(config, &mut made)?;
-    progress("issuing the users' keys");
-    let wrapping = keyring.find(keys.get(&SiteKey::UserKekWrapping).ok_or(missing("user-kek-wrapping key"))?)?;
-    let tokens = keyring.find(keys.get(&SiteKey::Tokens).ok_or(missing("tokens key"))?)?;
-    let issuer =
-        Issuer { keyring: &keyring, wrapping: &wrapping, tokens: &tokens, config, compartments: &compartments };
-    let users = users(site, &issuer)?;
-
-    let state = SiteState {
+    let primary = Prepared::make(site, config, Role::Primary, progress)?;
+    let backup = match &config.hsm.backup {
+        Some(_) => Some(Prepared::make(site, config, Role::Backup, progress)?),
+        None => None,
+    };
+    let prints = [Some(&primary), backup.as_ref()].into_iter().flatten().map(Prepared::print);
+    let mut state = SiteState {
         format: STATE_FORMAT,
         rehearsal: true,
-        token_serial: token.serial.clone(),
-        probed: BTreeMap::from([(token.serial.clone(), Fingerprint::of(&report, &judgement))]),
-        keys,
-        sealed_site_secrets,
-        compartments,
-        issued: users.len() as u64,
-        users,
+        token_serial: primary.token.serial.clone(),
+        probed: prints.map(|print| (print.serial.clone(), print)).collect(),
+        keys: BTreeMap::new(),
+        sealed_site_secrets: Vec::new(),
+        compartments: BTreeMap::new(),
+        issued: 0,
+        users: BTreeMap::new(),
         doomed: Vec::new(),
         generation: 0,
         keys_tag: Vec::new(),
+        manifest_signer: None,
         cmvp_floor: None,
     };
+    let mut made = Made { keys: Vec::new(), progress };
+    let (keyring, founded) = match &backup {
+        None => {
+            let keyring = Vault::one(primary.login(config)?);
+            for (name, class) in SITE_KEYS {
+                state.keys.insert(name, made.generate(&keyring, class, &site_label(name))?);
+            }
+            (keyring, None)
+        }
+        Some(backup) => {
+            let founded = found(site, &primary.login(config)?, &backup.login(config)?, &mut state, &mut made)?;
+            // The approvers who sign the list of certificates are made below: the next opening judges by it.
+            (Vault::open(site, config, &state, false)?, Some(founded))
+        }
+    };
+    let at_rest = keyring.find(state.key(SiteKey::AtRest)?)?;
+    let site_secrets = keyring.random(32)?;
+    state.sealed_site_secrets = keyring.seal(&at_rest, SITE_AAD, &site_secrets)?;
+    state.compartments = compartments(config, &keyring, &mut made)?;
+    progress("issuing the users' keys");
+    let wrapping = keyring.find(state.key(SiteKey::UserKekWrapping)?)?;
+    let tokens = keyring.find(state.key(SiteKey::Tokens)?)?;
+    let issuer =
+        Issuer { keyring: &keyring, wrapping: &wrapping, tokens: &tokens, config, compartments: &state.compartments };
+    let users = users(site, &issuer)?;
+    state.issued = users.len() as u64;
+    state.users = users;
     progress("making the approvers' keys and the root of trust");
     let approver_names = approver_keys(site, approvers)?;
     let made_keys = made.keys;
@@ -146,9 +144,14 @@ pub fn create(
     })?;
     journal.record_blocking(Event::Site {
         action: "initialised".to_owned(),
-        detail: format!("rehearsal: one person, no custody; token {} {}", token.model, token.serial),
+        detail: format!("rehearsal: one person, no custody; token {} {}", primary.token.model, primary.token.serial),
     })?;
-    journal.record_blocking(probing::event(&report, &judgement))?;
+    for prepared in [Some(&primary), backup.as_ref()].into_iter().flatten() {
+        journal.record_blocking(probing::event(&prepared.report, &prepared.judgement))?;
+    }
+    if let Some(detail) = founded {
+        journal.record_blocking(Event::Site { action: "hsm-pair-founded".to_owned(), detail })?;
+    }
     for (name, key) in &made_keys {
         journal.record_blocking(key_operation(key, "generate", None, &format!("ok: {name}")))?;
     }
@@ -156,7 +159,14 @@ pub fn create(
         journal.record_blocking(user_key_operation(&held.kek.key, "issue", held.version, user, "ok"))?;
     }
     journal.checkpoint()?;
-    Ok(Created { token, probe: judgement, keys: made_keys, approvers: approver_names, verifier_key })
+    Ok(Created {
+        token: primary.token,
+        backup: backup.map(|backup| backup.token),
+        probe: primary.judgement,
+        keys: made_keys,
+        approvers: approver_names,
+        verifier_key,
+    })
 }
 
 /// The module's path: absolute, or relative to the site's folder.
@@ -164,16 +174,127 @@ pub(crate) fn module_path(site: &Path, config: &SiteConfig) -> PathBuf {
     site.join(&config.hsm.module)
 }
 
-struct Maker<'a> {
-    keyring: &'a Arc<Keyring>,
+/// The site's own keys.
+const SITE_KEYS: [(SiteKey, KeyClass); 6] = [
+    (SiteKey::AtRest, KeyClass::AtRest),
+    (SiteKey::Audit, KeyClass::AuditSigning),
+    (SiteKey::Mask, KeyClass::FpeFf1),
+    (SiteKey::Metadata, KeyClass::FpeFf1),
+    (SiteKey::Tokens, KeyClass::Token),
+    (SiteKey::UserKekWrapping, KeyClass::KekWrapping),
+];
+
+fn site_label(name: SiteKey) -> String {
+    format!("site/{}", serde_json::to_value(name).ok().as_ref().and_then(|v| v.as_str()).unwrap_or("key"))
+}
+
+/// A new token that was initialised and found fit, and holds nothing yet.
+struct Prepared {
+    module: Arc<Module>,
+    role: Role,
+    token: TokenInfo,
+    pin: Pin,
+    report: probe::Report,
+    judgement: probe::Judgement,
+}
+
+impl Prepared {
+    fn make(site: &Path, config: &SiteConfig, role: Role, progress: &dyn Fn(&str)) -> Result<Self, GateError> {
+        let (module, label) = config.hsm.place(role).ok_or(HsmError::PairIncomplete { role })?;
+        let (so_file, user_file, report_file, which) = match role {
+            Role::Primary => ("pins/so", "pins/user", probing::REPORT, "token"),
+            Role::Backup => ("pins/backup-so", "pins/backup-user", probing::BACKUP_REPORT, "backup token"),
+        };
+        let module = Module::load(&site.join(module))?;
+        progress(&format!("initialising the {which}"));
+        let (so_pin, pin) = (Pin::random()?, Pin::random()?);
+        let token = module.initialise(label, &so_pin, &pin)?;
+        write_private(&site.join(so_file), so_pin.expose_secret().as_bytes())?;
+        write_private(&site.join(user_file), pin.expose_secret().as_bytes())?;
+        // The token is new and holds nothing, so every line can be run, and no key is made in a token that leaks.
+        progress(&format!("probing what the {which} enforces, for profile {}", config.profile));
+        let report = probe::run(&module, label, &Access::Scratch { pin: &pin, so_pin: Some(&so_pin) }, &|_| ())?;
+        let judgement = report.judge(config.profile);
+        probing::keep(site, report_file, &report, &judgement)?;
+        judgement.require()?;
+        Ok(Self { module, role, token, pin, report, judgement })
+    }
+
+    fn print(&self) -> Fingerprint {
+        Fingerprint::of(&self.report, &self.judgement)
+    }
+
+    fn login(&self, config: &SiteConfig) -> Result<Arc<Keyring>, GateError> {
+        let (_, label) = config.hsm.place(self.role).ok_or(HsmError::PairIncomplete { role: self.role })?;
+        Ok(Keyring::open(Arc::clone(&self.module), label, &self.pin)?)
+    }
+}
+
+/// Makes the site keys of a pair: what can be in both tokens is made for both, the log's key in each, and the first manifest is
+/// signed by a key of the primary's. Writes `pair.json`; returns what is to be recorded.
+fn found(
+    site: &Path,
+    primary: &Arc<Keyring>,
+    backup: &Arc<Keyring>,
+    state: &mut SiteState,
+    made: &mut Made<'_>,
+) -> Result<String, GateError> {
+    let own = |made: &mut Made<'_>, ring: &Keyring, class, label: &str| {
+        made.note(class, label, |label| Ok(ring.generate(class, label)?))
+    };
+    let transports = [
+        own(made, primary, KeyClass::Transport, "pair/transport")?,
+        own(made, backup, KeyClass::Transport, "pair/backup-transport")?,
+    ];
+    let keys = [primary.find(&transports[0])?, backup.find(&transports[1])?];
+    let mut shared = Vec::new();
+    for (name, class) in SITE_KEYS {
+        let key = if class.is_replicable() {
+            let both = |label: &str| Ok(replicate([&**primary, &**backup], [&keys[0], &keys[1]], class, label)?);
+            let key = made.note(class, &site_label(name), both)?;
+            shared.push(ManifestKey::new(&key, 1));
+            key
+        } else {
+            own(made, primary, class, &site_label(name))?
+        };
+        state.keys.insert(name, key);
+    }
+    let reserve = own(made, backup, KeyClass::AuditSigning, "site/audit-reserve")?;
+    let reserve_public = backup.public_key(&backup.find(&reserve)?)?;
+    let signing = own(made, primary, KeyClass::CustodianSigning, "pair/manifest")?;
+    let signer = TokenSigner::new(Arc::clone(primary), primary.find(&signing)?)?;
+    let manifest = Manifest::after(None, primary.serial(), backup.serial(), shared).sign(&signer)?;
+    let fingerprints = [primary.transport_key(&keys[0])?.fingerprint(), backup.transport_key(&keys[1])?.fingerprint()];
+    state.manifest_signer = Some(signer.public_key());
+    PairFile { manifest, signing, transports, reserve, reserve_public }.write(site)?;
+    Ok(format!(
+        "primary {}, backup {}; manifests signed by {}; transport keys {} and {}",
+        primary.serial(),
+        backup.serial(),
+        hex::encode(signer.public_key()),
+        fingerprints[0],
+        fingerprints[1]
+    ))
+}
+
+struct Made<'a> {
     keys: Vec<(String, KeyRef)>,
     progress: &'a dyn Fn(&str),
 }
 
-impl Maker<'_> {
-    fn generate(&mut self, class: KeyClass, label: &str) -> Result<KeyRef, GateError> {
-        (self.progress)(&format!("making {class} key `{label}` in the token"));
-        let key = self.keyring.generate(class, label)?;
+impl Made<'_> {
+    fn generate(&mut self, keyring: &Vault, class: KeyClass, label: &str) -> Result<KeyRef, GateError> {
+        self.note(class, label, |label| keyring.generate(class, label))
+    }
+
+    fn note(
+        &mut self,
+        class: KeyClass,
+        label: &str,
+        make: impl FnOnce(&str) -> Result<KeyRef, GateError>,
+    ) -> Result<KeyRef, GateError> {
+        (self.progress)(&format!("making {class} key `{label}`"));
+        let key = make(label)?;
         self.keys.push((label.to_owned(), key.clone()));
         Ok(key)
     }
@@ -181,14 +302,15 @@ impl Maker<'_> {
 
 fn compartments(
     config: &SiteConfig,
-    made: &mut Maker<'_>,
+    keyring: &Vault,
+    made: &mut Made<'_>,
 ) -> Result<BTreeMap<casemate_types::CompartmentName, CompartmentState>, GateError> {
     let mut compartments = BTreeMap::new();
     for name in config.compartments.keys() {
-        let reference = made.generate(KeyClass::Compartment, &format!("compartment/{name}"))?;
-        let key = made.keyring.find(&reference)?;
-        let secrets = made.keyring.random(SECRETS)?;
-        let sealed_secrets = made.keyring.seal(&key, compartment_aad(name).as_bytes(), &secrets)?;
+        let reference = made.generate(keyring, KeyClass::Compartment, &format!("compartment/{name}"))?;
+        let key = keyring.find(&reference)?;
+        let secrets = keyring.random(SECRETS)?;
+        let sealed_secrets = keyring.seal(&key, compartment_aad(name).as_bytes(), &secrets)?;
         compartments.insert(name.clone(), CompartmentState { key: reference, sealed_secrets });
     }
     Ok(compartments)

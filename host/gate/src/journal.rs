@@ -7,21 +7,22 @@ use std::sync::Arc;
 use casemate_audit::{AuditError, CheckpointSigner, Event, Log, Receipt, Record, RecordClock, Segment, SignError};
 use casemate_engine::Exchange;
 use casemate_fhe_owner::DataKey;
-use casemate_hsm::{Key, KeyRef, Keyring};
+use casemate_hsm::KeyRef;
 use casemate_types::{DecisionId, Digest, Phase};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;
 use crate::people::People;
 use crate::recorder::Recorder;
+use crate::vault::{Vault, VaultKey};
 
 /// A system clock so far behind the log is worth a record.
 const CLOCK_BEHIND_MS: u64 = 60_000;
 
 /// Signs checkpoints with the audit key in the HSM.
 pub(crate) struct HsmSigner {
-    pub(crate) keyring: Arc<Keyring>,
-    pub(crate) key: Key,
+    pub(crate) keyring: Arc<Vault>,
+    pub(crate) key: VaultKey,
     pub(crate) public: [u8; 32],
 }
 

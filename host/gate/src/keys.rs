@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
 
-use casemate_hsm::{HsmError, Key, KeyClass, KeyRef};
+use casemate_hsm::{HsmError, KeyClass, KeyRef};
 use casemate_types::{CompartmentName, Digest, UserName};
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -24,6 +24,7 @@ use crate::session::{SECRETS, compartment_aad};
 use crate::site::Gate;
 use crate::state::{CompartmentState, SiteKey, SiteState, write_private};
 use crate::user_key::{self, Issuer};
+use crate::vault::{VaultKey, is_down};
 
 /// A key that was issued.
 #[derive(Debug, Clone, Serialize)]
@@ -269,8 +270,15 @@ impl Gate {
 
     /// Finishes what a cut-off operation left: keys to be destroyed, and credentials that belong to a committed state or to none.
     pub(crate) fn tidy(&self) -> Result<(), GateError> {
-        let office = self.office("the site's opening")?;
-        settle_credentials(&self.dir, &office.state)
+        match self.office("the site's opening") {
+            Ok(office) => settle_credentials(&self.dir, &office.state),
+            // A pair opens with one token; what is to be destroyed in both waits for the other.
+            Err(GateError::Hsm(error)) if is_down(&error) && self.keyring.complete().is_err() => {
+                tracing::warn!(%error, "keys of an operation that was cut off are not destroyed yet");
+                settle_credentials(&self.dir, &self.state())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn office(&self, by: &str) -> Result<Office<'_>, GateError> {
@@ -464,7 +472,7 @@ impl Office<'_> {
     }
 
     /// Generates a key in the token. Until it is part of a committed state, the committed one says that it is to be destroyed.
-    fn generate(&mut self, class: KeyClass, label: &str) -> Result<(KeyRef, Key), GateError> {
+    fn generate(&mut self, class: KeyClass, label: &str) -> Result<(KeyRef, VaultKey), GateError> {
         let keyring = &self.gate.keyring;
         let reference = keyring.generate(class, label)?;
         self.state.doomed.push(reference.clone());
@@ -485,7 +493,7 @@ impl Office<'_> {
         for reference in std::mem::take(&mut self.state.doomed) {
             self.record(&reference, "destroy", None, None, "begun")?;
             let result = match self.gate.keyring.find(&reference) {
-                Ok(key) => format!("ok: {}", self.gate.keyring.destroy(key)?.summary()),
+                Ok(key) => format!("ok: {}", self.gate.keyring.destroy(key)?),
                 Err(HsmError::KeyMissing { .. }) => "ok: it was gone".to_owned(),
                 Err(error) => return Err(error.into()),
             };

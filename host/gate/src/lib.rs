@@ -4,6 +4,7 @@
 //! init     a site comes into being: token, keys, compartments, users, root of trust
 //! site     opens it: HSM, log, store, engine, active plugins                       -> Gate
 //! keys     users and compartments come, change and go
+//! vault    the keys, in one token or in a pair that fails over
 //! fips     whether the token is a validated module                                -> Verdict
 //! session  authenticates a user and opens the user's compartment keys              -> Session
 //! ingest   documents -> embedded, encrypted, sealed, stored
@@ -42,6 +43,8 @@ mod session;
 mod site;
 mod state;
 mod user_key;
+mod vault;
+mod watch;
 
 pub use ask::{Citation, MAX_QUESTION, MAX_TEXT, Outcome, Question, Reply};
 pub use casemate_engine::wit;
@@ -61,7 +64,7 @@ pub use people::Pseudonyms;
 pub use revocations::ask_to_revoke;
 pub use rotation::rotate_log_key;
 pub use session::Session;
-pub use site::{Active, Gate};
+pub use site::{Active, Gate, pair_status};
 pub use state::{STATE_FORMAT, SiteKey, SiteState};
 
 use casemate_types::DecisionId;

@@ -4,18 +4,19 @@
 use std::sync::Arc;
 
 use casemate_engine::{Alphabet as WitAlphabet, FpeItem};
-use casemate_hsm::{Alphabet, Ff1, Ff1Value, HsmError, Key, KeyRef, Keyring};
+use casemate_hsm::{Alphabet, Ff1Value, HsmError, KeyRef};
 use casemate_types::{PluginName, Span};
 
 use crate::GateError;
+use crate::vault::{Vault, VaultFf1, VaultKey};
 
 /// The keys that mask.
 pub struct Masker {
-    digits: Ff1,
-    base36: Ff1,
-    base62: Ff1,
-    keyring: Arc<Keyring>,
-    tokens: Key,
+    digits: VaultFf1,
+    base36: VaultFf1,
+    base62: VaultFf1,
+    keyring: Arc<Vault>,
+    tokens: VaultKey,
 }
 
 /// Why a value is masked one way and not the other.
@@ -28,11 +29,11 @@ enum Method {
 
 impl Masker {
     /// Opens the masking key and the token key.
-    pub fn open(keyring: &Arc<Keyring>, mask: &KeyRef, tokens: &KeyRef) -> Result<Self, HsmError> {
+    pub fn open(keyring: &Arc<Vault>, mask: &KeyRef, tokens: &KeyRef) -> Result<Self, HsmError> {
         Ok(Self {
-            digits: Ff1::new(Arc::clone(keyring), keyring.find(mask)?, 10)?,
-            base36: Ff1::new(Arc::clone(keyring), keyring.find(mask)?, 36)?,
-            base62: Ff1::new(Arc::clone(keyring), keyring.find(mask)?, 62)?,
+            digits: keyring.ff1(keyring.find(mask)?, 10)?,
+            base36: keyring.ff1(keyring.find(mask)?, 36)?,
+            base62: keyring.ff1(keyring.find(mask)?, 62)?,
             tokens: keyring.find(tokens)?,
             keyring: Arc::clone(keyring),
         })

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
-use casemate_hsm::{Alphabet, Ff1, Ff1Value, HsmError, Key, KeyRef, Keyring, TweakPolicy};
+use casemate_hsm::{Alphabet, Ff1Value, HsmError, KeyRef, TweakPolicy};
 use casemate_types::CompartmentName;
 
 use crate::GateError;
 use crate::collection::store;
 use crate::config::{FieldKind, SiteConfig};
+use crate::vault::{Vault, VaultFf1, VaultKey};
 
 /// The printable ASCII characters: what an FPE field without an alphabet may hold.
 const PRINTABLE: &str =
@@ -23,10 +24,10 @@ const MAX_FPE: usize = 64;
 /// The keys that encrypt fields.
 pub struct FieldCipher {
     /// One key, and the radices of the site's alphabets.
-    ff1: BTreeMap<u32, Ff1>,
+    ff1: BTreeMap<u32, VaultFf1>,
     printable: Alphabet,
-    keyring: Arc<Keyring>,
-    tokens: Key,
+    keyring: Arc<Vault>,
+    tokens: VaultKey,
 }
 
 /// One field of one document.
@@ -40,7 +41,7 @@ pub struct FieldValue<'a> {
 impl FieldCipher {
     /// Opens the metadata key and the token key, for the alphabets that the site's fields name.
     pub fn open(
-        keyring: &Arc<Keyring>,
+        keyring: &Arc<Vault>,
         config: &SiteConfig,
         metadata: &KeyRef,
         tokens: &KeyRef,
@@ -53,7 +54,7 @@ impl FieldCipher {
         });
         for alphabet in named.chain([&printable]) {
             if let Entry::Vacant(place) = ff1.entry(alphabet.radix()) {
-                place.insert(Ff1::new(Arc::clone(keyring), keyring.find(metadata)?, alphabet.radix())?);
+                place.insert(keyring.ff1(keyring.find(metadata)?, alphabet.radix())?);
             }
         }
         Ok(Self { ff1, printable, tokens: keyring.find(tokens)?, keyring: Arc::clone(keyring) })

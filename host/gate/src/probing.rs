@@ -1,64 +1,55 @@
 //! What a site knows about its token from the probe: kept in `state.json` and `probe.json`, recorded in the log, and compared
 //! with the token at each opening.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use casemate_audit::Event;
 use casemate_hsm::probe::{Fingerprint, Judgement, Outcome, Report};
-use casemate_hsm::{HsmError, Module};
-use casemate_types::Profile;
+use casemate_hsm::{HsmError, Module, Role};
 
 use crate::GateError;
 use crate::config::SiteConfig;
 use crate::init::module_path;
 use crate::state::{SiteState, write_private};
 
-/// Where one token of a site is.
-pub(crate) struct Place {
-    pub(crate) module: PathBuf,
-    pub(crate) label: String,
-}
-
-impl Place {
-    pub(crate) fn primary(dir: &Path, config: &SiteConfig) -> Self {
-        Self { module: module_path(dir, config), label: config.hsm.token_label.clone() }
-    }
-
-    pub(crate) fn backup(dir: &Path, config: &SiteConfig) -> Option<Self> {
-        let backup = config.hsm.backup.as_ref()?;
-        Some(Self { module: dir.join(&backup.module), label: backup.token_label.clone() })
-    }
-}
-
-/// Refuses a token that was not probed under the site's profile, that was refused, or that is not the probed one. Asks the
+/// Of a site with one token (a pair's are checked at each of their logins): refuses a token that was not probed under the site's profile, that was refused, or that is not the probed one. Asks the
 /// module for names and versions only, before the login.
 pub(crate) fn check(dir: &Path, config: &SiteConfig, state: &SiteState) -> Result<(), GateError> {
     let module = Module::load(&module_path(dir, config))?;
     let label = &config.hsm.token_label;
-    // One token was probed as long as there is no second HSM; another serial is then another token, and is named so.
+    // One token was probed; another serial is then another token, and is named so.
     let token = module.token(label)?;
     let print = state.probed.get(&token.serial).or_else(|| state.probed.get(&state.token_serial));
     let print = print.ok_or(HsmError::TokenUnprobed { profile: config.profile })?;
-    print.check(&module, label, config.profile)?;
-    // A site that claims nothing may rehearse with any backup.
-    match Place::backup(dir, config) {
-        Some(backup) if matches!(config.profile, Profile::Enterprise | Profile::Government) => {
-            let module = Module::load(&backup.module)?;
-            let print = state.probed.get(&module.token(&backup.label)?.serial);
-            let print = print.ok_or(HsmError::TokenUnprobed { profile: config.profile })?;
-            Ok(print.check(&module, &backup.label, config.profile)?)
-        }
-        _ => Ok(()),
-    }
+    Ok(print.check(&module, label, config.profile)?)
 }
 
-/// The fingerprint of one of the site's tokens, if the report is about a token of its make.
-pub(crate) fn of_site(place: &Place, report: &Report, judgement: &Judgement) -> Result<Fingerprint, GateError> {
-    let module = Module::load(&place.module)?;
-    let token = module.token(&place.label)?;
+/// The fingerprints of the site's tokens that the report is about: it names one of them, or a scratch token of their make.
+pub(crate) fn of_site(
+    dir: &Path,
+    config: &SiteConfig,
+    report: &Report,
+    judgement: &Judgement,
+) -> Result<Vec<Fingerprint>, GateError> {
     let print = Fingerprint::of(report, judgement);
-    print.check_make(&module.library()?, &token)?;
-    Ok(Fingerprint { serial: token.serial, ..print })
+    let (mut prints, mut refused) = (Vec::new(), None);
+    for (module, label) in [Role::Primary, Role::Backup].into_iter().filter_map(|role| config.hsm.place(role)) {
+        let found = Module::load(&dir.join(module)).and_then(|module| {
+            let token = module.token(label)?;
+            print.check_make(&module.library()?, &token)?;
+            Ok(Fingerprint { serial: token.serial, ..print.clone() })
+        });
+        match found {
+            Ok(found) if report.scratch || found.serial == print.serial => prints.push(found),
+            Ok(_) => {}
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    match (prints.is_empty(), refused) {
+        (false, _) => Ok(prints),
+        (true, Some(error)) => Err(error.into()),
+        (true, None) => Err(HsmError::TokenUnprobed { profile: config.profile }.into()),
+    }
 }
 
 /// The record of a probe. The evidence is in `probe.json`.
@@ -87,9 +78,15 @@ pub(crate) fn event(report: &Report, judgement: &Judgement) -> Event {
     }
 }
 
+/// The whole report of the last probe with its evidence.
+pub(crate) const REPORT: &str = "probe.json";
+
+/// The report of the backup token at the pair's making.
+pub(crate) const BACKUP_REPORT: &str = "probe-backup.json";
+
 /// Writes the whole report with its evidence beside the state.
-pub(crate) fn keep(dir: &Path, report: &Report, judgement: &Judgement) -> Result<(), GateError> {
-    let path = dir.join("probe.json");
+pub(crate) fn keep(dir: &Path, name: &str, report: &Report, judgement: &Judgement) -> Result<(), GateError> {
+    let path = dir.join(name);
     let both = serde_json::json!({ "report": report, "judgement": judgement });
     let bytes = serde_json::to_vec_pretty(&both)
         .map_err(|error| GateError::Config { path: path.clone(), problem: error.to_string() })?;

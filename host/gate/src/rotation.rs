@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use casemate_audit::{AuditError, Record, RecordClock, VerifyError};
-use casemate_hsm::{Key, KeyClass, KeyRef, Keyring};
+use casemate_hsm::{KeyClass, KeyRef};
 
 use crate::GateError;
 use crate::config::SiteConfig;
 use crate::journal::HsmSigner;
-use crate::site::{lock, log_options, open_keyring};
+use crate::site::{lock, log_options};
 use crate::state::{SiteKey, SiteState, write_private};
+use crate::vault::{Vault, VaultKey};
 
 /// The key that is to be next, while a rotation is under way.
 const NEXT: &str = "log.next-key";
@@ -25,7 +26,7 @@ pub fn rotate_log_key(dir: &Path) -> Result<String, GateError> {
     let _lock = lock(dir)?;
     let config = SiteConfig::read(dir)?;
     let mut state = SiteState::read(dir)?;
-    let keyring = open_keyring(dir, &config)?;
+    let keyring = Vault::open(dir, &config, &state, false)?;
     let next = next_key(dir, &keyring)?;
     let new = Arc::new(signer(&keyring, keyring.find(&next)?)?);
     let old = Arc::new(signer(&keyring, keyring.find(state.key(SiteKey::Audit)?)?)?);
@@ -53,7 +54,7 @@ pub fn rotate_log_key(dir: &Path) -> Result<String, GateError> {
     Ok(verifier_key)
 }
 
-fn next_key(dir: &Path, keyring: &Keyring) -> Result<KeyRef, GateError> {
+fn next_key(dir: &Path, keyring: &Vault) -> Result<KeyRef, GateError> {
     let path = dir.join(NEXT);
     let problem = |error: serde_json::Error| GateError::Config { path: path.clone(), problem: error.to_string() };
     match fs::read(&path) {
@@ -67,7 +68,7 @@ fn next_key(dir: &Path, keyring: &Keyring) -> Result<KeyRef, GateError> {
     }
 }
 
-fn signer(keyring: &Arc<Keyring>, key: Key) -> Result<HsmSigner, GateError> {
+fn signer(keyring: &Arc<Vault>, key: VaultKey) -> Result<HsmSigner, GateError> {
     let public = keyring.public_key(&key)?;
     Ok(HsmSigner { keyring: Arc::clone(keyring), key, public })
 }

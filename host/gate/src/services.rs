@@ -530,7 +530,7 @@ impl RequestServices {
                 let state = this.gate.state();
                 let key = this.gate.keyring.find(state.key(site_key_of(purpose))?)?;
                 Ok(match purpose {
-                    "audit" => this.gate.keyring.sign(&key, &message)?.to_vec(),
+                    "audit" => this.gate.keyring.sign_or_reserve(&key, &message)?.to_vec(),
                     _ => this.gate.keyring.mac(&key, &message)?.to_vec(),
                 })
             })

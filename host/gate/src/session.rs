@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use casemate_audit::record::Event;
 use casemate_fhe::Params;
 use casemate_fhe_owner::{DataKey, OwnerKey};
-use casemate_hsm::Keyring;
 use casemate_types::{Claims, CompartmentName, Digest, UserName};
 use zeroize::Zeroizing;
 
@@ -16,6 +15,7 @@ use crate::journal::{key_operation, user_key_operation};
 use crate::site::Gate;
 use crate::state::{CompartmentState, SiteKey, SiteState};
 use crate::user_key;
+use crate::vault::{Vault, VaultKey};
 
 /// An authenticated user with the opened keys of the compartments the user satisfies.
 ///
@@ -171,8 +171,8 @@ fn unlock(gate: &Gate, user: &UserName, credential: &str) -> Result<Session, Gat
 
 /// Opens a compartment's secrets with its key in the HSM.
 fn open_compartment(
-    keyring: &Keyring,
-    key: &casemate_hsm::Key,
+    keyring: &Vault,
+    key: &VaultKey,
     name: &CompartmentName,
     state: &CompartmentState,
 ) -> Result<Compartment, GateError> {

@@ -4,14 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use casemate_audit::{Event, Log, LogOptions};
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use casemate_audit::{AuditError, Event, Log, LogOptions, Record, RecordClock};
 use casemate_bundle::{TrustRoot, VerifiedBundle, World};
 use casemate_change::SiteStore;
 use casemate_embed::{Embedder, Lexical, MiniLm};
 use casemate_engine::{CacheKey, Engine, EngineOptions, Plugin};
 use casemate_fhe_owner::DataKey;
+use casemate_hsm::PairStatus;
 use casemate_hsm::probe::{Judgement, Report};
-use casemate_hsm::{Keyring, Module, Pin};
 use casemate_inference::{Scorer, Tier};
 use casemate_types::{Generation, PluginName};
 use casemate_vectors::SledStore;
@@ -22,7 +24,6 @@ use crate::chain::Chain;
 use crate::combine::Combining;
 use crate::config::{Mode, SiteConfig};
 use crate::fips;
-use crate::init::module_path;
 use crate::journal::{HsmSigner, Journal, key_operation};
 use crate::mask::Masker;
 use crate::metadata::FieldCipher;
@@ -30,7 +31,9 @@ use crate::monitor::Monitors;
 use crate::people::People;
 use crate::probing;
 use crate::session::{RefusalMeter, Session};
-use crate::state::{SiteKey, SiteState};
+use crate::state::{SiteKey, SiteState, write_private};
+use crate::vault::{Vault, VaultKey, is_down};
+use crate::watch::TokenWatch;
 
 pub(crate) const SITE_AAD: &[u8] = b"casemate/site-secrets";
 
@@ -40,7 +43,7 @@ pub struct Gate {
     state: RwLock<Arc<SiteState>>,
     policy: RwLock<Arc<SiteConfig>>,
     office: Mutex<()>,
-    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) keyring: Arc<Vault>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) monitors: Monitors,
     pub(crate) store: Arc<SledStore>,
@@ -56,6 +59,8 @@ pub struct Gate {
     engine: Engine,
     refusals: RefusalMeter,
     active: RwLock<Arc<Active>>,
+    /// Before the lock: it records until it ends.
+    _watch: Option<TokenWatch>,
     _lock: fs::File,
 }
 
@@ -106,12 +111,15 @@ impl Gate {
     fn open_judged(dir: &Path, judged: bool) -> Result<Self, GateError> {
         let lock = lock(dir)?;
         let (config, state) = (SiteConfig::read(dir)?, SiteState::read(dir)?);
-        probing::check(dir, &config, &state)?;
-        if judged {
-            // Before the PIN is used: a token that is not shown to be validated gets nothing from such a site.
-            fips::require(dir, &config, &state)?;
+        // The tokens of a pair are checked at each of their logins, because one may be down now.
+        if state.manifest_signer.is_none() {
+            probing::check(dir, &config, &state)?;
+            if judged {
+                // Before the PIN is used: a token that is not shown to be validated gets nothing from such a site.
+                fips::require(dir, &config, &state)?;
+            }
         }
-        Self::assemble(dir, lock, config, state)
+        Self::assemble(dir, lock, config, state, judged)
     }
 
     /// Records what a probe of the site's token, or of a scratch token of the same make, found; keeps it; and says what it
@@ -120,33 +128,16 @@ impl Gate {
     /// # Errors
     /// [`casemate_hsm::HsmError::TokenChanged`] for a report about a token of another make.
     pub fn record_probe(dir: &Path, report: &Report) -> Result<Judgement, GateError> {
-        Self::record_probe_of(dir, report, probing::Place::primary)
-    }
-
-    /// As [`Gate::record_probe`], about the backup token.
-    ///
-    /// # Errors
-    /// [`GateError::StateIncomplete`] for a site without a backup; as [`Gate::record_probe`].
-    pub fn record_backup_probe(dir: &Path, report: &Report) -> Result<Judgement, GateError> {
-        let missing = || GateError::StateIncomplete { what: "backup token".to_owned() };
-        let backup = probing::Place::backup(dir, &SiteConfig::read(dir)?).ok_or_else(missing)?;
-        Self::record_probe_of(dir, report, |_, _| backup)
-    }
-
-    fn record_probe_of(
-        dir: &Path,
-        report: &Report,
-        place: impl FnOnce(&Path, &SiteConfig) -> probing::Place,
-    ) -> Result<Judgement, GateError> {
         let lock = lock(dir)?;
         let (config, mut state) = (SiteConfig::read(dir)?, SiteState::read(dir)?);
         let judgement = report.judge(config.profile);
-        let print = probing::of_site(&place(dir, &config), report, &judgement)?;
-        state.probed.insert(print.serial.clone(), print);
-        let gate = Self::assemble(dir, lock, config, state)?;
+        for print in probing::of_site(dir, &config, report, &judgement)? {
+            state.probed.insert(print.serial.clone(), print);
+        }
+        let gate = Self::assemble(dir, lock, config, state, false)?;
         gate.journal.record_blocking(probing::event(report, &judgement))?;
         gate.journal.checkpoint()?;
-        probing::keep(dir, report, &judgement)?;
+        probing::keep(dir, probing::REPORT, report, &judgement)?;
         gate.state().write(dir)?;
         Ok(judgement)
     }
@@ -172,8 +163,14 @@ impl Gate {
         Ok(true)
     }
 
-    fn assemble(dir: &Path, lock: fs::File, config: SiteConfig, state: SiteState) -> Result<Self, GateError> {
-        let keyring = open_keyring(dir, &config)?;
+    fn assemble(
+        dir: &Path,
+        lock: fs::File,
+        config: SiteConfig,
+        state: SiteState,
+        judged: bool,
+    ) -> Result<Self, GateError> {
+        let keyring = Vault::open(dir, &config, &state, judged)?;
         let site_secrets =
             keyring.open_sealed(&keyring.find(state.key(SiteKey::AtRest)?)?, SITE_AAD, &state.sealed_site_secrets)?;
         let mut key = Zeroizing::new([0; 32]);
@@ -185,7 +182,8 @@ impl Gate {
         let small = open_sled(&dir.join("gate"))?;
         let recordings = small.open_tree("recordings").map_err(|e| GateError::Store(e.to_string()))?;
         let kv = small.open_tree("kv").map_err(|e| GateError::Store(e.to_string()))?;
-        let journal = open_journal(dir, &config, &state, &keyring, recordings, Arc::clone(&site_key))?;
+        let journal = Arc::new(open_journal(dir, &config, &state, &keyring, recordings, Arc::clone(&site_key))?);
+        let watch = TokenWatch::start(&keyring, &journal)?;
         let store = Arc::new(SledStore::open(&dir.join("store")).map_err(|e| GateError::Store(e.to_string()))?);
         let scorer = Arc::new(Tier::new(Arc::clone(&store) as _, config.search.memory.bytes()));
         let masker = Masker::open(&keyring, state.key(SiteKey::Mask)?, state.key(SiteKey::Tokens)?)?;
@@ -202,7 +200,7 @@ impl Gate {
             state: RwLock::new(Arc::new(state)),
             office: Mutex::default(),
             keyring,
-            journal: Arc::new(journal),
+            journal,
             monitors: Monitors::default(),
             store,
             scorer,
@@ -215,6 +213,7 @@ impl Gate {
             engine,
             refusals: RefusalMeter::default(),
             active: RwLock::new(nothing),
+            _watch: watch,
             _lock: lock,
         };
         gate.check_keys(&gate.state())?;
@@ -332,7 +331,9 @@ impl Gate {
     pub fn check_current(&self, session: &Session) -> Result<(), GateError> {
         let state = self.state();
         let held = state.users.get(&session.claims.user).map(|held| held.version);
-        if held == Some(session.key_version) { Ok(()) } else { Err(GateError::SessionEnded) }
+        // A revocation that could not be finished, because a token of the pair is down, has come as far as the policy file.
+        let known = self.policy().users.contains_key(&session.claims.user);
+        if known && held == Some(session.key_version) { Ok(()) } else { Err(GateError::SessionEnded) }
     }
 
     /// The keys in force.
@@ -437,7 +438,17 @@ impl Gate {
         format!("no enforced policy of site.toml ({}) decides in the {phase} phase", names.join(", "))
     }
 
-    /// Whether the token answers.
+    /// Refuses while both tokens of a pair are down, whatever of the request would need none.
+    pub(crate) fn check_tokens(&self) -> Result<(), GateError> {
+        Ok(self.keyring.serves()?)
+    }
+
+    /// The state of the site's pair of tokens; nothing for a site with one.
+    pub fn tokens(&self) -> Option<PairStatus> {
+        self.keyring.status()
+    }
+
+    /// Whether the token answers, or one of the pair's.
     pub fn health(&self) -> Result<(), GateError> {
         Ok(self.keyring.health()?)
     }
@@ -455,32 +466,73 @@ pub(crate) fn lock(dir: &Path) -> Result<fs::File, GateError> {
     }
 }
 
-pub(crate) fn open_keyring(dir: &Path, config: &SiteConfig) -> Result<Arc<Keyring>, GateError> {
-    let module = Module::load(&module_path(dir, config))?;
-    let path = dir.join("pins/user");
-    let pin = Zeroizing::new(fs::read_to_string(&path).map_err(|source| GateError::Io {
-        action: "read the PIN",
-        path,
-        source,
-    })?);
-    Ok(Keyring::open(module, &config.hsm.token_label, &Pin::new(pin.trim().to_owned())?)?)
+/// The state of a site's pair as this process finds it now, whether or not another one has the site open.
+///
+/// # Errors
+/// [`casemate_hsm::HsmError::PairDown`]; as [`Gate::open`].
+pub fn pair_status(dir: &Path) -> Result<Option<PairStatus>, GateError> {
+    let vault = Vault::open(dir, &SiteConfig::read(dir)?, &SiteState::read(dir)?, true)?;
+    Ok(vault.status())
 }
 
-/// Opens the audit log with the audit key of the HSM.
+/// Opens the audit log with the audit key of the HSM, and in a pair with the backup's in reserve.
 pub(crate) fn open_journal(
     dir: &Path,
     config: &SiteConfig,
     state: &SiteState,
-    keyring: &Arc<Keyring>,
+    keyring: &Arc<Vault>,
     recordings: sled::Tree,
     key: Arc<DataKey>,
 ) -> Result<Journal, GateError> {
     let audit_key = keyring.find(state.key(SiteKey::Audit)?)?;
-    let public = keyring.public_key(&audit_key)?;
+    let public = audit_public(dir, keyring, &audit_key, &state.key(SiteKey::Audit)?.check)?;
     let signer = HsmSigner { keyring: Arc::clone(keyring), key: audit_key, public };
-    let log = Log::open(&dir.join("log"), log_options(dir, config)?, Box::new(signer))?;
+    let (folder, options) = (dir.join("log"), log_options(dir, config)?);
+    let log = match keyring.reserve() {
+        None => Log::open(&folder, options, Box::new(signer))?,
+        Some((key, public)) => {
+            let signer = Arc::new(signer);
+            let reserve = HsmSigner { keyring: Arc::clone(keyring), key, public };
+            let (clock, site, rehearsal) = (RecordClock::after(0), config.name.clone(), state.rehearsal);
+            let record = |event| {
+                let v = casemate_audit::record::VERSION;
+                Record { v, time_ms: clock.now_ms(), site, rehearsal, event }.to_bytes()
+            };
+            match casemate_audit::announce_reserve(&folder, options.clone(), Arc::clone(&signer), &reserve, record) {
+                Ok(vkey) if !dir.join(RESERVE_VKEY).exists() => {
+                    write_private(&dir.join(RESERVE_VKEY), format!("{vkey}\n").as_bytes())?;
+                }
+                Ok(_) => {}
+                // Both keys sign an announcement, so both tokens have to be there.
+                Err(AuditError::Signer(error)) => {
+                    tracing::warn!(%error, "the log's key in reserve is not announced yet")
+                }
+                Err(error) => return Err(error.into()),
+            }
+            Log::open_with_reserve(&folder, options, Box::new(signer), Box::new(reserve))?
+        }
+    };
     let people = config.audit.pseudonyms.then(|| People::open(dir)).transpose()?;
     Journal::new(log, &config.name, state.rehearsal, recordings, key, people)
+}
+
+/// The verifier key of the log's key in reserve, for auditors and the witness.
+const RESERVE_VKEY: &str = "log.reserve.vkey";
+
+/// The public half of the log's key. While its token is down it comes from `log.vkey`, and must fit the key's check value.
+fn audit_public(dir: &Path, keyring: &Vault, key: &VaultKey, check: &str) -> Result<[u8; 32], GateError> {
+    let error = match keyring.public_key(key) {
+        Err(error) if is_down(&error) => error,
+        asked => return Ok(asked?),
+    };
+    let text = fs::read_to_string(dir.join("log.vkey")).unwrap_or_default();
+    // C2SP signed-note: name, hash, base64 of the algorithm's byte and the key.
+    let key = text.trim().splitn(3, '+').nth(2).and_then(|key| BASE64_STANDARD.decode(key).ok()).unwrap_or_default();
+    let public = key.split_first().and_then(|(_, public)| <[u8; 32]>::try_from(public).ok());
+    match public {
+        Some(public) if hex::encode(digest(&SHA256, &public)).starts_with(check) && !check.is_empty() => Ok(public),
+        _ => Err(error.into()),
+    }
 }
 
 /// How the site's log is named, paced, anchored and witnessed.
@@ -500,7 +552,7 @@ fn open_sled(path: &Path) -> Result<sled::Db, GateError> {
 }
 
 /// The key that authenticates precompiled code is derived in the HSM, so a copied cache is worthless elsewhere.
-fn open_engine(dir: &Path, keyring: &Keyring, state: &SiteState) -> Result<Engine, GateError> {
+fn open_engine(dir: &Path, keyring: &Vault, state: &SiteState) -> Result<Engine, GateError> {
     let tokens = keyring.find(state.key(SiteKey::Tokens)?)?;
     let key = Zeroizing::new(keyring.mac(&tokens, b"casemate/precompiled-code")?);
     Ok(Engine::new(&EngineOptions::default(), Some((&dir.join("cache"), CacheKey::new(&key))))?)

@@ -49,6 +49,9 @@ pub struct SiteState {
     /// HMAC under [`SiteKey::Tokens`] over generation, doomed keys and keys in force; empty until the first change.
     #[serde(default, with = "hex::serde")]
     pub keys_tag: Vec<u8>,
+    /// Ed25519 public key that signs the manifests of the site's pair of tokens; none for a site with one token.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "hex_option")]
+    pub manifest_signer: Option<[u8; 32]>,
     /// Date of the newest list of certificates that this site has accepted.
     pub cmvp_floor: Option<jiff::civil::Date>,
 }
@@ -136,6 +139,25 @@ impl SiteState {
     /// The reference of a site key.
     pub fn key(&self, key: SiteKey) -> Result<&KeyRef, GateError> {
         self.keys.get(&key).ok_or(GateError::StateIncomplete { what: format!("site key {key:?}") })
+    }
+}
+
+/// 32 bytes that may be missing, hexadecimal.
+mod hex_option {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Option<[u8; 32]>, serializer: S) -> Result<S::Ok, S::Error> {
+        match bytes {
+            Some(bytes) => serializer.serialize_some(&hex::encode(bytes)),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<[u8; 32]>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(&text, &mut bytes).map_err(de::Error::custom)?;
+        Ok(Some(bytes))
     }
 }
 

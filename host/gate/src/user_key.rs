@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use casemate_fhe_owner::DataKey;
-use casemate_hsm::{Key, Keyring};
 use casemate_types::{CompartmentName, Digest, UserName};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -20,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::GateError;
 use crate::config::{SiteConfig, UserConfig};
 use crate::state::{CompartmentState, UserState, WrappedKey};
+use crate::vault::{Vault, VaultKey};
 
 /// What is behind the credential.
 #[derive(Serialize, Deserialize)]
@@ -32,17 +32,17 @@ pub(crate) struct UserKey {
 }
 
 /// A fresh credential: 256 random bits from the token, hexadecimal.
-pub(crate) fn credential(keyring: &Keyring) -> Result<Zeroizing<String>, GateError> {
+pub(crate) fn credential(keyring: &Vault) -> Result<Zeroizing<String>, GateError> {
     Ok(Zeroizing::new(hex::encode(keyring.random(32)?.as_slice())))
 }
 
 /// What issuing keys needs.
 pub(crate) struct Issuer<'a> {
-    pub(crate) keyring: &'a Keyring,
+    pub(crate) keyring: &'a Vault,
     /// Wraps users' key-encryption keys.
-    pub(crate) wrapping: &'a Key,
+    pub(crate) wrapping: &'a VaultKey,
     /// Vouches for the part of an entry that people read.
-    pub(crate) tokens: &'a Key,
+    pub(crate) tokens: &'a VaultKey,
     pub(crate) config: &'a SiteConfig,
     pub(crate) compartments: &'a BTreeMap<CompartmentName, CompartmentState>,
 }
@@ -88,7 +88,7 @@ pub(crate) fn issue(
 }
 
 /// Refuses an entry whose readable part is not as it was issued: officers and commands decide by it.
-pub(crate) fn check(keyring: &Keyring, tokens: &Key, user: &UserName, state: &UserState) -> Result<(), GateError> {
+pub(crate) fn check(keyring: &Vault, tokens: &VaultKey, user: &UserName, state: &UserState) -> Result<(), GateError> {
     let tag = keyring.mac(tokens, &entry(user, state)?)?;
     aws_lc_rs::constant_time::verify_slices_are_equal(&tag, &state.tag)
         .map_err(|_| GateError::UserKey { user: user.clone() })

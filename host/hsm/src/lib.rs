@@ -49,7 +49,7 @@ pub use key::{Key, KeyId, KeyRef};
 pub use keyring::Keyring;
 pub use module::{Module, ModuleConfig, TokenInfo};
 pub use oaep::{OaepHash, encrypt_share};
-pub use pair::{Pair, PairMember, PairOptions};
+pub use pair::{Pair, PairEvent, PairKek, PairKey, PairMember, PairOptions, PairState, PairStatus, Role};
 pub use pin::Pin;
 pub use replicate::{BirthKey, Envelope, TransportKey, WrappedPackage};
 pub use user_kek::WrappedKek;

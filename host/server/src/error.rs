@@ -3,7 +3,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use casemate_gate::GateError;
 use casemate_types::Reason;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Why the server could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -81,11 +81,18 @@ impl From<GateError> for ApiError {
     }
 }
 
+impl ApiError {
+    /// Status and body.
+    pub(crate) fn into_parts(self) -> (StatusCode, Json<Value>) {
+        (self.status, Json(json!({ "error": self.reason, "message": self.message })))
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = Json(json!({ "error": self.reason, "message": self.message }));
-        let mut response = (self.status, body).into_response();
-        if self.status == StatusCode::UNAUTHORIZED {
+        let (status, body) = self.into_parts();
+        let mut response = (status, body).into_response();
+        if status == StatusCode::UNAUTHORIZED {
             response
                 .headers_mut()
                 .insert(axum::http::header::WWW_AUTHENTICATE, axum::http::HeaderValue::from_static("Bearer"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use casemate_gate::{Gate, GateError, MAX_TEXT, Question, Reply, Session};
@@ -54,7 +54,7 @@ async fn stop() {
 /// | route | body | answer |
 /// |---|---|---|
 /// | `GET /healthz` | | 200 `{"status":"ok"}`; the only call without a token |
-/// | `GET /v1/health` | | token, generation, embedder |
+/// | `GET /v1/health` | | token, generation, embedder; `tokens`: the state of a pair |
 /// | `POST /v1/ask` | `{"question", "filter": {name: value}}` | answer with citations, or a denial |
 /// | `POST /v1/policy/evaluate` | `{"phase", "action", "text", "attributes", "passage"}` | the chain's decision |
 fn router(app: Arc<App>) -> Router {
@@ -139,20 +139,31 @@ async fn body<T: serde::de::DeserializeOwned>(request: Request) -> Result<T, Api
     serde_json::from_slice(&bytes).map_err(|error| ApiError::bad_request(format!("malformed body: {error}")))
 }
 
-async fn health(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
+async fn health(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
     app.session(&headers).await?;
     let gate = Arc::clone(&app.gate);
     let asked = tokio::task::spawn_blocking(move || gate.health());
     match tokio::time::timeout(TOKEN_TIME, asked).await {
-        Ok(Ok(healthy)) => healthy?,
+        Ok(Ok(Err(error))) => {
+            // An operator wants to know which token of a pair is missing, most of all when both are.
+            let tokens = app.gate.tokens();
+            let (status, Json(mut body)) = ApiError::from(error).into_parts();
+            if let (Some(tokens), Some(fields)) = (tokens, body.as_object_mut()) {
+                fields.insert("tokens".to_owned(), json!(tokens));
+            }
+            return Ok((status, Json(body)).into_response());
+        }
+        Ok(Ok(Ok(()))) => {}
         Ok(Err(_)) | Err(_) => return Err(ApiError::token_silent()),
     }
     Ok(Json(json!({
         "status": "ok",
         "generation": app.gate.active().generation,
         "embedder": app.gate.embedder_name(),
+        "tokens": app.gate.tokens(),
         "rehearsal": app.gate.journal().rehearsal(),
-    })))
+    }))
+    .into_response())
 }
 
 #[derive(Deserialize)]

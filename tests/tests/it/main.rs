@@ -9,6 +9,7 @@ mod audit;
 mod corpus;
 mod custodian;
 mod drill;
+mod failover;
 mod fips;
 mod flow;
 mod fpe;

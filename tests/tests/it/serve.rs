@@ -62,7 +62,7 @@ impl Served {
     }
 
     /// Asks the server to stop, as an operator does, and waits until it has.
-    fn stop(mut self) -> (ExitStatus, Site) {
+    pub fn stop(mut self) -> (ExitStatus, Site) {
         let id = self.server.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
         // A guard against hanging, far above the server's own limits.
@@ -92,6 +92,15 @@ impl Served {
             let _ = stream.read_to_end(&mut bytes);
         });
         parse(&String::from_utf8(bytes).unwrap())
+    }
+
+    /// The site that is served.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    pub fn get(&self, route: &str, user: &str) -> Answer {
+        self.send(&format!("GET {route}"), Some(&format!("Bearer {}", self.token(user))), b"")
     }
 
     pub fn post(&self, route: &str, user: &str, body: &Value) -> Answer {

@@ -71,6 +71,17 @@ pub fn fresh() -> Site {
     site
 }
 
+/// A new site on a pair of tokens, checked every second, with plugins and documents.
+pub fn pair(backup: &str) -> Site {
+    let folder = tempfile::tempdir().unwrap();
+    let (work, dir) = (folder.path().to_owned(), folder.path().join("site"));
+    let site = Site { dir, _copy: Some(folder) };
+    site.casemate(&["init", "--backup", backup]).expect(0);
+    site.configure("token-label = \"casemate backup\"", "token-label = \"casemate backup\"\ncheck-every = 1");
+    fill(&site, &work);
+    site
+}
+
 /// The shared site and the same site before anything was loaded.
 fn made() -> &'static (Site, Site) {
     static MADE: OnceLock<(Site, Site)> = OnceLock::new();
@@ -85,15 +96,20 @@ fn made() -> &'static (Site, Site) {
         site.casemate(&init).expect(0);
         let bare = Site { dir: folder.join("bare"), _copy: None };
         copy_folder(&site.dir, &bare.dir);
-        for plugin in PLUGINS {
-            site.casemate(&["plugin", "load", &bundle(&site, plugin, &folder)]).expect(0);
-        }
-        let corpus = folder.join("corpus.jsonl");
-        fs::write(&corpus, corpus::json_lines()).unwrap();
-        let ingested = site.casemate(&["ingest", text(&corpus), "--as", "carla"]).expect(0);
-        assert_eq!(ingested["added"], corpus::PASSAGES.len());
+        fill(&site, &folder);
         (site, bare)
     })
+}
+
+/// Loads the plugins and ingests the corpus; `folder` is for what is made on the way.
+fn fill(site: &Site, folder: &Path) {
+    for plugin in PLUGINS {
+        site.casemate(&["plugin", "load", &bundle(site, plugin, folder)]).expect(0);
+    }
+    let corpus = folder.join("corpus.jsonl");
+    fs::write(&corpus, corpus::json_lines()).unwrap();
+    let ingested = site.casemate(&["ingest", text(&corpus), "--as", "carla"]).expect(0);
+    assert_eq!(ingested["added"], corpus::PASSAGES.len());
 }
 
 /// Compiles a plugin of this project and has both approvers sign it.

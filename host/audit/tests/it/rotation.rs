@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use casemate_audit::{AuditError, Event, Export, Log, VerifyError, rotate, verify_dir, verify_export, verify_receipt};
+use casemate_audit::{
+    AuditError, Event, Export, Log, VerifyError, announce_reserve, rotate, verify_dir, verify_export, verify_receipt,
+};
 
-use crate::support::{ORIGIN, TestSigner, fill, image, open, options, real, record, vkey, vkey_of};
+use crate::support::{FAILS, ORIGIN, TestSigner, fill, image, open, options, real, record, vkey, vkey_of};
 
 fn rotated(dir: &Path, from: u8, to: u8) -> String {
     rotate(dir, options(), TestSigner::new(from), &TestSigner::new(to), |event| real(5, event)).unwrap()
@@ -117,4 +121,74 @@ fn a_crash_between_hand_over_and_the_new_keys_first_checkpoint_loses_nothing() {
     // Logged and not pinned: the old key goes on.
     let log = opened(before.path(), 1).unwrap();
     assert_eq!(log.size(), 300);
+}
+
+/// The log of key 1, in reserve key 2; the first signs as `mode` says.
+fn with_reserve(dir: &Path, mode: &Arc<AtomicU8>) -> Log {
+    let first = TestSigner::with_mode(mode);
+    let vkey = announce_reserve(dir, options(), first.clone(), &TestSigner::new(2), |event| real(5, event)).unwrap();
+    assert_eq!(vkey, vkey_of(ORIGIN, 2));
+    Log::open_with_reserve(dir, options(), Box::new(first), Box::new(TestSigner::new(2))).unwrap()
+}
+
+#[test]
+fn a_key_in_reserve_signs_while_the_first_cannot_and_no_longer() {
+    let (dir, mode) = (tempfile::tempdir().unwrap(), Arc::new(AtomicU8::new(0)));
+    let signer = |checkpoint: &str| [1, 2].map(|seed| checkpoint.contains(&key_hash(seed)));
+    let log = with_reserve(dir.path(), &mode);
+    log.append(record(1)).unwrap();
+    assert_eq!(signer(&log.checkpoint().unwrap()), [true, false]);
+    mode.store(FAILS, Ordering::SeqCst);
+    log.append(record(2)).unwrap();
+    assert_eq!(signer(&log.checkpoint().unwrap()), [false, true]);
+    // Who trusts the first key alone verifies it all the same, while the log is open and after.
+    assert_eq!(verify_dir(dir.path(), &vkey(), |_| {}).unwrap().size, 3);
+    drop(log);
+    // A start while the first key cannot sign.
+    let log = with_reserve(dir.path(), &mode);
+    log.append(record(3)).unwrap();
+    assert_eq!(signer(&log.checkpoint().unwrap()), [false, true]);
+    mode.store(0, Ordering::SeqCst);
+    log.append(record(4)).unwrap();
+    assert_eq!(signer(&log.checkpoint().unwrap()), [true, false]);
+    drop(log);
+    assert_eq!(verify_dir(dir.path(), &vkey(), |_| {}).unwrap().size, 5);
+    // Both may still hand over; the next key has to announce the one in reserve again.
+    rotated(dir.path(), 1, 3);
+    assert_eq!(verify_dir(dir.path(), &vkey(), |_| {}).unwrap().size, 6);
+}
+
+#[test]
+fn a_key_that_was_not_announced_signs_nothing() {
+    let (dir, mode) = (tempfile::tempdir().unwrap(), Arc::new(AtomicU8::new(0)));
+    drop(with_reserve(dir.path(), &mode));
+    let first = TestSigner::with_mode(&mode);
+    let log = Log::open_with_reserve(dir.path(), options(), Box::new(first), Box::new(TestSigner::new(9))).unwrap();
+    mode.store(FAILS, Ordering::SeqCst);
+    log.append(record(1)).unwrap();
+    assert!(matches!(log.checkpoint(), Err(AuditError::Signer(_))));
+    drop(log);
+    // Whoever holds the key in reserve alone cannot pass its signature off under the first one without the announcement.
+    mode.store(0, Ordering::SeqCst);
+    let log = with_reserve(dir.path(), &mode);
+    mode.store(FAILS, Ordering::SeqCst);
+    log.append(record(2)).unwrap();
+    log.checkpoint().unwrap();
+    drop(log);
+    let pinned = fs::read_to_string(dir.path().join("pinned")).unwrap();
+    fs::write(dir.path().join("pinned"), "").unwrap();
+    assert!(matches!(verify_dir(dir.path(), &vkey(), |_| {}), Err(VerifyError::UnknownSigner)));
+    // Nor can an announcement be made from a hand-over, or for another record.
+    let moved = pinned.replacen("0 ", "1 ", 1);
+    fs::write(dir.path().join("pinned"), moved).unwrap();
+    assert!(matches!(verify_dir(dir.path(), &vkey(), |_| {}), Err(VerifyError::BadHandOver { index: 1 })));
+}
+
+/// How a checkpoint's signature line by this key begins.
+fn key_hash(seed: u8) -> String {
+    use base64::prelude::*;
+    let vkey = vkey_of(ORIGIN, seed);
+    let id = hex::decode(vkey.split('+').nth(1).unwrap()).unwrap();
+    // Four bytes of the key's hash come first in the base64: five full characters of them.
+    format!("{ORIGIN} {}", &BASE64_STANDARD.encode(id)[..5])
 }

@@ -26,6 +26,8 @@ pub(super) struct Live {
     pub(super) keyring: Arc<Keyring>,
     keys: RwLock<BTreeMap<KeyId, Arc<Key>>>,
     ff1: Mutex<BTreeMap<(KeyId, u32), Arc<Ff1>>>,
+    /// Keys that this token alone holds.
+    own: Mutex<BTreeMap<KeyId, Arc<Key>>>,
     /// Session objects of [`super::PairKey`]s.
     pub(super) unwrapped: Mutex<BTreeMap<u64, Arc<Key>>>,
 }
@@ -112,7 +114,13 @@ impl Member {
             retired.extend(begun);
             references(manifest).into_iter().filter(|key| !retired.contains(&key.id)).collect()
         };
-        let live = Live { keyring, keys: RwLock::default(), ff1: Mutex::default(), unwrapped: Mutex::default() };
+        let live = Live {
+            keyring,
+            keys: RwLock::default(),
+            ff1: Mutex::default(),
+            own: Mutex::default(),
+            unwrapped: Mutex::default(),
+        };
         live.refresh(&keys)?;
         if options.writes {
             live.keyring.check_storage()?;
@@ -159,8 +167,25 @@ impl Live {
         Ok(ff1)
     }
 
+    /// A key that this token alone holds, looked up once in a login.
+    pub(super) fn own(&self, key: &KeyRef) -> Result<Arc<Key>, HsmError> {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = own.get(&key.id) {
+            return Ok(Arc::clone(found));
+        }
+        let found = Arc::new(self.keyring.find(key)?);
+        own.insert(key.id, Arc::clone(&found));
+        Ok(found)
+    }
+
+    /// Lets go of the handle of a key that this token alone holds.
+    pub(super) fn forget(&self, id: KeyId) {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
     /// Lets go of a key that is about to be destroyed.
     pub(super) fn release(&self, id: KeyId) {
+        self.forget(id);
         self.keys.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         self.ff1.lock().unwrap_or_else(PoisonError::into_inner).retain(|(key, _), _| *key != id);
     }

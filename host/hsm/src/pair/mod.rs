@@ -11,6 +11,7 @@ mod manifest;
 mod member;
 mod scratch;
 mod session_key;
+mod site;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -26,7 +27,8 @@ use zeroize::Zeroizing;
 pub use drill::{DrillPlan, DrillReport, drill};
 pub use manifest::{Manifest, ManifestKey, ManifestSigner, Seen, SignedManifest, TokenSigner, VerifiedManifest};
 pub use scratch::{ScratchDrill, drill_with_scratch_key};
-pub use session_key::PairKey;
+pub use session_key::{PairKek, PairKey};
+pub use site::replicate;
 
 use crate::{BatchReport, Claim, Destruction, Ff1Value, HsmError, KeyId, KeyRef, Module, Pin, Proof};
 use member::{Live, Member};
@@ -113,6 +115,20 @@ pub struct PairStatus {
     pub restored: u64,
 }
 
+/// A token went out of use or came back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PairEvent {
+    /// Which one.
+    pub role: Role,
+    /// Its serial number.
+    pub serial: String,
+    /// Why it went out of use; nothing when it came back.
+    pub fault: Option<String>,
+    /// Which tokens serve since.
+    pub state: PairState,
+}
+
 /// A primary and a backup token with the keys of one manifest. Shared between threads.
 pub struct Pair {
     inner: Arc<Inner>,
@@ -131,6 +147,7 @@ struct Inner {
     latched: AtomicU64,
     restored: AtomicU64,
     unwrapped: AtomicU64,
+    events: Mutex<Vec<PairEvent>>,
     stop: Mutex<bool>,
     stopped: Condvar,
 }
@@ -154,11 +171,13 @@ impl Pair {
             [Member::new(Role::Primary, &serials.primary, primary), Member::new(Role::Backup, &serials.backup, backup)];
         let mut reachable = false;
         let retired = RwLock::default();
+        let mut down = Vec::new();
         for member in &members {
             match member.connect(&manifest, &retired, options) {
                 Ok(()) => reachable = true,
                 Err(error) if error.is_outage() || matches!(error, HsmError::TokenMissing { .. }) => {
                     tracing::error!(role = %member.role, %error, "a token of the pair is down from the start");
+                    down.push((member.role, member.serial.clone(), error.to_string()));
                 }
                 Err(error) => return Err(error),
             }
@@ -176,9 +195,13 @@ impl Pair {
             latched: AtomicU64::new(0),
             restored: AtomicU64::new(0),
             unwrapped: AtomicU64::new(0),
+            events: Mutex::default(),
             stop: Mutex::new(false),
             stopped: Condvar::new(),
         });
+        for (role, serial, fault) in down {
+            inner.note(role, serial, Some(fault));
+        }
         let watched = Arc::clone(&inner);
         let watch = std::thread::Builder::new()
             .name("hsm-pair".to_owned())
@@ -363,6 +386,17 @@ impl Inner {
     fn latch(&self, member: &Member, live: &Arc<Live>, error: &HsmError) {
         if member.latch(live, error) {
             self.latched.fetch_add(1, Ordering::Relaxed);
+            self.note(member.role, member.serial.clone(), Some(error.to_string()));
+        }
+    }
+
+    /// Keeps an event until somebody takes it; of a pair that flaps unattended only the first ones.
+    fn note(&self, role: Role, serial: String, fault: Option<String>) {
+        const KEPT: usize = 1024;
+        let state = self.status().state;
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if events.len() < KEPT {
+            events.push(PairEvent { role, serial, fault, state });
         }
     }
 
@@ -387,6 +421,7 @@ impl Inner {
                     Ok(()) => {
                         tracing::info!(role = %member.role, token = %member.serial, "a token of the pair is back");
                         self.restored.fetch_add(1, Ordering::Relaxed);
+                        self.note(member.role, member.serial.clone(), None);
                     }
                     Err(error) => tracing::warn!(role = %member.role, %error, "a token of the pair stays down"),
                 },
@@ -470,7 +505,10 @@ fn is_fault(live: &Live, key: &KeyRef, error: &HsmError) -> bool {
             matches!(code, RvError::ObjectHandleInvalid | RvError::KeyHandleInvalid | RvError::OperationNotInitialized)
                 || live.keyring.find(key).is_err()
         }
-        HsmError::KeyMissing { .. } | HsmError::KeyTwin { .. } | HsmError::KeyCheckMismatch { .. } => true,
+        // Of the pair's own key. What comes out of a blob may be another key than the caller expects: that is the blob's fault.
+        HsmError::KeyMissing { id, .. } | HsmError::KeyTwin { id, .. } | HsmError::KeyCheckMismatch { id } => {
+            *id == key.id
+        }
         _ => false,
     }
 }

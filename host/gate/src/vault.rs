@@ -1,0 +1,567 @@
+//! The site's keys: in one token, or in the two of a pair. What uses keys does not know which.
+//!
+//! In a pair, `pair.json` names what the two tokens hold: the signed manifest of the keys that both have, and the keys that belong to
+//! one of them. Compartment keys, the log's key and the key that signs manifests are the primary's; the log's key in reserve is the
+//! backup's.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use casemate_hsm::pair::{Manifest, ManifestKey, ManifestSigner, SignedManifest};
+use casemate_hsm::{
+    BatchReport, Destruction, Ff1, Ff1Value, HsmError, Key, KeyClass, KeyId, KeyRef, Keyring, Module, Origin, Pair,
+    PairEvent, PairKek, PairKey, PairMember, PairOptions, PairStatus, Pin, Role, WrappedKek,
+};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::GateError;
+use crate::config::SiteConfig;
+use crate::fips;
+use crate::state::{SiteState, write_private};
+
+/// `pair.json`. Not secret and not trusted: the manifest is signed, the tokens remember the newest one, and every key is checked.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct PairFile {
+    /// The keys that both tokens hold.
+    pub(crate) manifest: SignedManifest,
+    /// Signs manifests; in the primary.
+    pub(crate) signing: KeyRef,
+    /// What packages for the primary and for the backup open with.
+    pub(crate) transports: [KeyRef; 2],
+    /// The audit log's key in reserve; in the backup.
+    pub(crate) reserve: KeyRef,
+    /// Its public half.
+    #[serde(with = "hex::serde")]
+    pub(crate) reserve_public: [u8; 32],
+}
+
+impl PairFile {
+    const NAME: &str = "pair.json";
+
+    pub(crate) fn write(&self, dir: &Path) -> Result<(), GateError> {
+        let path = dir.join(Self::NAME);
+        let problem = |error: serde_json::Error| GateError::Config { path: path.clone(), problem: error.to_string() };
+        write_private(&path, &serde_json::to_vec_pretty(self).map_err(problem)?)
+    }
+
+    fn read(dir: &Path) -> Result<Self, GateError> {
+        let path = dir.join(Self::NAME);
+        let bytes = fs::read(&path).map_err(|source| GateError::Io { action: "read", path: path.clone(), source })?;
+        serde_json::from_slice(&bytes).map_err(|error| GateError::Config { path, problem: error.to_string() })
+    }
+}
+
+/// The site's keys, after login. Shared between threads.
+pub struct Vault(Tokens);
+
+enum Tokens {
+    One(Arc<Keyring>),
+    Two(Box<Two>),
+}
+
+struct Two {
+    pair: Arc<Pair>,
+    dir: PathBuf,
+    /// As on disk; at most one manifest ahead of the pair, if a token failed in between.
+    file: Mutex<PairFile>,
+    signer: [u8; 32],
+}
+
+/// A key of a [`Vault`].
+pub struct VaultKey(Held);
+
+enum Held {
+    One(Key),
+    /// In both tokens.
+    Both(KeyRef),
+    /// In one token alone.
+    At(Role, KeyRef),
+    /// A user's key-encryption key, in whichever token serves.
+    Kek(PairKek),
+    /// A compartment key, in whichever token serves.
+    Session(PairKey),
+}
+
+/// FF1 under a key of the vault, for one radix.
+pub enum VaultFf1 {
+    /// In the site's one token.
+    One(Box<Ff1>),
+    /// In whichever token serves; a batch that met an outage is done again on the other.
+    Two(Arc<Pair>, KeyId, u32),
+}
+
+impl Vault {
+    /// The keys of a site with one token.
+    pub(crate) fn one(keyring: Arc<Keyring>) -> Arc<Self> {
+        Arc::new(Self(Tokens::One(keyring)))
+    }
+
+    /// Logs in to the site's token, or to those of its pair that answer. A token of a pair gets its PIN only after it was found to be
+    /// the probed one and, with `judged`, to be validated as the site's profile demands; at each login anew.
+    pub(crate) fn open(
+        dir: &Path,
+        config: &SiteConfig,
+        state: &SiteState,
+        judged: bool,
+    ) -> Result<Arc<Self>, GateError> {
+        let Some(signer) = state.manifest_signer else {
+            let module = Module::load(&dir.join(&config.hsm.module))?;
+            return Ok(Self::one(Keyring::open(module, &config.hsm.token_label, &pin(dir, Role::Primary)?)?));
+        };
+        let Some(backup) = &config.hsm.backup else {
+            let problem = "the site's keys are in two tokens, and [hsm.backup] is missing".to_owned();
+            return Err(GateError::Config { path: dir.join("site.toml"), problem });
+        };
+        let file = PairFile::read(dir)?;
+        let manifest = file.manifest.verify(&[signer], None)?;
+        let options =
+            PairOptions { interval: Duration::from_secs(backup.check_every.get().into()), ..PairOptions::default() };
+        let shared = Arc::new((dir.to_owned(), config.clone(), state.clone()));
+        let pair = Pair::open(
+            member(&shared, Role::Primary, judged)?,
+            member(&shared, Role::Backup, judged)?,
+            manifest,
+            options,
+        )?;
+        let two = Two { pair: Arc::new(pair), dir: dir.to_owned(), file: Mutex::new(file), signer };
+        Ok(Arc::new(Self(Tokens::Two(Box::new(two)))))
+    }
+
+    /// The stored keys of a class and label, for finding leftovers, never for using keys. Of a pair none: its manifest is the list.
+    ///
+    /// # Errors
+    /// As the module answers.
+    pub(crate) fn labelled(&self, class: KeyClass, label: &str) -> Result<Vec<KeyRef>, HsmError> {
+        match &self.0 {
+            Tokens::One(ring) => ring.labelled(class, label),
+            Tokens::Two(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Finds a key of `state.json`. One that a token of the pair alone holds is looked up when it is used, because that token may be
+    /// down.
+    ///
+    /// # Errors
+    /// As [`Keyring::find`]; [`HsmError::PairIncomplete`] for a key that the manifest does not list, while a token is down.
+    pub fn find(&self, key: &KeyRef) -> Result<VaultKey, HsmError> {
+        let two = match &self.0 {
+            Tokens::One(ring) => return Ok(VaultKey(Held::One(ring.find(key)?))),
+            Tokens::Two(two) => two,
+        };
+        if key.origin != Origin::Replicated {
+            let role = if key.id == two.file().reserve.id { Role::Backup } else { Role::Primary };
+            return match two.pair.at(role, key, |_, _| Ok(())) {
+                Err(error) if !is_down(&error) => Err(error),
+                _ => Ok(VaultKey(Held::At(role, key.clone()))),
+            };
+        }
+        if !two.pair.lists(key.id) {
+            // Doomed, and perhaps still in one of the tokens.
+            two.pair.complete()?;
+            let found = [Role::Primary, Role::Backup].map(|role| two.pair.at(role, key, |_, _| Ok(())));
+            if found.iter().all(|found| matches!(found, Err(HsmError::KeyMissing { .. }))) {
+                return Err(HsmError::KeyMissing { class: key.class, id: key.id });
+            }
+        }
+        Ok(VaultKey(Held::Both(key.clone())))
+    }
+
+    /// Makes a key. In a pair it is made for both tokens, unless it belongs to the primary by its class.
+    ///
+    /// # Errors
+    /// As [`Keyring::generate`]; [`HsmError::PairIncomplete`] while a token that would hold the key is down.
+    pub fn generate(&self, class: KeyClass, label: &str) -> Result<KeyRef, GateError> {
+        let two = match &self.0 {
+            Tokens::One(ring) => return Ok(ring.generate(class, label)?),
+            Tokens::Two(two) => two,
+        };
+        if !class.is_replicable() {
+            return Ok(two.pair.keyring_at(Role::Primary, |ring| ring.generate(class, label))?);
+        }
+        let transports = two.file().transports.clone();
+        let key = two.pair.replicate(&transports, class, label)?;
+        two.next_manifest(|keys| keys.push(ManifestKey::new(&key, 1)))?;
+        Ok(key)
+    }
+
+    /// Destroys a key wherever it is, with the proofs in one line.
+    ///
+    /// # Errors
+    /// As [`Keyring::destroy`]; [`HsmError::PairIncomplete`] while a token that may hold it is down.
+    pub fn destroy(&self, key: VaultKey) -> Result<String, GateError> {
+        match (&self.0, key.0) {
+            (Tokens::One(ring), Held::One(key)) => Ok(ring.destroy(key)?.summary()),
+            (Tokens::Two(two), Held::At(role, key)) => Ok(two.pair.destroy_at(role, &key)?.summary()),
+            (Tokens::Two(two), Held::Both(key)) => {
+                two.pair.complete()?;
+                if two.pair.lists(key.id) {
+                    two.next_manifest(|keys| keys.retain(|held| held.id != key.id))?;
+                }
+                let destroyed = two.pair.destroy_unlisted(&key)?;
+                let line = |done: &Destruction| format!("in {}: {}", done.token, done.summary());
+                Ok(destroyed.iter().map(line).collect::<Vec<_>>().join("; "))
+            }
+            (_, other) => Err(other.unfit("destroy a key").into()),
+        }
+    }
+
+    /// Random bytes from a token.
+    ///
+    /// # Errors
+    /// As [`Keyring::random`]; [`HsmError::PairDown`].
+    pub fn random(&self, n: usize) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+        match &self.0 {
+            Tokens::One(ring) => ring.random(n),
+            Tokens::Two(two) => two.pair.random(n),
+        }
+    }
+
+    /// HMAC-SHA-256.
+    ///
+    /// # Errors
+    /// As [`Keyring::mac`]; [`HsmError::PairDown`].
+    pub fn mac(&self, key: &VaultKey, message: &[u8]) -> Result<[u8; 32], HsmError> {
+        match (&self.0, &key.0) {
+            (Tokens::One(ring), Held::One(key)) => ring.mac(key, message),
+            (Tokens::Two(two), Held::Both(key)) => two.pair.mac(key.id, message),
+            (_, other) => Err(other.unfit("compute a MAC")),
+        }
+    }
+
+    /// Seals with AES-256-GCM.
+    ///
+    /// # Errors
+    /// As [`Keyring::seal`]; [`HsmError::PairDown`], and [`HsmError::PairIncomplete`] for a key of a token that is down.
+    pub fn seal(&self, key: &VaultKey, aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, HsmError> {
+        match (&self.0, &key.0) {
+            (Tokens::One(ring), Held::One(key)) => ring.seal(key, aad, plaintext),
+            (Tokens::Two(two), Held::Both(key)) => two.pair.seal(key.id, aad, plaintext),
+            (Tokens::Two(two), Held::At(role, key)) => {
+                two.pair.at(*role, key, |ring, key| ring.seal(key, aad, plaintext))
+            }
+            (Tokens::Two(_), Held::Session(key)) => key.seal(aad, plaintext),
+            (_, other) => Err(other.unfit("seal")),
+        }
+    }
+
+    /// Opens what [`Vault::seal`] made.
+    ///
+    /// # Errors
+    /// As [`Keyring::open_sealed`]; [`HsmError::PairDown`], and [`HsmError::PairIncomplete`] for a key of a token that is down.
+    pub fn open_sealed(&self, key: &VaultKey, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+        match (&self.0, &key.0) {
+            (Tokens::One(ring), Held::One(key)) => ring.open_sealed(key, aad, sealed),
+            (Tokens::Two(two), Held::Both(key)) => two.pair.open_sealed(key.id, aad, sealed),
+            (Tokens::Two(two), Held::At(role, key)) => {
+                two.pair.at(*role, key, |ring, key| ring.open_sealed(key, aad, sealed))
+            }
+            (Tokens::Two(_), Held::Session(key)) => key.open_sealed(aad, sealed),
+            (_, other) => Err(other.unfit("open a sealed value")),
+        }
+    }
+
+    /// Signs with Ed25519, with this key and no other.
+    ///
+    /// # Errors
+    /// As [`Keyring::sign`]; [`HsmError::PairIncomplete`] while the key's token is down.
+    pub fn sign(&self, key: &VaultKey, message: &[u8]) -> Result<[u8; 64], HsmError> {
+        match (&self.0, &key.0) {
+            (Tokens::One(ring), Held::One(key)) => ring.sign(key, message),
+            (Tokens::Two(two), Held::At(role, key)) => two.pair.at(*role, key, |ring, key| ring.sign(key, message)),
+            (_, other) => Err(other.unfit("sign")),
+        }
+    }
+
+    /// As [`Vault::sign`]; while the primary is down, the log's key in reserve signs.
+    ///
+    /// # Errors
+    /// As [`Vault::sign`].
+    pub fn sign_or_reserve(&self, key: &VaultKey, message: &[u8]) -> Result<[u8; 64], HsmError> {
+        match (self.sign(key, message), self.reserve()) {
+            (Err(error), Some((reserve, _))) if is_down(&error) => self.sign(&reserve, message),
+            (signed, _) => signed,
+        }
+    }
+
+    /// The public half of a signing key.
+    ///
+    /// # Errors
+    /// As [`Keyring::public_key`]; [`HsmError::PairIncomplete`] while the key's token is down.
+    pub fn public_key(&self, key: &VaultKey) -> Result<[u8; 32], HsmError> {
+        match (&self.0, &key.0) {
+            (Tokens::One(ring), Held::One(key)) => ring.public_key(key),
+            (Tokens::Two(two), Held::At(role, key)) => two.pair.at(*role, key, |ring, key| ring.public_key(key)),
+            (_, other) => Err(other.unfit("read a public key")),
+        }
+    }
+
+    /// The audit log's key in reserve with its public half, in a pair.
+    pub fn reserve(&self) -> Option<(VaultKey, [u8; 32])> {
+        let Tokens::Two(two) = &self.0 else { return None };
+        let file = two.file();
+        Some((VaultKey(Held::At(Role::Backup, file.reserve.clone())), file.reserve_public))
+    }
+
+    /// Wraps a compartment key under a user's.
+    ///
+    /// # Errors
+    /// As [`Keyring::wrap`]; [`HsmError::PairIncomplete`] while the primary is down.
+    pub fn wrap(&self, kek: &VaultKey, target: &VaultKey) -> Result<Vec<u8>, HsmError> {
+        match (&self.0, &kek.0, &target.0) {
+            (Tokens::One(ring), Held::One(kek), Held::One(target)) => ring.wrap(kek, target),
+            (Tokens::Two(two), Held::Kek(kek), Held::At(Role::Primary, target)) => two.pair.wrap(kek, target),
+            (_, _, other) => Err(other.unfit("wrap a key")),
+        }
+    }
+
+    /// Unwraps a compartment key under a user's and checks that it is the one the site recorded.
+    ///
+    /// # Errors
+    /// As [`Keyring::unwrap_known`]; [`HsmError::PairDown`].
+    pub fn unwrap_known(&self, kek: &VaultKey, original: &KeyRef, blob: &[u8]) -> Result<VaultKey, HsmError> {
+        match (&self.0, &kek.0) {
+            (Tokens::One(ring), Held::One(kek)) => Ok(VaultKey(Held::One(ring.unwrap_known(kek, original, blob)?))),
+            (Tokens::Two(_), Held::Kek(kek)) => Ok(VaultKey(Held::Session(kek.unwrap_known(original, blob)?))),
+            (_, other) => Err(other.unfit("unwrap a key")),
+        }
+    }
+
+    /// Makes a user's key-encryption key. Nothing of it stays in a token.
+    ///
+    /// # Errors
+    /// As [`Keyring::generate_user_kek`]; [`HsmError::PairDown`].
+    pub fn generate_user_kek(&self, wrapping: &VaultKey, label: &str) -> Result<WrappedKek, HsmError> {
+        match (&self.0, &wrapping.0) {
+            (Tokens::One(ring), Held::One(wrapping)) => ring.generate_user_kek(wrapping, label),
+            (Tokens::Two(two), Held::Both(wrapping)) => two.pair.generate_user_kek(wrapping.id, label),
+            (_, other) => Err(other.unfit("generate a user's key")),
+        }
+    }
+
+    /// Brings a user's key-encryption key back, for as long as what is returned lives.
+    ///
+    /// # Errors
+    /// As [`Keyring::open_user_kek`]; [`HsmError::PairDown`].
+    pub fn open_user_kek(&self, wrapping: &VaultKey, kek: &WrappedKek) -> Result<VaultKey, HsmError> {
+        match (&self.0, &wrapping.0) {
+            (Tokens::One(ring), Held::One(wrapping)) => Ok(VaultKey(Held::One(ring.open_user_kek(wrapping, kek)?))),
+            (Tokens::Two(two), Held::Both(wrapping)) => {
+                Ok(VaultKey(Held::Kek(two.pair.open_user_kek(wrapping.id, kek)?)))
+            }
+            (_, other) => Err(other.unfit("unwrap a user's key")),
+        }
+    }
+
+    /// The same key-encryption key under another wrapping key.
+    ///
+    /// # Errors
+    /// As [`Keyring::rewrap_user_kek`]; [`HsmError::PairDown`].
+    pub fn rewrap_user_kek(&self, old: &VaultKey, new: &VaultKey, kek: &WrappedKek) -> Result<WrappedKek, HsmError> {
+        match (&self.0, &old.0, &new.0) {
+            (Tokens::One(ring), Held::One(old), Held::One(new)) => ring.rewrap_user_kek(old, new, kek),
+            (Tokens::Two(two), Held::Both(old), Held::Both(new)) => two.pair.rewrap_user_kek(old.id, new.id, kek),
+            (_, other, _) => Err(other.unfit("wrap a user's key")),
+        }
+    }
+
+    /// FF1 with a key of class `fpe-ff1`.
+    ///
+    /// # Errors
+    /// As [`Ff1::new`]; [`HsmError::NotInPair`].
+    pub fn ff1(&self, key: VaultKey, radix: u32) -> Result<VaultFf1, HsmError> {
+        match (&self.0, key.0) {
+            (Tokens::One(ring), Held::One(key)) => Ok(VaultFf1::One(Box::new(Ff1::new(Arc::clone(ring), key, radix)?))),
+            (Tokens::Two(two), Held::Both(key)) => Ok(VaultFf1::Two(Arc::clone(&two.pair), key.id, radix)),
+            (_, other) => Err(other.unfit("encrypt with FF1")),
+        }
+    }
+
+    /// Key objects in the token; in that of the pair which serves.
+    ///
+    /// # Errors
+    /// As [`Keyring::key_count`].
+    pub fn key_count(&self) -> Result<usize, HsmError> {
+        match &self.0 {
+            Tokens::One(ring) => ring.key_count(),
+            Tokens::Two(two) => match two.pair.keyring_at(Role::Primary, |ring| ring.key_count()) {
+                Err(error) if is_down(&error) => two.pair.keyring_at(Role::Backup, |ring| ring.key_count()),
+                counted => counted,
+            },
+        }
+    }
+
+    /// Whether the token answers and has its keys, or one of the pair's does.
+    ///
+    /// # Errors
+    /// As [`Keyring::health`]; [`HsmError::PairDown`].
+    pub fn health(&self) -> Result<(), HsmError> {
+        match &self.0 {
+            Tokens::One(ring) => ring.health(),
+            Tokens::Two(two) => two.pair.serves(),
+        }
+    }
+
+    /// Nothing, unless both tokens of a pair are known to be down. Asks no token.
+    ///
+    /// # Errors
+    /// [`HsmError::PairDown`].
+    pub fn serves(&self) -> Result<(), HsmError> {
+        match &self.0 {
+            Tokens::One(_) => Ok(()),
+            Tokens::Two(two) => two.pair.serves(),
+        }
+    }
+
+    /// Nothing, unless a token of a pair is down.
+    ///
+    /// # Errors
+    /// [`HsmError::PairIncomplete`].
+    pub fn complete(&self) -> Result<(), HsmError> {
+        match &self.0 {
+            Tokens::One(_) => Ok(()),
+            Tokens::Two(two) => two.pair.complete(),
+        }
+    }
+
+    /// The state of a pair.
+    pub fn status(&self) -> Option<PairStatus> {
+        match &self.0 {
+            Tokens::One(_) => None,
+            Tokens::Two(two) => Some(two.pair.status()),
+        }
+    }
+
+    /// What happened to the tokens of a pair since the last call.
+    pub fn take_events(&self) -> Vec<PairEvent> {
+        match &self.0 {
+            Tokens::One(_) => Vec::new(),
+            Tokens::Two(two) => two.pair.take_events(),
+        }
+    }
+}
+
+impl VaultFf1 {
+    /// Encrypts every value in place. On any error no value is changed.
+    ///
+    /// # Errors
+    /// As [`Ff1::encrypt`]; [`HsmError::PairDown`].
+    pub fn encrypt(&self, batch: &mut [Ff1Value]) -> Result<BatchReport, HsmError> {
+        match self {
+            Self::One(ff1) => ff1.encrypt(batch),
+            Self::Two(pair, key, radix) => pair.ff1_encrypt(*key, *radix, batch),
+        }
+    }
+
+    /// Decrypts every value in place. On any error no value is changed.
+    ///
+    /// # Errors
+    /// As [`VaultFf1::encrypt`].
+    pub fn decrypt(&self, batch: &mut [Ff1Value]) -> Result<BatchReport, HsmError> {
+        match self {
+            Self::One(ff1) => ff1.decrypt(batch),
+            Self::Two(pair, key, radix) => pair.ff1_decrypt(*key, *radix, batch),
+        }
+    }
+}
+
+impl Two {
+    fn file(&self) -> MutexGuard<'_, PairFile> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Signs the next manifest, writes it, and puts it in force in both tokens. Written first: a token that has served a manifest
+    /// refuses what is older, so the file must never be behind.
+    fn next_manifest(&self, change: impl FnOnce(&mut Vec<ManifestKey>)) -> Result<(), GateError> {
+        let mut file = self.file();
+        self.pair.complete()?;
+        let written = file.manifest.verify(&[self.signer], None)?;
+        if written.seen() != self.pair.manifest().seen() {
+            self.pair.adopt(written.clone())?;
+        }
+        let held = written.manifest();
+        let mut keys = held.keys.clone();
+        change(&mut keys);
+        let next = Manifest::after(Some(&written), &held.primary, &held.backup, keys);
+        let signed = next.sign(&Signer { two: self, key: &file.signing })?;
+        let verified = signed.verify(&[self.signer], Some(&written.seen()))?;
+        file.manifest = signed;
+        file.write(&self.dir)?;
+        Ok(self.pair.adopt(verified)?)
+    }
+}
+
+/// The key of the primary that signs manifests.
+struct Signer<'a> {
+    two: &'a Two,
+    key: &'a KeyRef,
+}
+
+impl ManifestSigner for Signer<'_> {
+    fn public_key(&self) -> [u8; 32] {
+        self.two.signer
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], HsmError> {
+        self.two.pair.at(Role::Primary, self.key, |ring, key| ring.sign(key, message))
+    }
+}
+
+impl Held {
+    fn unfit(&self, action: &'static str) -> HsmError {
+        let class = match self {
+            Self::One(key) => key.class(),
+            Self::Both(key) | Self::At(_, key) => key.class,
+            Self::Kek(key) => key.reference().class,
+            Self::Session(key) => key.reference().class,
+        };
+        HsmError::WrongClass { action, class }
+    }
+}
+
+/// Whether a token of the pair could not be asked, or failed while it was.
+pub(crate) fn is_down(error: &HsmError) -> bool {
+    error.is_outage() || matches!(error, HsmError::PairIncomplete { .. })
+}
+
+/// The PIN of a token, which a rehearsal site keeps in a file.
+pub(crate) fn pin(dir: &Path, role: Role) -> Result<Pin, GateError> {
+    let path = dir.join(match role {
+        Role::Primary => "pins/user",
+        Role::Backup => "pins/backup-user",
+    });
+    let text = Zeroizing::new(fs::read_to_string(&path).map_err(|source| GateError::Io {
+        action: "read the PIN",
+        path,
+        source,
+    })?);
+    Ok(Pin::new(text.trim().to_owned())?)
+}
+
+fn member(shared: &Arc<(PathBuf, SiteConfig, SiteState)>, role: Role, judged: bool) -> Result<PairMember, GateError> {
+    let (dir, config, _) = &**shared;
+    let (module, label) = config.hsm.place(role).ok_or(HsmError::PairIncomplete { role })?;
+    let module = Module::load(&dir.join(module))?;
+    let (asked, label) = (Arc::clone(&module), label.to_owned());
+    let (shared, token_label) = (Arc::clone(shared), label.clone());
+    let check_and_read = move || {
+        let (dir, config, state) = &*shared;
+        let token = asked.token(&label)?;
+        let print = state.probed.get(&token.serial);
+        let print = print.ok_or(HsmError::TokenUnprobed { profile: config.profile })?;
+        print.check(&asked, &label, config.profile)?;
+        if judged {
+            fips::require_of(dir, config, state, role)
+                .map_err(|error| HsmError::TokenRefused { lines: error.to_string(), profile: config.profile })?;
+        }
+        match pin(dir, role) {
+            Ok(pin) => Ok(pin),
+            Err(GateError::Hsm(error)) => Err(error),
+            Err(_) => Err(HsmError::PinInvalid),
+        }
+    };
+    Ok(PairMember { module, token_label, pin: Box::new(check_and_read) })
+}
