@@ -45,7 +45,12 @@ pub fn fips_status(site: &Path, overrides: &FipsOverrides) -> Result<(TokenFacts
 
 /// Refuses a site whose profile asks for a validated module that is not shown to be there.
 pub(crate) fn require(site: &Path, config: &SiteConfig, state: &SiteState) -> Result<(), GateError> {
-    require_of(site, config, state, Role::Primary)
+    require_of(site, config, state, Role::Primary)?;
+    // A backup takes over with the same keys, so it has to be what the primary is.
+    match config.hsm.place(Role::Backup) {
+        Some(_) => require_of(site, config, state, Role::Backup),
+        None => Ok(()),
+    }
 }
 
 /// As [`require`], of one token of a pair.

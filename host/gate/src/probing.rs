@@ -6,14 +6,16 @@ use std::path::Path;
 use casemate_audit::Event;
 use casemate_hsm::probe::{Fingerprint, Judgement, Outcome, Report};
 use casemate_hsm::{HsmError, Module, Role};
+use casemate_types::Profile;
 
 use crate::GateError;
 use crate::config::SiteConfig;
 use crate::init::module_path;
 use crate::state::{SiteState, write_private};
 
-/// Of a site with one token (a pair's are checked at each of their logins): refuses a token that was not probed under the site's profile, that was refused, or that is not the probed one. Asks the
-/// module for names and versions only, before the login.
+/// Of a site whose keys are in one token (a pair's are checked at each of their logins): refuses a token that was not probed under
+/// the site's profile, that was refused, or that is not the probed one. Asks the module for names and versions only, before the
+/// login.
 pub(crate) fn check(dir: &Path, config: &SiteConfig, state: &SiteState) -> Result<(), GateError> {
     let module = Module::load(&module_path(dir, config))?;
     let label = &config.hsm.token_label;
@@ -21,7 +23,17 @@ pub(crate) fn check(dir: &Path, config: &SiteConfig, state: &SiteState) -> Resul
     let token = module.token(label)?;
     let print = state.probed.get(&token.serial).or_else(|| state.probed.get(&state.token_serial));
     let print = print.ok_or(HsmError::TokenUnprobed { profile: config.profile })?;
-    Ok(print.check(&module, label, config.profile)?)
+    print.check(&module, label, config.profile)?;
+    // A site that claims nothing may rehearse with any backup.
+    match config.hsm.place(Role::Backup) {
+        Some((backup, label)) if matches!(config.profile, Profile::Enterprise | Profile::Government) => {
+            let module = Module::load(&dir.join(backup))?;
+            let print = state.probed.get(&module.token(label)?.serial);
+            let print = print.ok_or(HsmError::TokenUnprobed { profile: config.profile })?;
+            Ok(print.check(&module, label, config.profile)?)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The fingerprints of the site's tokens that the report is about: it names one of them, or a scratch token of their make.
