@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use casemate_audit::{Event, Record, entries};
+use casemate_audit::{AuditError, Event, Record, entries};
 use casemate_custody::session::{Custody, Step};
 use casemate_custody::{
     CustodyError, CustodyFolder, Envelope, HsmToken, NonceFile, OpenShare, Operation, QuorumBackend, SealedShare,
@@ -95,7 +95,7 @@ fn has_generations(folder: &Path) -> Result<bool, Failure> {
 
 /// Whether the audit log, as far as its records are here, tells of a custody token.
 fn log_tells_of_custody(site: &Path) -> Result<bool, Failure> {
-    let unreadable = |error| Failure::caused_by("cannot read the audit log", &error);
+    let unreadable = |error: AuditError| Failure::caused_by("cannot read the audit log", &error);
     for bytes in entries(&site.join("log")).map_err(unreadable)? {
         let record = Record::from_bytes(&bytes.map_err(unreadable)?)
             .map_err(|error| Failure::new(format!("cannot read the audit log: {error}")))?;
@@ -199,7 +199,7 @@ impl Approval {
         struct Said {
             approval: Approval,
         }
-        let strange = |error| Failure::caused_by("the session said something strange", &error);
+        let strange = |error: serde_json::Error| Failure::caused_by("the session said something strange", &error);
         serde_json::from_slice(said).map(|Said { approval }| approval).map_err(strange)
     }
 }
@@ -225,8 +225,8 @@ impl std::fmt::Display for Approval {
 fn open_shares(
     site: &Path,
     custody: &CustodyOptions,
-    custodians: &[(casemate_types::UserName, String)],
-    pin_files: &[(casemate_types::UserName, String)],
+    custodians: &[(UserName, String)],
+    pin_files: &[(UserName, String)],
     module: Option<PathBuf>,
 ) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let roster = read_roster(site, custody.roster.as_deref())?;
