@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::clock::ClockCheck;
+use crate::log::Head;
 use crate::note;
+use crate::proof::{HeadHashes, is_consistent};
 use crate::snapshot::Snapshot;
 use crate::store;
 use crate::tree::{Edge, WIDTH, first_index, hash_at, leaf_hash, partial_number, partial_width};
@@ -159,20 +161,32 @@ pub(crate) fn signed_size(dir: &Path) -> Result<u64, AuditError> {
     Ok(note::parse_unverified(&text)?.size)
 }
 
-/// The root (RFC 6962 section 2.1) that the log had at `size` records, rebuilt from its entries; `None` if it has fewer.
+/// The root (RFC 6962 section 2.1) that the log had at `size` records; `None` if it has fewer.
 ///
-/// Whoever was given a head some time ago finds out whether it was one of this log. The entries are those that [`verify_dir`] checks:
+/// Whoever was given a head some time ago finds out whether it was one of this log. It is made from the stored hashes, which stay
+/// when records are sealed, and proven to be the beginning of the tree under the checkpoint, whose signature [`verify_dir`] checks:
 /// call that first.
 pub fn root_at(dir: &Path, size: u64) -> Result<Option<[u8; 32]>, AuditError> {
-    let mut edge = Edge::default();
-    let mut entries = entries(dir)?;
-    while edge.size() < size {
-        match entries.next() {
-            Some(entry) => edge.push(leaf_hash(&entry?), |_| {}),
-            None => return Ok(None),
+    let snapshot = Snapshot::take(dir, None)?;
+    let mut edge = snapshot.edge()?;
+    let tree = snapshot.head;
+    if size > tree.size {
+        // Records that are durable and not yet signed.
+        for record in snapshot.wal?.ok_or(AuditError::MissingWal)?.after(tree.size)? {
+            if edge.size() < size {
+                edge.push(leaf_hash(&record), |_| {});
+            }
         }
+        return Ok((edge.size() == size).then(|| edge.root().0));
     }
-    Ok(Some(edge.root().0))
+    let (signed, root) = (tree.size, tree.root);
+    let head = Head { tree, edge };
+    let hashes = HeadHashes::new(dir, &head);
+    let old = hashes.root_at(size)?;
+    if !is_consistent(&hashes.consistency(size)?, signed, root, size, old) {
+        return Err(VerifyError::RootMismatch { size }.into());
+    }
+    Ok(Some(old.0))
 }
 
 /// The stored tiles above level 0, the last one of each level at hand.

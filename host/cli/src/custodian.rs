@@ -48,7 +48,7 @@ pub fn run(site: &Path, command: CustodianCommand, json: bool) -> Result<ExitCod
                 return Err(Failure::new("this statement is for another roster").with_code(code::VERIFICATION));
             }
             show(&wanted, &envelope.digest());
-            if wanted.requester == custodian.person {
+            if custodian.is_requester(&wanted.requester) {
                 return Err(Failure::new(format!(
                     "{name} asks for this, and the requester's signature does not count"
                 ))
@@ -91,8 +91,8 @@ pub fn run(site: &Path, command: CustodianCommand, json: bool) -> Result<ExitCod
         }
         CustodianCommand::Shares(command) => token::shares(site, command, json),
         CustodianCommand::Token(command) => token::run(site, command, json),
-        CustodianCommand::Record { statement, outcome, custody } => {
-            token::record(site, statement.as_deref(), outcome, &custody)
+        CustodianCommand::Record { first, statement, custody } => {
+            token::record(site, first, statement.as_deref(), &custody)
         }
         CustodianCommand::Session { first, statement, custody } => {
             token::session(site, first, statement.as_deref(), &custody)

@@ -1,6 +1,9 @@
 //! From a signed statement to the permission to act.
 
-use casemate_hsm::KeyId;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use casemate_hsm::{Ff3, Key, KeyId, Keyring, LegacyPermit};
 use casemate_types::{Digest, Profile};
 use serde::Serialize;
 
@@ -23,7 +26,7 @@ pub trait AuditHeads {
     /// [`CustodyError::AuditLog`] when the log cannot be read.
     fn root_at(&self, size: u64) -> Result<Option<[u8; 32]>, CustodyError>;
 
-    /// When record `index` was written; `None` if there is no such record.
+    /// When record `index` was written; `None` if it is not at hand: never written, or moved into an archive.
     ///
     /// # Errors
     /// As [`AuditHeads::root_at`].
@@ -57,7 +60,8 @@ impl Verifier<'_> {
     /// # Errors
     /// One per defect: as [`Signed::verify`]; [`CustodyError::RequesterApproved`], [`CustodyError::OtherSite`],
     /// [`CustodyError::OtherRoster`], [`CustodyError::NotYetValid`], [`CustodyError::Expired`], [`CustodyError::ClockBehind`],
-    /// [`CustodyError::ForeignHead`], [`CustodyError::StaleHead`], [`CustodyError::TierTooLow`], [`CustodyError::Replayed`].
+    /// [`CustodyError::ForeignHead`], [`CustodyError::StaleHead`], [`CustodyError::RecordMissing`], [`CustodyError::TierTooLow`],
+    /// [`CustodyError::Replayed`].
     pub fn approve(
         &self,
         envelope: &Envelope,
@@ -103,11 +107,11 @@ impl Verifier<'_> {
 
     fn check_time(&self, statement: &Statement, now: UnixTime, heads: &dyn AuditHeads) -> Result<(), CustodyError> {
         // A clock that was set back would make an expired statement good again.
-        if let Some(last) = heads.size().checked_sub(1)
-            && let Some(recorded) = heads.time_of(last)?
-            && now.0.saturating_add(CLOCK_TOLERANCE) < recorded.0
-        {
-            return Err(CustodyError::ClockBehind { now, recorded });
+        if let Some(last) = heads.size().checked_sub(1) {
+            let recorded = heads.time_of(last)?.ok_or(CustodyError::RecordMissing { index: last })?;
+            if now.0.saturating_add(CLOCK_TOLERANCE) < recorded.0 {
+                return Err(CustodyError::ClockBehind { now, recorded });
+            }
         }
         if now < statement.not_before {
             return Err(CustodyError::NotYetValid { from: statement.not_before, now });
@@ -122,10 +126,12 @@ impl Verifier<'_> {
         if heads.root_at(head.size)? != Some(head.root) {
             return Err(CustodyError::ForeignHead { size: head.size });
         }
-        // A head is outdated from the moment the log grew beyond it.
-        if let Some(outdated) = heads.time_of(head.size)?
-            && now.0.saturating_sub(outdated.0) > self.max_head_age
-        {
+        if head.size >= heads.size() {
+            return Ok(());
+        }
+        // A head is outdated from the moment the log grew beyond it. A head of which nobody can tell is not fresh.
+        let outdated = heads.time_of(head.size)?.ok_or(CustodyError::RecordMissing { index: head.size })?;
+        if now.0.saturating_sub(outdated.0) > self.max_head_age {
             return Err(CustodyError::StaleHead { size: head.size, allowed: self.max_head_age });
         }
         Ok(())
@@ -202,6 +208,29 @@ impl Approved<Statement> {
             return Ok(());
         }
         Err(CustodyError::NotApproved { what: "token", approved: self.document.operation })
+    }
+
+    /// Leave to use the FF3-1 key that was approved, with the token that was approved, until the approved time.
+    ///
+    /// # Errors
+    /// [`CustodyError::NotApproved`] for another operation, key or token; [`HsmError::WrongClass`] for a key of another class.
+    pub fn open_legacy(
+        &self,
+        keyring: Arc<Keyring>,
+        key: Key,
+        radix: u32,
+        profile: Profile,
+        now: SystemTime,
+    ) -> Result<Ff3, CustodyError> {
+        self.permits(Operation::EnableLegacy, Some(key.id()), Some(&keyring.serial().parse()?))?;
+        let refused = |what| CustodyError::NotApproved { what, approved: self.document.operation };
+        let until = self.document.until.ok_or_else(|| refused("time"))?;
+        let expires = UNIX_EPOCH.checked_add(Duration::from_secs(until.0)).ok_or_else(|| refused("time"))?;
+        // A roster's threshold is two at least, and its people are distinct.
+        let [first, second, ..] = &self.approvers[..] else { return Err(refused("number of approvers")) };
+        let custodians = [first.person.to_string(), second.person.to_string()];
+        let permit = LegacyPermit::from_verified_approvals(custodians, expires)?;
+        Ok(Ff3::new(keyring, key, radix, permit, profile, now)?)
     }
 
     /// What the audit log has to hold about it. Nothing in it is secret.

@@ -66,6 +66,15 @@ pub enum CustodyError {
         /// The clock.
         now: UnixTime,
     },
+    /// Shares of new PINs that no session wrote.
+    #[error(
+        "open the custody token: the shares of generation {generation} were not made by a session that had the PINs before, so \
+         somebody wrote them into the folder; no PIN was changed; restore the custody folder from its backup"
+    )]
+    ForgedGeneration {
+        /// The generation.
+        generation: u64,
+    },
     /// The audit log never had this head.
     #[error(
         "approve: this site's audit log never had the statement's head ({size} records); it is another log's, or forged"
@@ -178,6 +187,14 @@ pub enum CustodyError {
     Replayed {
         /// Its nonce.
         nonce: Nonce,
+    },
+    /// A record whose time decides is not at hand.
+    #[error(
+        "approve: record {index} of the audit log, whose time decides, is missing or in an archive; have a new statement signed"
+    )]
+    RecordMissing {
+        /// Its index.
+        index: u64,
     },
     /// Enough signatures, but one of them is the requester's.
     #[error("approve: the requester's own signature does not count; {wanted} other custodians have to sign")]

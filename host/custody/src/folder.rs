@@ -5,6 +5,7 @@
 //! gen-7/user-pin.set.json              public description of the split
 //! gen-7/user-pin.NAME.share.json       sealed to one custodian
 //! gen-7/so-pin. ...
+//! gen-7/succession.json                proof that a session with the PINs of gen-6 wrote it
 //! ```
 //!
 //! A generation is written whole into a folder of another name, made durable and renamed; only then the journal names it. The
@@ -17,8 +18,12 @@ use casemate_types::UserName;
 use serde::{Deserialize, Serialize};
 
 use crate::shares::{SealedShare, SecretKind, ShareSet};
+use crate::succession::Succession;
 use crate::text::TokenSerial;
 use crate::{CustodyError, files, json};
+
+/// The file of a generation that proves where it comes from.
+const SUCCESSION: &str = "succession.json";
 
 /// Counts the PINs of a custody token: each use makes the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -86,8 +91,8 @@ impl Journal {
         let (user, so) = (SecretKind::UserPin, SecretKind::SoPin);
         match self.phase {
             Phase::Initialising | Phase::Settled | Phase::Prepared => vec![(user, now), (so, now)],
-            Phase::ChangingUser => vec![(user, now), (user, next), (so, now), (so, next)],
-            Phase::ChangingSo => vec![(user, next), (so, now), (so, next)],
+            // Both PINs before, also when one of them is dead: they prove that the next ones are not forged.
+            Phase::ChangingUser | Phase::ChangingSo => vec![(user, now), (user, next), (so, now), (so, next)],
         }
     }
 }
@@ -149,6 +154,15 @@ impl CustodyFolder {
         SealedShare::parse(&files::read(&self.generation(generation).join(name))?)
     }
 
+    /// Reads the proof that belongs to a generation; `None` if there is none.
+    pub(crate) fn succession(&self, generation: Generation) -> Result<Option<Succession>, CustodyError> {
+        let path = self.generation(generation).join(SUCCESSION);
+        if !path.exists() {
+            return Ok(None);
+        }
+        json::decode("the proof of a generation", &files::read(&path)?).map(Some)
+    }
+
     pub(crate) fn write_journal(&self, journal: &Journal) -> Result<(), CustodyError> {
         files::replace(&self.path.join("journal.json"), &json::canonical(journal)?)
     }
@@ -158,6 +172,7 @@ impl CustodyFolder {
         &self,
         generation: Generation,
         splits: &[(ShareSet, Vec<SealedShare>)],
+        succession: Option<&Succession>,
     ) -> Result<(), CustodyError> {
         let target = self.generation(generation);
         let draft = self.path.join(format!("gen-{}.new", generation.0));
@@ -171,6 +186,9 @@ impl CustodyFolder {
             for share in shares {
                 files::write_new(&draft.join(format!("{kind}.{}.share.json", share.custodian())), &share.to_bytes()?)?;
             }
+        }
+        if let Some(succession) = succession {
+            files::write_new(&draft.join(SUCCESSION), &json::canonical(succession)?)?;
         }
         fs::rename(&draft, &target).map_err(io)?;
         files::sync_parent(&target)

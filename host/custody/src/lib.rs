@@ -30,6 +30,7 @@ pub mod session;
 mod shamir;
 mod shares;
 mod statement;
+mod succession;
 mod text;
 mod token;
 

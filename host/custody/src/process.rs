@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "three calls of the operating system")]
 
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -56,19 +56,40 @@ pub fn harden() -> Result<Hardening, CustodyError> {
 /// # Errors
 /// [`CustodyError::Session`] with the process's own words when it fails or cannot be started.
 pub fn call(mut command: Command, input: &[u8]) -> Result<Vec<u8>, CustodyError> {
-    let failed = |why: String| CustodyError::Session { why };
-    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = child.map_err(|error| failed(format!("its process does not start: {error}")))?;
+    let mut child = start(command.stdin(Stdio::piped()))?;
     if let Some(mut pipe) = child.stdin.take() {
         // A process that refuses early closes the pipe; what it says is the better message.
         let _ = pipe.write_all(input);
     }
+    answer_of(child)
+}
+
+/// As [`call`], with this process's standard input for the session: what comes through it is never in this process's memory.
+///
+/// # Errors
+/// As [`call`].
+pub fn call_with_own_input(mut command: Command) -> Result<Vec<u8>, CustodyError> {
+    answer_of(start(command.stdin(Stdio::inherit()))?)
+}
+
+fn failed(why: String) -> CustodyError {
+    CustodyError::Session { why }
+}
+
+fn start(command: &mut Command) -> Result<Child, CustodyError> {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    child.map_err(|error| failed(format!("its process does not start: {error}")))
+}
+
+fn answer_of(child: Child) -> Result<Vec<u8>, CustodyError> {
     let output = child.wait_with_output().map_err(|error| failed(format!("its process is lost: {error}")))?;
     if output.status.success() {
         return Ok(output.stdout);
     }
     let words = String::from_utf8_lossy(&output.stderr);
-    let words: String = words.trim().trim_start_matches("error: ").chars().take(2000).collect();
+    // One process may have asked another.
+    let words = words.trim().trim_start_matches("error: ").trim_start_matches("run the custody session: ");
+    let words: String = words.chars().take(2000).collect();
     Err(failed(if words.is_empty() { format!("its process ended with {}", output.status) } else { words }))
 }
 

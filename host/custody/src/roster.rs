@@ -65,6 +65,11 @@ pub struct SharesKey {
 }
 
 impl Custodian {
+    /// Whether a requester is this custodian, by person or by name.
+    pub fn is_requester(&self, requester: &PersonId) -> bool {
+        requester.is(&self.name, &self.person)
+    }
+
     /// Refuses keys that are not what they should be.
     pub(crate) fn check(&self) -> Result<(), CustodyError> {
         let bad = |why| CustodyError::Custodian { name: self.name.clone(), why };

@@ -3,7 +3,8 @@
 //! Runs in a process of its own ([`crate::process`]), because a PKCS#11 login is the process's and because PINs are in its
 //! memory. The order makes every crash harmless: new shares are durable before the first PIN changes, the journal says before
 //! each change which PIN may already be the new one, and old shares are removed when both are. Whatever fails up to and
-//! including the work leaves the old shares in force.
+//! including the work leaves the old shares in force. The folder may have been written by somebody else meanwhile: a change that
+//! was cut off is finished only with shares that a session with the old PINs wrote.
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::folder::{CustodyFolder, Generation, Journal, Phase};
 use crate::roster::Roster;
 use crate::shares::{Collector, OpenShare, SealedShare, SecretKind, ShareSet, SplitOf, split};
 use crate::statement::Statement;
+use crate::succession::Succession;
 use crate::token::serial_of;
 use crate::{CustodyError, text::TokenSerial};
 
@@ -86,7 +88,7 @@ impl Custody<'_> {
         }
         let pins = Pins::draw(entropy)?;
         let mut journal = Journal::first(label);
-        self.write_shares(&pins, journal.generation, label, entropy)?;
+        self.write_shares(&pins, journal.generation, label, None, entropy)?;
         observe(Step::SharesWritten);
         self.folder.write_journal(&journal)?;
         observe(Step::Prepared);
@@ -106,8 +108,8 @@ impl Custody<'_> {
     /// of the keyring it is given.
     ///
     /// # Errors
-    /// [`CustodyError::NotApproved`] unless the statement names this token; what the work returns; as [`Collector`]; as the
-    /// token answers. The old shares stay in force unless the last [`Step`] was one of a changed PIN; the next session then
+    /// [`CustodyError::NotApproved`] unless the statement names this token; [`CustodyError::ForgedGeneration`] when the folder wants
+    /// PINs finished that no session made; what the work returns; as [`Collector`]; as the token answers. The old shares stay in force unless the last [`Step`] was one of a changed PIN; the next session then
     /// finishes the change.
     pub fn run<T>(
         &self,
@@ -132,7 +134,7 @@ impl Custody<'_> {
         let ring = Keyring::open(Arc::clone(self.module), &journal.token_label, &pins.user()?)?;
         let mut entropy = TokenEntropy(Arc::clone(&ring));
         let next = Pins::draw(&mut entropy)?;
-        self.write_shares(&next, journal.generation.next(), serial.as_str(), &mut entropy)?;
+        self.write_shares(&next, journal.generation.next(), serial.as_str(), Some(&pins), &mut entropy)?;
         observe(Step::SharesWritten);
         self.enter(&mut journal, Phase::Prepared)?;
         observe(Step::Prepared);
@@ -189,16 +191,12 @@ impl Custody<'_> {
                 return Ok(pins);
             }
             Phase::ChangingUser | Phase::ChangingSo => {
-                let user = match journal.phase {
-                    Phase::ChangingUser => Some(collected.take(SecretKind::UserPin, now)?),
-                    _ => None,
+                let mut both = |generation| -> Result<Pins, CustodyError> {
+                    let user = collected.take(SecretKind::UserPin, generation)?;
+                    Ok(Pins { user, so: collected.take(SecretKind::SoPin, generation)? })
                 };
-                let old_so = collected.take(SecretKind::SoPin, now)?;
-                let new = Pins {
-                    user: collected.take(SecretKind::UserPin, next)?,
-                    so: collected.take(SecretKind::SoPin, next)?,
-                };
-                let old = Pins { user: user.unwrap_or_else(|| new.user.clone()), so: old_so };
+                let (old, new) = (both(now)?, both(next)?);
+                self.check_succession(&old, next)?;
                 self.change(journal, &old, &new, observe)?;
                 return Ok(new);
             }
@@ -225,6 +223,9 @@ impl Custody<'_> {
             observe(Step::UserPinChanged);
             self.enter(journal, Phase::ChangingSo)?;
             observe(Step::ChangingSo);
+        } else {
+            // The journal may be wrong about it, and with the SO PIN changed there would be no way back.
+            self.check_user(&label, new)?;
         }
         match self.module.change_so_pin(&label, &old.so()?, &new.so()?) {
             Ok(()) => {}
@@ -241,6 +242,14 @@ impl Custody<'_> {
         self.folder.remove_generation(dead)?;
         observe(Step::OldRemoved);
         Ok(())
+    }
+
+    /// Refuses to change a PIN to one that no session made.
+    fn check_succession(&self, old: &Pins, next: Generation) -> Result<(), CustodyError> {
+        let forged = CustodyError::ForgedGeneration { generation: next.0 };
+        let sets = [self.folder.set(SecretKind::UserPin, next)?, self.folder.set(SecretKind::SoPin, next)?];
+        let proof = self.folder.succession(next)?.ok_or(forged)?;
+        proof.check(old, next, sets.each_ref())
     }
 
     fn check_user(&self, label: &str, pins: &Pins) -> Result<(), CustodyError> {
@@ -275,13 +284,16 @@ impl Custody<'_> {
         pins: &Pins,
         generation: Generation,
         about: &str,
+        before: Option<&Pins>,
         entropy: &mut dyn Entropy,
     ) -> Result<(), CustodyError> {
         let mut one = |kind, secret: &[u8]| -> Result<(ShareSet, Vec<SealedShare>), CustodyError> {
             split(secret, SplitOf { kind, about, epoch: generation.0 }, self.next_roster, entropy)
         };
         let splits = [one(SecretKind::UserPin, &pins.user[..])?, one(SecretKind::SoPin, &pins.so[..])?];
-        self.folder.write_generation(generation, &splits)
+        let sets = splits.each_ref().map(|(set, _)| set);
+        let proof = before.map(|before| Succession::prove(before, generation, sets)).transpose()?;
+        self.folder.write_generation(generation, &splits, proof.as_ref())
     }
 
     /// Sorts the shares by what they are of, checks each, and puts together what the journal needs.
@@ -326,9 +338,9 @@ impl Collected {
 }
 
 /// Both PINs of one generation.
-struct Pins {
-    user: Zeroizing<[u8; PIN_BYTES]>,
-    so: Zeroizing<[u8; PIN_BYTES]>,
+pub(crate) struct Pins {
+    pub(crate) user: Zeroizing<[u8; PIN_BYTES]>,
+    pub(crate) so: Zeroizing<[u8; PIN_BYTES]>,
 }
 
 impl Pins {

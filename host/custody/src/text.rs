@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use casemate_types::UserName;
 use serde::{Deserialize, Serialize};
 
 use crate::CustodyError;
@@ -75,6 +76,12 @@ identifier! {
     /// person, because two spellings would be two people.
     PersonId, "a person's identifier (lower-case letters, digits or `.-_@`, at most 64)",
     |byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_@".contains(&byte)
+}
+impl PersonId {
+    /// Whether this is the person, or the name under which this person is a custodian.
+    pub(crate) fn is(&self, name: &UserName, person: &Self) -> bool {
+        self == person || self.0.eq_ignore_ascii_case(name.as_str())
+    }
 }
 identifier! {
     /// A token's serial number as the token tells it: 1 to 64 printable ASCII characters without spaces.

@@ -3,7 +3,8 @@
 use std::fs;
 
 use casemate_audit::{
-    AuditError, Event, Log, Record, SEGMENT, VerifyError, entries_from, verify_dir, verify_export, verify_receipt,
+    AuditError, Event, Log, Record, SEGMENT, VerifyError, entries_from, root_at, verify_dir, verify_export,
+    verify_receipt,
 };
 
 use crate::support::{fill, image, open, real, record, vkey};
@@ -46,6 +47,25 @@ fn a_sealed_log_verifies_and_its_archive_holds_the_records() {
     ));
     drop(log);
     assert_eq!(verify_dir(&dir, &vkey(), |_| {}).unwrap().size, 66_100);
+}
+
+#[test]
+fn the_roots_of_the_past_stay_known_when_records_are_sealed() {
+    let site = tempfile::tempdir().unwrap();
+    let dir = site.path().join("log");
+    let log = open(&dir);
+    fill(&log, 0, 66_000);
+    log.checkpoint().unwrap();
+    let sizes = [0, 1, 255, 256, 257, 40_000, SEGMENT - 1, SEGMENT, SEGMENT + 1, 65_999, 66_000];
+    let before = sizes.map(|size| root_at(&dir, size).unwrap().unwrap());
+    log.seal(66_000, &site.path().join("archive.tar"), |event| real(5, event)).unwrap();
+    assert_eq!(sizes.map(|size| root_at(&dir, size).unwrap().unwrap()), before);
+    drop(log);
+    assert_eq!(root_at(&dir, 66_001).unwrap(), Some(verify_dir(&dir, &vkey(), |_| {}).unwrap().root));
+    assert_eq!(root_at(&dir, 66_002).unwrap(), None);
+    // A stored hash that was changed makes no other past.
+    crate::support::flip(&dir.join("tile/0/007"), 3);
+    root_at(&dir, 2000).unwrap_err();
 }
 
 #[test]

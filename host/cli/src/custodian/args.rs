@@ -92,19 +92,19 @@ pub enum CustodianCommand {
     /// The custody token, whose PINs are split among the custodians and used once.
     #[command(subcommand)]
     Token(CustodyTokenCommand),
-    /// Notes in the audit log what becomes of an approval; started by `token init` and `token renew`.
+    /// The process that starts the session, and notes in the audit log what becomes of it; started by `token init` and `token renew`.
     #[command(hide = true)]
     Record {
-        /// The approval; none when the token is initialised.
+        /// Initialise the token instead of opening it.
         #[arg(long)]
+        first: bool,
+        /// The approval to act on.
+        #[arg(long, required_unless_present = "first", conflicts_with = "first")]
         statement: Option<PathBuf>,
-        /// What becomes of it.
-        #[arg(long)]
-        outcome: Outcome,
         #[command(flatten)]
         custody: CustodyOptions,
     },
-    /// The process that holds the PINs; started by `token init` and `token renew`.
+    /// The process that holds the PINs; started by the one of `record`.
     #[command(hide = true)]
     Session {
         /// Initialise the token instead of opening it.
@@ -248,24 +248,6 @@ pub enum CustodyTokenCommand {
         #[command(flatten)]
         custody: CustodyOptions,
     },
-}
-
-/// What becomes of an approval.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Outcome {
-    Begun,
-    Done,
-    Failed,
-}
-
-impl std::fmt::Display for Outcome {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Begun => "begun",
-            Self::Done => "done",
-            Self::Failed => "failed",
-        })
-    }
 }
 
 /// By what means two people are needed.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use casemate_audit::{Record, Verified, entries, root_at, verify_dir};
+use casemate_audit::{Record, Verified, entries_from, root_at, verify_dir};
 use casemate_custody::{AuditHeads, CustodyError, UnixTime};
 
 use crate::failure::Failure;
@@ -44,13 +44,16 @@ impl AuditHeads for SiteLog {
     }
 
     fn time_of(&self, index: u64) -> Result<Option<UnixTime>, CustodyError> {
-        let index = usize::try_from(index).map_err(unreadable)?;
-        match entries(&self.dir).map_err(unreadable)?.nth(index) {
-            None => Ok(None),
-            Some(bytes) => {
+        if index >= self.verified.size {
+            return Ok(None);
+        }
+        match entries_from(&self.dir, index).map_err(unreadable)?.next() {
+            Some((found, bytes)) if found == index => {
                 let record = Record::from_bytes(&bytes.map_err(unreadable)?).map_err(unreadable)?;
                 Ok(Some(UnixTime(record.time_ms / 1000)))
             }
+            // In an archive.
+            _ => Ok(None),
         }
     }
 

@@ -1,133 +1,232 @@
-//! The custody token: the process that talks to the custodians, and the short-lived one that has the PINs.
+//! The custody token: the process that talks to the custodians, the one that has the audit log, and the short-lived one that has
+//! the PINs. Each starts the next.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use casemate_audit::Event;
+use casemate_audit::{AuditError, Event, Record, entries};
 use casemate_custody::session::{Custody, Step};
 use casemate_custody::{
-    CustodyError, CustodyFolder, Envelope, HsmToken, NonceFile, OpenShare, QuorumBackend, SealedShare, ShareSet,
-    Statement, SystemEntropy, files, process,
+    CustodyError, CustodyFolder, Envelope, HsmToken, NonceFile, OpenShare, Operation, QuorumBackend, SealedShare,
+    ShareSet, Signed, Statement, SystemEntropy, files, process,
 };
 use casemate_gate::{Gate, SiteConfig};
 use casemate_hsm::Module;
+use casemate_types::{Digest, UserName};
+use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::args::{CustodyOptions, CustodyTokenCommand, Outcome, SharesCommand};
+use super::args::{CustodyOptions, CustodyTokenCommand, SharesCommand};
 use super::{SiteLog, by_name, load, nonces, now, read_pin, read_roster, verifier};
 use crate::failure::{Failure, code};
 use crate::{environment, init, output};
 
+/// The audit log's name for what is here.
+const ACTION: &str = "custody";
+
+/// By what means two people are needed on a custody token.
+const TIER: QuorumBackend = QuorumBackend::SplitPackageAndPin;
+
 pub fn run(site: &Path, command: CustodyTokenCommand, json: bool) -> Result<ExitCode, Failure> {
     match command {
         CustodyTokenCommand::Init { custody } => {
-            // A ledger that is lost later is not begun again by the way.
-            if !nonces(site).exists() && !folder(site, &custody).join("journal.json").exists() {
-                let folder = site.join("custody");
-                std::fs::create_dir_all(&folder)
-                    .map_err(|error| Failure::caused_by(format!("cannot create {}", folder.display()), &error))?;
-                drop(NonceFile::create(&nonces(site))?);
-            }
-            let said = recorded(site, None, &custody, || {
-                process::call(
-                    child(site, &custody, "session", |command| {
-                        command.arg("--first");
-                    })?,
-                    &[],
-                )
+            begin_ledger(site, &custody)?;
+            let recorder = child(site, &custody, "record", |command| {
+                command.arg("--first");
             })?;
-            report(&said, json)
+            report(&process::call(recorder, &[])?, json)
         }
         CustodyTokenCommand::Renew { statement, custodians, pin_files, custodian_module, custody } => {
+            // This process is going to have enough shares to put the PINs together.
+            process::harden()?;
             environment::set_pairs(&custody.module.module_env)?;
             environment::lock_down()?;
+            // No share is opened for a statement that would be refused.
+            inspect(site, &statement)?;
             let shares = open_shares(site, &custody, &by_name(&custodians)?, &by_name(&pin_files)?, custodian_module)?;
-            let said = recorded(site, Some(&statement), &custody, || {
-                let session = child(site, &custody, "session", |command| {
-                    command.arg("--statement").arg(&statement);
-                })?;
-                process::call(session, &shares)
+            let recorder = child(site, &custody, "record", |command| {
+                command.arg("--statement").arg(&statement);
             })?;
-            report(&said, json)
+            report(&process::call(recorder, &shares)?, json)
         }
     }
 }
 
-/// Acts between two records: nothing is done that the audit log does not announce.
-fn recorded(
-    site: &Path,
-    statement: Option<&Path>,
-    custody: &CustodyOptions,
-    act: impl FnOnce() -> Result<Vec<u8>, CustodyError>,
-) -> Result<Vec<u8>, Failure> {
-    // In processes of their own: the site's token may be behind the same module, which reads its environment once.
-    let note = |outcome: Outcome| {
-        let command = child(site, custody, "record", |command| {
-            command.arg("--outcome").arg(outcome.to_string());
-            if let Some(statement) = statement {
-                command.arg("--statement").arg(statement);
-            }
-        })?;
-        process::call(command, &[]).map(drop)
-    };
-    note(Outcome::Begun)?;
-    let said = act();
-    note(if said.is_ok() { Outcome::Done } else { Outcome::Failed })?;
-    Ok(said?)
+/// Begins the ledger of used approvals. Not where there must have been one: approvals that were used could be used again.
+fn begin_ledger(site: &Path, custody: &CustodyOptions) -> Result<(), Failure> {
+    if nonces(site).exists() {
+        return Ok(());
+    }
+    let known = has_generations(&site.join("custody/token"))?
+        || has_generations(&folder(site, custody))?
+        || log_tells_of_custody(site)?;
+    if known {
+        return Err(Failure::new(format!(
+            "{} is gone, the ledger of used approvals, and this site has had a custody token: with a new ledger, approvals \
+             that were used could be used again",
+            nonces(site).display()
+        ))
+        .hint("restore it from the newest backup; docs/keys.md, \"Ask, approve, verify\", says what to do without one")
+        .with_code(code::VERIFICATION));
+    }
+    let folder = site.join("custody");
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| Failure::caused_by(format!("cannot create {}", folder.display()), &error))?;
+    drop(NonceFile::create(&nonces(site))?);
+    Ok(())
 }
 
-/// The process that writes one record.
+/// Whether a custody folder holds a journal or shares.
+fn has_generations(folder: &Path) -> Result<bool, Failure> {
+    let unreadable = |error: std::io::Error| Failure::caused_by(format!("cannot read {}", folder.display()), &error);
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        entries => entries.map_err(unreadable)?,
+    };
+    for entry in entries {
+        let name = entry.map_err(unreadable)?.file_name();
+        let name = name.to_string_lossy();
+        if name == "journal.json" || name.starts_with("gen-") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the audit log, as far as its records are here, tells of a custody token.
+fn log_tells_of_custody(site: &Path) -> Result<bool, Failure> {
+    let unreadable = |error: AuditError| Failure::caused_by("cannot read the audit log", &error);
+    for bytes in entries(&site.join("log")).map_err(unreadable)? {
+        let record = Record::from_bytes(&bytes.map_err(unreadable)?)
+            .map_err(|error| Failure::new(format!("cannot read the audit log: {error}")))?;
+        if matches!(record.event, Event::Site { action, .. } if action == ACTION) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Checks a statement against the site's own roster and log, without using it up.
+fn inspect(site: &Path, statement: &Path) -> Result<Signed<Statement>, Failure> {
+    let roster = read_roster(site, None)?;
+    let envelope = Envelope::parse(&files::read(statement)?)?;
+    let verifier = verifier(&roster, SiteConfig::read(site)?.profile, TIER);
+    let signed = verifier.inspect(&envelope, now()?, &SiteLog::open(site)?)?;
+    if signed.document().operation != Operation::OpenCustody {
+        let approved = signed.document().operation;
+        return Err(CustodyError::NotApproved { what: "operation", approved }.into());
+    }
+    Ok(signed)
+}
+
+/// The process that has the audit log: it starts the session between two records. Nothing is done that the log does not announce,
+/// and what was done it has from the session itself. The shares go from this process's standard input to the session unread.
 pub fn record(
     site: &Path,
+    first: bool,
     statement: Option<&Path>,
-    outcome: Outcome,
     custody: &CustodyOptions,
 ) -> Result<ExitCode, Failure> {
-    let roster = read_roster(site, custody.roster.as_deref())?;
-    let what = match statement {
-        None => format!("initialise custody token `{}`", custody.label),
-        Some(path) => {
-            let envelope = Envelope::parse(&files::read(path)?)?;
-            let wanted: Statement = envelope.document()?;
-            // Claims, as far as the session has not verified them.
-            let signed: Vec<String> = envelope
-                .signatures()
-                .iter()
-                .map(|signature| {
-                    let known = roster.custodians().iter().find(|known| known.signing.key_id() == signature.keyid);
-                    known.map_or_else(|| signature.keyid.to_string(), |known| known.name.to_string())
-                })
-                .collect();
-            let tokens: Vec<&str> = wanted.tokens.iter().map(|serial| serial.as_str()).collect();
-            format!(
-                "{} on {} by {}, requested by {}, statement {}, roster epoch {}, tier {}",
-                wanted.operation,
-                tokens.join(" "),
-                signed.join(" "),
-                wanted.requester,
-                envelope.digest(),
-                roster.epoch(),
-                QuorumBackend::SplitPackageAndPin
-            )
-        }
-    };
+    let begun = statement.map(|path| inspect(site, path).map(|signed| Approval::of(&signed))).transpose()?;
+    if begun.is_none() && !first {
+        return Err(Failure::new("no approval was given").with_code(2));
+    }
+    let mut session = child(site, custody, "session", |command| {
+        match statement {
+            Some(path) => command.arg("--statement").arg(path),
+            None => command.arg("--first"),
+        };
+    })?;
+    // The site's token may be behind the same module, which reads its environment once: the session gets that of before.
+    session.env_clear().envs(std::env::vars_os());
     environment::prepare(site)?;
     environment::lock_down()?;
+    let first = || format!("initialise custody token `{}`", custody.label);
     environment::block_on(async {
         let gate = Gate::open_without_plugins(site)?;
-        gate.journal()
-            .record(Event::Site { action: "custody".to_owned(), detail: format!("{outcome}: {what}") })
-            .await?;
+        let note = |outcome: &str, what: String| {
+            gate.journal().record(Event::Site { action: ACTION.to_owned(), detail: format!("{outcome}: {what}") })
+        };
+        let announced = begun.as_ref().map_or_else(first, Approval::to_string);
+        note("begun", announced.clone()).await?;
+        let said = match process::call_with_own_input(session) {
+            Ok(said) => said,
+            Err(error) => {
+                note("failed", announced).await?;
+                return Err(error.into());
+            }
+        };
+        let done = match &begun {
+            None => first(),
+            Some(_) => match Approval::from_session(&said) {
+                Ok(approval) => approval.to_string(),
+                Err(error) => {
+                    note("ended without naming its approval", announced).await?;
+                    return Err(error);
+                }
+            },
+        };
+        note("done", done).await?;
+        output::line(String::from_utf8_lossy(&said).trim())?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// A verified approval in the words of the audit log.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Approval {
+    statement: Statement,
+    digest: Digest,
+    approvers: Vec<Approver>,
+    tier: QuorumBackend,
+}
+
+#[derive(Deserialize)]
+struct Approver {
+    name: UserName,
+}
+
+impl Approval {
+    fn of(signed: &Signed<Statement>) -> Self {
+        let approvers = signed.signers().iter().map(|signer| Approver { name: signer.name.clone() }).collect();
+        Self { statement: signed.document().clone(), digest: signed.digest(), approvers, tier: TIER }
+    }
+
+    /// What the session verified and acted on ([`casemate_custody::ApprovalRecord`]).
+    fn from_session(said: &[u8]) -> Result<Self, Failure> {
+        #[derive(Deserialize)]
+        struct Said {
+            approval: Approval,
+        }
+        let strange = |error: serde_json::Error| Failure::caused_by("the session said something strange", &error);
+        serde_json::from_slice(said).map(|Said { approval }| approval).map_err(strange)
+    }
+}
+
+impl std::fmt::Display for Approval {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Statement { operation, tokens, requester, roster, epoch, .. } = &self.statement;
+        let tokens: Vec<&str> = tokens.iter().map(|serial| serial.as_str()).collect();
+        let approvers: Vec<&str> = self.approvers.iter().map(|approver| approver.name.as_str()).collect();
+        write!(
+            f,
+            "{operation} on {} by {}, requested by {requester} (their claim), statement {}, roster {roster} of epoch {epoch}, \
+             tier {}",
+            tokens.join(" "),
+            approvers.join(" "),
+            self.digest,
+            self.tier
+        )
+    }
 }
 
 /// What the journal asks for, opened by each custodian's token, as lines for the pipe. No PIN of the custody token is here.
 fn open_shares(
     site: &Path,
     custody: &CustodyOptions,
-    custodians: &[(casemate_types::UserName, String)],
-    pin_files: &[(casemate_types::UserName, String)],
+    custodians: &[(UserName, String)],
+    pin_files: &[(UserName, String)],
     module: Option<PathBuf>,
 ) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let roster = read_roster(site, custody.roster.as_deref())?;
@@ -199,9 +298,9 @@ pub fn session(
         let envelope = Envelope::parse(&files::read(statement)?)?;
         let log = SiteLog::open(site)?;
         let mut ledger = NonceFile::open(&nonces(site))?;
-        let verifier = verifier(&roster, SiteConfig::read(site)?.profile, QuorumBackend::SplitPackageAndPin);
+        let verifier = verifier(&roster, SiteConfig::read(site)?.profile, TIER);
         let approved = verifier.approve(&envelope, now()?, &log, &mut ledger)?;
-        approved.permits(casemate_custody::Operation::OpenCustody, None, None)?;
+        approved.permits(Operation::OpenCustody, None, None)?;
         record = serde_json::to_value(approved.record()).unwrap_or_default();
         let lines = request.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         let shares = lines.map(OpenShare::from_pipe).collect::<Result<Vec<_>, _>>()?;

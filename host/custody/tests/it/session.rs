@@ -187,6 +187,7 @@ fn attacks(world: &World) {
     one_custodian_alone_opens_nothing(world);
     old_shares_are_refused_by_name(world);
     an_approval_for_another_token_opens_nothing(world);
+    a_forged_generation_is_refused(world);
     a_key_that_is_kept_stops_the_change(world);
     a_folder_has_one_token(world);
 }
@@ -250,6 +251,54 @@ fn an_approval_for_another_token_opens_nothing(world: &World) {
     assert!(matches!(refused, Err(CustodyError::NotApproved { .. })), "{refused:?}");
 }
 
+/// Encrypts a PIN of mallory's own choice to the custodians, as anybody can, in place of what the folder has.
+fn forge(world: &World, folder: &Path, kind: (SecretKind, &str), generation: Generation) {
+    let serial = serial_of(&world.module, LABEL).unwrap();
+    let of = SplitOf { kind: kind.0, about: serial.as_str(), epoch: generation.0 };
+    let (set, shares) = split(&[0x66; 32], of, &world.roster, &mut SystemEntropy).unwrap();
+    std::fs::write(folder.join(format!("{}.set.json", kind.1)), set.to_bytes().unwrap()).unwrap();
+    for share in shares {
+        let name = format!("{}.{}.share.json", kind.1, share.custodian());
+        std::fs::write(folder.join(name), share.to_bytes().unwrap()).unwrap();
+    }
+}
+
+/// Whoever can write the folder wants an honest session to give the token PINs of mallory's.
+fn a_forged_generation_is_refused(world: &World) {
+    let folder = world.folder.join(format!("custody {LABEL}"));
+    let journal = folder.join("journal.json");
+    let now = assert_settled(world, LABEL);
+    let next = folder.join(format!("gen-{}", now.next().0));
+    let honest = std::fs::read_to_string(&journal).unwrap();
+    let proof_of_another = std::fs::read(folder.join(format!("gen-{}", now.0)).join("succession.json")).unwrap();
+    for phase in ["changing-user", "changing-so"] {
+        for proof in [None, Some(&proof_of_another)] {
+            std::fs::create_dir(&next).unwrap();
+            forge(world, &next, (SecretKind::UserPin, "user-pin"), now.next());
+            forge(world, &next, (SecretKind::SoPin, "so-pin"), now.next());
+            if let Some(proof) = proof {
+                std::fs::write(next.join("succession.json"), proof).unwrap();
+            }
+            let forged = honest.replace("\"settled\"", &format!("\"{phase}\""));
+            assert_ne!(forged, honest);
+            std::fs::write(&journal, forged).unwrap();
+            assert_forgery_is_refused(world, now);
+            std::fs::remove_dir_all(&next).unwrap();
+            std::fs::write(&journal, &honest).unwrap();
+            // No PIN was changed.
+            assert_eq!(assert_settled(world, LABEL), now);
+        }
+    }
+}
+
+fn assert_forgery_is_refused(world: &World, now: Generation) {
+    let mut steps = Vec::new();
+    let refused = run(world, LABEL, &["ana", "bo"], &mut |step| steps.push(step));
+    let named = |generation| generation == now.next().0;
+    assert!(matches!(refused, Err(CustodyError::ForgedGeneration { generation }) if named(generation)), "{refused:?}");
+    assert!(matches!(steps[..], [Step::Resuming(_)]), "{steps:?}");
+}
+
 /// With a key the login lives on, and a PIN must not change behind it.
 fn a_key_that_is_kept_stops_the_change(world: &World) {
     let folder = open_folder(world, LABEL);
@@ -267,6 +316,22 @@ fn a_key_that_is_kept_stops_the_change(world: &World) {
     );
     assert!(matches!(stopped, Err(CustodyError::Token(HsmError::AlreadyOpen { .. }))), "{stopped:?}");
     drop((kept, folder));
+    // A genuine change was cut off: one PIN of it exchanged is as bad as both.
+    let path = world.folder.join(format!("custody {LABEL}"));
+    let next = path.join(format!("gen-{}", before.next().0));
+    for kind in [(SecretKind::UserPin, "user-pin"), (SecretKind::SoPin, "so-pin")] {
+        let genuine: Vec<_> = std::fs::read_dir(&next).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let genuine: Vec<_> = genuine.into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect();
+        forge(world, &next, kind, before.next());
+        assert_forgery_is_refused(world, before);
+        genuine.iter().for_each(|(bytes, path)| std::fs::write(path, bytes).unwrap());
+    }
+    // The journal says too much: with the SO PIN changed and the USER PIN not there would be no way on.
+    let journal = std::fs::read_to_string(path.join("journal.json")).unwrap();
+    std::fs::write(path.join("journal.json"), journal.replace("\"changing-user\"", "\"changing-so\"")).unwrap();
+    let refused = run(world, LABEL, &["ana", "bo"], &mut |_| {});
+    assert!(matches!(refused, Err(CustodyError::PinsDead { pin: "USER" })), "{refused:?}");
+    std::fs::write(path.join("journal.json"), journal).unwrap();
     // The next session finishes the change, then makes its own.
     run(world, LABEL, &["ana", "bo"], &mut |_| {}).unwrap();
     assert_eq!(assert_settled(world, LABEL), before.next().next());

@@ -94,6 +94,11 @@ fn requester_as_second_approver_is_refused() {
     // Nor does it count where only signatures are looked at.
     let refused = Signed::<Statement>::verify(&signed(&statement, &[ana, bo]), &site.roster);
     assert!(matches!(refused, Err(CustodyError::RequesterApproved { wanted: 2 })));
+    // Nor under the name instead of the person.
+    statement.requester = bo.custodian.name.as_str().parse().unwrap();
+    let refused = site.approve(&signed(&statement, &[ana, bo]));
+    assert!(matches!(refused, Err(CustodyError::RequesterApproved { wanted: 2 })));
+    statement.requester = bo.custodian.person.clone();
     // Beside two others the requester's signature is harmless, and is not named as an approval.
     let approved = site.approve(&signed(&statement, &[bo, ana, carla])).unwrap();
     assert_eq!(approved.approvers().len(), 2);
@@ -288,6 +293,44 @@ fn a_head_that_was_outdated_too_long_is_refused() {
     let strict = Verifier { max_head_age: 7199, ..site.verifier() };
     assert!(matches!(strict.inspect(&envelope, NOW, &AuditLog), Err(CustodyError::StaleHead { .. })));
     assert!(Verifier { max_head_age: 7200, ..site.verifier() }.inspect(&envelope, NOW, &AuditLog).is_ok());
+}
+
+/// [`AuditLog`] with records that are not at hand.
+struct Sealed(std::ops::Range<u64>);
+
+impl AuditHeads for Sealed {
+    fn root_at(&self, size: u64) -> Result<Option<[u8; 32]>, CustodyError> {
+        AuditLog.root_at(size)
+    }
+
+    fn time_of(&self, index: u64) -> Result<Option<UnixTime>, CustodyError> {
+        if self.0.contains(&index) { Ok(None) } else { AuditLog.time_of(index) }
+    }
+
+    fn size(&self) -> u64 {
+        AuditLog.size()
+    }
+}
+
+#[test]
+fn a_record_that_is_not_at_hand_excuses_nothing() {
+    let site = Site::new();
+    let with_head = |size| {
+        let mut statement = statement(&site.roster);
+        statement.audit_head = AuditHead { size, root: root(size) };
+        signed(&statement, &two())
+    };
+    // Nobody can tell for how long these heads have been outdated.
+    for size in [0, 1] {
+        let refused = site.verifier().inspect(&with_head(size), NOW, &Sealed(0..2));
+        assert!(matches!(refused, Err(CustodyError::RecordMissing { index }) if index == size), "{refused:?}");
+    }
+    for size in [2, 3] {
+        site.verifier().inspect(&with_head(size), NOW, &Sealed(0..2)).unwrap();
+    }
+    // Nor whether the clock is behind.
+    let refused = site.verifier().inspect(&with_head(3), NOW, &Sealed(2..3));
+    assert!(matches!(refused, Err(CustodyError::RecordMissing { index: 2 })), "{refused:?}");
 }
 
 #[test]

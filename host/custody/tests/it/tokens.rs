@@ -2,9 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use casemate_custody::*;
-use casemate_hsm::{KeyClass, Keyring, Module, Pin, WrappedPackage};
+use casemate_hsm::{HsmError, KeyClass, KeyRef, Keyring, Module, Pin, WrappedPackage};
 use casemate_types::Profile;
 
 use crate::harness::{Ground, play_own_role};
@@ -68,9 +69,19 @@ impl World {
 
     /// A statement that ana and bo sign in their tokens.
     pub fn approve(&self, operation: Operation, token: &TokenSerial) -> Approved<Statement> {
+        self.approve_with(operation, token, |_| {})
+    }
+
+    fn approve_with(
+        &self,
+        operation: Operation,
+        token: &TokenSerial,
+        more: impl FnOnce(&mut Statement),
+    ) -> Approved<Statement> {
         let mut wanted = statement(&self.roster);
         wanted.operation = operation;
         wanted.tokens = vec![token.clone()];
+        more(&mut wanted);
         let mut nonce = [0; 16];
         SystemEntropy.fill(&mut nonce).unwrap();
         wanted.nonce = Nonce::from_random(nonce);
@@ -108,6 +119,7 @@ fn play(_: &str, module: &Path, folder: &Path) {
     two_tokens_approve_and_one_does_not(&world);
     a_custodian_cannot_sign_with_another_ones_token(&world);
     the_reconstructed_package_opens_in_the_destination_only(&world);
+    an_approval_opens_one_legacy_key_in_one_token(&world);
 }
 
 fn two_tokens_approve_and_one_does_not(world: &World) {
@@ -179,6 +191,35 @@ fn the_reconstructed_package_opens_in_the_destination_only(world: &World) {
     // In the destination it is the key.
     let admitted = destination.admit(&door, &package).unwrap();
     assert_eq!(destination.find(&admitted).unwrap().reference().check, package.reference().check);
+}
+
+fn an_approval_opens_one_legacy_key_in_one_token(world: &World) {
+    world.module.initialise("legacy", &pin("an officer pin of theirs"), &pin_of("legacy")).unwrap();
+    let ring = Keyring::open(Arc::clone(&world.module), "legacy", &pin_of("legacy")).unwrap();
+    let [key, other] = ["approved", "another"].map(|label| ring.generate(KeyClass::FpeFf3, label).unwrap());
+    let (here, there) = (serial_of(&world.module, "legacy").unwrap(), "OPS01".parse().unwrap());
+    let approve = |token| {
+        world.approve_with(Operation::EnableLegacy, token, |wanted| {
+            (wanted.key, wanted.class) = (Some(key.id), Some(KeyClass::FpeFf3));
+            wanted.until = Some(UnixTime(NOW.0 + 60));
+        })
+    };
+    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+    let open = |approved: &Approved<Statement>, key: &KeyRef, profile, now| {
+        approved.open_legacy(Arc::clone(&ring), ring.find(key).unwrap(), 10, profile, at(now)).map(drop)
+    };
+    let approved = approve(&here);
+    open(&approved, &key, Profile::Enterprise, NOW.0).unwrap();
+    let refused = open(&approved, &other, Profile::Enterprise, NOW.0);
+    assert!(matches!(refused, Err(CustodyError::NotApproved { what: "key", .. })), "{refused:?}");
+    let refused = open(&approve(&there), &key, Profile::Enterprise, NOW.0);
+    assert!(matches!(refused, Err(CustodyError::NotApproved { what: "token", .. })), "{refused:?}");
+    let refused = open(&world.approve(Operation::Rotate, &here), &key, Profile::Enterprise, NOW.0);
+    assert!(matches!(refused, Err(CustodyError::NotApproved { what: "operation", .. })), "{refused:?}");
+    for (profile, now) in [(Profile::Enterprise, NOW.0 + 60), (Profile::Government, NOW.0)] {
+        let refused = open(&approved, &key, profile, now);
+        assert!(matches!(refused, Err(CustodyError::Token(HsmError::LegacyPermit { .. }))), "{refused:?}");
+    }
 }
 
 /// Whether any 32 bytes in a row are the AES-256 key with this check value: AES of a fixed block, as the keyring computes it.
