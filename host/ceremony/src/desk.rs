@@ -88,7 +88,7 @@ impl<'a> Desk<'a> {
     /// Logs in. The login ends when everything from it is dropped.
     pub(crate) fn keyring(&self, role: &str) -> Result<Arc<Keyring>, CeremonyError> {
         let (module, token) = self.place(role)?;
-        let ring = Keyring::open(module, &token.label, &*self.pin(role)?)?;
+        let ring = Keyring::open(module, &token.label, &self.pin(role)?)?;
         if ring.serial() == token.serial { Ok(ring) } else { Err(self.missing(role)) }
     }
 

@@ -19,7 +19,7 @@ use crate::failure::Failure;
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Request {
-    Append(Event),
+    Append(Box<Event>),
     Checkpoint,
 }
 
@@ -43,7 +43,7 @@ pub fn serve(site: &Path) -> Result<ExitCode, Failure> {
             let request: Request =
                 serde_json::from_str(&line).map_err(|error| Failure::caused_by("a request is malformed", &error))?;
             let done = match request {
-                Request::Append(event) => gate.journal().record(event).await.map(drop),
+                Request::Append(event) => gate.journal().record(*event).await.map(drop),
                 Request::Checkpoint => gate.journal().checkpoint().map(drop),
             };
             answer(&done.map_or_else(|error| Answer::Failed(error.to_string()), |()| Answer::Done))?;
@@ -108,7 +108,7 @@ impl Recorder {
 
 impl AuditTrail for Recorder {
     fn append(&mut self, event: Event) -> Result<(), CeremonyError> {
-        self.ask(&Request::Append(event))
+        self.ask(&Request::Append(Box::new(event)))
     }
 
     fn head(&mut self) -> Result<AuditHead, CeremonyError> {
