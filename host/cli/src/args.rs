@@ -58,6 +58,9 @@ pub enum Command {
     /// Read and verify the audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Key ceremonies: check a plan, rehearse it, run it, go on after a crash, verify and print the transcript.
+    #[command(subcommand)]
+    Ceremony(crate::ceremony::args::CeremonyCommand),
     /// Custodians: make their keys, keep the roster, approve operations, guard the custody token.
     #[command(subcommand)]
     Custodian(crate::custodian::args::CustodianCommand),

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use crate::failure::{Failure, code};
 use crate::{environment, init, output};
 use args::{CustodianCommand, RequestOptions, RosterCommand, TierName, TokenOptions};
-use heads::SiteLog;
+pub use heads::SiteLog;
 
 pub fn run(site: &Path, command: CustodianCommand, json: bool) -> Result<ExitCode, Failure> {
     match command {
@@ -244,7 +244,7 @@ fn confirm(yes: bool, name: &str) -> Result<(), Failure> {
     if answer.trim() == name { Ok(()) } else { Err(Failure::new("not signed")) }
 }
 
-fn read_roster(site: &Path, path: Option<&Path>) -> Result<Roster, Failure> {
+pub fn read_roster(site: &Path, path: Option<&Path>) -> Result<Roster, Failure> {
     let path = path.map_or_else(|| site.join("custody/roster.json"), Path::to_owned);
     let parsed = files::read(&path).and_then(|bytes| Roster::parse(&bytes));
     parsed.map_err(|error| Failure::from(error).about(&path))
@@ -254,7 +254,7 @@ fn verifier(roster: &Roster, profile: Profile, tier: QuorumBackend) -> Verifier<
     Verifier { site: roster.site(), roster, tier, profile, max_head_age: Verifier::MAX_HEAD_AGE }
 }
 
-fn now() -> Result<UnixTime, Failure> {
+pub fn now() -> Result<UnixTime, Failure> {
     let second = u64::try_from(jiff::Timestamp::now().as_second());
     second.map(UnixTime).map_err(|_| Failure::new("the clock is before 1970"))
 }
@@ -271,7 +271,7 @@ fn load(options: &TokenOptions) -> Result<std::sync::Arc<Module>, Failure> {
 }
 
 /// A PIN from a file that is its owner's alone, or from the terminal without echo.
-fn read_pin(what: &str, file: Option<&Path>) -> Result<Pin, Failure> {
+pub fn read_pin(what: &str, file: Option<&Path>) -> Result<Pin, Failure> {
     let text = match file {
         Some(path) => read_pin_file(path)?,
         None if std::io::stdin().is_terminal() => rpassword::prompt_password(format!("{what}: "))
@@ -310,7 +310,7 @@ fn by_name(options: &[String]) -> Result<Vec<(casemate_types::UserName, String)>
     options.iter().map(parse).collect()
 }
 
-fn nonces(site: &Path) -> PathBuf {
+pub fn nonces(site: &Path) -> PathBuf {
     site.join("custody/nonces")
 }
 

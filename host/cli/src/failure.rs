@@ -68,6 +68,12 @@ impl Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 fn causes(error: &dyn Error) -> Vec<String> {
     let mut out = Vec::new();
     let mut source = error.source();

@@ -4,6 +4,7 @@
 
 mod args;
 mod audit;
+mod ceremony;
 mod custodian;
 mod drill;
 mod environment;
@@ -48,6 +49,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Plugin(command) => plugin::run(&site, command, json),
         Command::Policy(command) => policy::run(&site, command, json),
         Command::Audit(command) => audit::run(&site, command, json),
+        Command::Ceremony(command) => ceremony::run(&site, command, json),
         Command::Custodian(command) => custodian::run(&site, command, json),
         Command::Hsm(command) => hsm::run(&site, command, json),
         Command::Keys(command) => keys::run(&site, command, json),

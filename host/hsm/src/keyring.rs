@@ -169,8 +169,19 @@ impl Keyring {
         {
             return Err(HsmError::MechanismMissing { class, mechanism: mechanism.to_string() });
         }
-        let generation = class.generation().ok_or(HsmError::NeedsTwoTokens { class })?;
         let id = self.draw_id()?;
+        self.generate_with_id(id, class, label, origin)
+    }
+
+    /// As [`Keyring::generate_as`], under an identifier that was drawn before. The token has the class's mechanism.
+    pub(crate) fn generate_with_id(
+        &self,
+        id: KeyId,
+        class: KeyClass,
+        label: &str,
+        origin: Origin,
+    ) -> Result<(ObjectHandle, KeyRef), HsmError> {
+        let generation = class.generation().ok_or(HsmError::NeedsTwoTokens { class })?;
         let key = match generation {
             Generation::Ed25519 | Generation::Rsa => self.generate_pair(class, id, label),
             Generation::Secret(mechanism) => self.generate_secret(class, id, label, origin, &mechanism),

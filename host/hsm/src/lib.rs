@@ -20,6 +20,7 @@ mod driver;
 mod error;
 mod facts;
 pub mod fpe;
+mod inventory;
 mod key;
 mod keyring;
 mod labelled;
@@ -45,6 +46,7 @@ pub use fpe::{
     Alphabet, Backend, BatchReport, EcbBlocks, Ff1, Ff1Value, Ff3, FpeQueue, LegacyPermit, NativeFf1, NativeLayout,
     QueueLimits, TweakPolicy, minimum_length,
 };
+pub use inventory::Listed;
 pub use key::{Key, KeyId, KeyRef};
 pub use keyring::Keyring;
 pub use module::{Module, ModuleConfig, TokenInfo};

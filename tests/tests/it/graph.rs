@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::guest::root;
 
 /// Host crates, highest first: an arrow may only point down.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 21] = [
     "xtask",
     "cli",
     "server",
@@ -21,6 +21,7 @@ const ORDER: [&str; 20] = [
     "engine",
     "change",
     "bundle",
+    "ceremony",
     "audit",
     "embed",
     "custody",

@@ -6,6 +6,7 @@
 
 mod access;
 mod audit;
+mod ceremony;
 mod corpus;
 mod custodian;
 mod drill;
