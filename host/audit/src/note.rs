@@ -109,6 +109,16 @@ impl LogKeys {
         Self { retired: Vec::new(), current: vkey.to_owned(), reserve: None }
     }
 
+    /// As a witness keeps them.
+    pub(crate) fn from_parts(retired: Vec<(String, u64)>, current: String, reserve: Option<(String, u64)>) -> Self {
+        Self { retired, current, reserve }
+    }
+
+    /// Retired keys with the size at which they were, and the one in reserve with the record that announces it.
+    pub(crate) fn parts(&self) -> (&[(String, u64)], Option<&(String, u64)>) {
+        (&self.retired, self.reserve.as_ref())
+    }
+
     /// Whether the current key can be read.
     pub(crate) fn check(&self) -> Result<(), VerifyError> {
         StandardVerifier::new(&self.current).map(drop).map_err(|_| VerifyError::MalformedKey)
