@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::VerifyError;
+use crate::{AuditError, Log, VerifyError};
 
 /// Records that are written at once may overtake each other by so much; more is a clock that was set back.
 pub(crate) const OVERTAKING_MS: u64 = 60_000;
@@ -19,6 +19,12 @@ impl RecordClock {
     /// A clock over a log whose latest record says `floor` (milliseconds since 1970).
     pub fn after(floor: u64) -> Self {
         Self { floor: AtomicU64::new(floor), behind: floor.saturating_sub(system_ms()) }
+    }
+
+    /// A clock over this log.
+    pub fn of(log: &Log) -> Result<Self, AuditError> {
+        let latest = log.size().checked_sub(1).map(|last| log.read(last)).transpose()?;
+        Ok(Self::after(latest.and_then(|record| time_of(&record)).unwrap_or(0)))
     }
 
     /// Milliseconds since 1970 UTC; never less than it said before.

@@ -1,12 +1,17 @@
 //! Witness cosignatures: C2SP `tlog-cosignature` v1, signature type 0x04 of C2SP `signed-note`.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use signed_note::{Note, Signature, Verifier};
 
-use crate::{AuditError, CheckpointSigner, SignError, VerifyError};
+use crate::log::Head;
+use crate::note::{LogKeys, TreeHead};
+use crate::proof::HeadHashes;
+use crate::snapshot::Snapshot;
+use crate::{AuditError, CheckpointSigner, SignError, VerifyError, store};
 
 /// Signature type 0x04: Ed25519 over a timestamp and the checkpoint.
 const COSIGNATURE: u8 = 0x04;
@@ -104,6 +109,43 @@ pub fn verify_cosignature(checkpoint: &str, witness: &WitnessKey) -> Result<u64,
     let (body, signatures) = take_apart(checkpoint)?;
     let found = witness.find(body.as_bytes(), &signatures)?;
     found.map(|(seconds, _)| seconds).ok_or_else(|| VerifyError::NotCosigned { witness: witness.name.clone() })
+}
+
+/// A checkpoint that a witness cosigned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cosigned {
+    /// Records it covers.
+    pub size: u64,
+    /// When, in seconds since 1970, by the witness's clock.
+    pub seconds: u64,
+}
+
+/// Checks that the log in `dir` holds a checkpoint which `witness` cosigned, and that its root is that of the log's own tree at that size.
+/// [`crate::verify_dir`] checks the tree itself.
+pub fn verify_cosigned(dir: &Path, vkey: &str, witness: &WitnessKey) -> Result<Cosigned, VerifyError> {
+    let not_cosigned = || VerifyError::NotCosigned { witness: witness.name.clone() };
+    let text = store::read_note(&dir.join(crate::courier::COSIGNED))?.ok_or_else(not_cosigned)?;
+    let snapshot = Snapshot::take(dir, Some(vkey))?;
+    let keys = snapshot.pinned.keys(vkey)?;
+    let (cosigned, seconds) = open(&text, &keys, witness)?;
+    let another = VerifyError::CosignedAnother { size: cosigned.size };
+    let head = Head { edge: snapshot.edge()?, tree: snapshot.head };
+    if cosigned.size > head.tree.size {
+        return Err(another);
+    }
+    let root = match cosigned.size {
+        0 => tlog_tiles::EMPTY_HASH,
+        size if size == head.tree.size => head.tree.root,
+        size => HeadHashes::new(dir, &head).root_at(size)?,
+    };
+    if root == cosigned.root { Ok(Cosigned { size: cosigned.size, seconds }) } else { Err(another) }
+}
+
+/// A checkpoint with the log's signature and the witness's, both checked, and the time of the latter.
+pub(crate) fn open(text: &[u8], keys: &LogKeys, witness: &WitnessKey) -> Result<(TreeHead, u64), VerifyError> {
+    let head = keys.open(text)?;
+    let seconds = verify_cosignature(&head.text, witness)?;
+    Ok((head, seconds))
 }
 
 /// The text of a note, with its last line feed, and its signature lines. Nothing is verified.

@@ -311,6 +311,12 @@ pub enum VerifyError {
         /// The witness.
         witness: String,
     },
+    /// The witness cosigned a checkpoint that is none of this log's.
+    #[error("the witness cosigned another tree of {size} records: this log and the one it saw are two histories")]
+    CosignedAnother {
+        /// Records it covers.
+        size: u64,
+    },
     /// A key that handed over signed something newer.
     #[error("a checkpoint of {size} records is signed by a key that was retired at {handed_over}")]
     RetiredKey {

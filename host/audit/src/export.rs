@@ -20,7 +20,7 @@ use std::path::Path;
 use casemate_archive::{ArchiveError, Limits, Reader, Writer};
 
 use crate::clock::ClockCheck;
-use crate::cosignature::WitnessKey;
+use crate::cosignature::{self, Cosigned, WitnessKey};
 use crate::courier::COSIGNED;
 use crate::note::TreeHead;
 use crate::pinned::{self, Pinned};
@@ -30,6 +30,16 @@ use crate::{AuditError, VerifyError, store};
 
 /// 32 MiB hold the largest entry bundle twice; the rest is more than any log has.
 const LIMITS: Limits = Limits { entry: 32 << 20, total: 1 << 44, entries: 1 << 26 };
+
+/// The files before the tiles, and how large each may be: as large as a log's own may be.
+const SMALL: [(&str, usize); 6] = [
+    (store::CHECKPOINT, 1_000_000),
+    (COSIGNED, 1_000_000),
+    ("keys", 1_000_000),
+    (pinned::NAME, 4_000_000),
+    ("policy", 1_000_000),
+    ("range", 64),
+];
 
 /// What to export.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +67,8 @@ pub struct Exported {
     pub from: u64,
     /// One past the last.
     pub to: u64,
+    /// The checkpoint that the witness cosigned, if a witness was asked for.
+    pub cosigned: Option<Cosigned>,
 }
 
 impl Export<'_> {
@@ -125,10 +137,23 @@ impl Export<'_> {
 /// Checks an export against a verifier key from a trusted place: signature, every hash, every record in it, and that nothing else is
 /// there. Reads a stream; keeps 32 bytes a record in memory.
 pub fn verify_export(input: impl Read, vkey: &str) -> Result<Exported, VerifyError> {
+    verify(input, vkey, None)
+}
+
+/// As [`verify_export`], and that `witness` cosigned a checkpoint of this very tree.
+pub fn verify_export_cosigned(input: impl Read, vkey: &str, witness: &WitnessKey) -> Result<Exported, VerifyError> {
+    verify(input, vkey, Some(witness))
+}
+
+fn verify(input: impl Read, vkey: &str, witness: Option<&WitnessKey>) -> Result<Exported, VerifyError> {
     let mut reader = Reader::new(input, LIMITS);
     let mut small = BTreeMap::new();
     let mut next = entry(&mut reader)?;
     while let Some((name, body)) = next.take_if(|(name, _)| !name.starts_with("tile/")) {
+        // Before it is kept: nothing is signed yet, and a stranger's file may go on without end.
+        if !SMALL.iter().any(|(known, limit)| name == *known && body.len() <= *limit) {
+            return Err(unexpected(&name));
+        }
         small.insert(name, body);
         next = entry(&mut reader)?;
     }
@@ -172,14 +197,27 @@ pub fn verify_export(input: impl Read, vkey: &str) -> Result<Exported, VerifyErr
     pinned.check(head.size, |index| {
         Ok(tiles.get(&(0, index / WIDTH)).and_then(|tile| hash_at(tile, (index % WIDTH) as usize)))
     })?;
-    Ok(Exported { size: head.size, root: head.root.0, from, to })
+    let cosigned = match witness {
+        None => None,
+        Some(witness) => {
+            let not_cosigned = || VerifyError::NotCosigned { witness: witness.name().to_owned() };
+            let text = small.get(COSIGNED).ok_or_else(not_cosigned)?;
+            let (cosigned, seconds) = cosignature::open(text, &pinned.keys(vkey)?, witness)?;
+            let mut edge = Edge::default();
+            for index in 0..cosigned.size.min(head.size) {
+                let leaf = tiles.get(&(0, index / WIDTH)).and_then(|tile| hash_at(tile, (index % WIDTH) as usize));
+                leaf.into_iter().for_each(|leaf| edge.push(leaf, |_| {}));
+            }
+            if edge.size() != cosigned.size || edge.root() != cosigned.root {
+                return Err(VerifyError::CosignedAnother { size: cosigned.size });
+            }
+            Some(Cosigned { size: cosigned.size, seconds })
+        }
+    };
+    Ok(Exported { size: head.size, root: head.root.0, from, to, cosigned })
 }
 
 fn read_small(small: &BTreeMap<String, Vec<u8>>, vkey: &str) -> Result<(TreeHead, Pinned, u64, u64), VerifyError> {
-    const KNOWN: [&str; 6] = [store::CHECKPOINT, COSIGNED, "keys", pinned::NAME, "policy", "range"];
-    if let Some(name) = small.keys().find(|name| !KNOWN.contains(&name.as_str())) {
-        return Err(unexpected(name));
-    }
     let pinned = small.get(pinned::NAME).map(|bytes| Pinned::parse(bytes)).transpose()?.unwrap_or_default();
     let checkpoint = small.get(store::CHECKPOINT).ok_or(VerifyError::MissingCheckpoint)?;
     let head = pinned.keys(vkey)?.open(checkpoint)?;
@@ -295,7 +333,9 @@ fn missing(content: &Content) -> VerifyError {
 }
 
 fn unexpected(name: &str) -> VerifyError {
-    VerifyError::MalformedExport { detail: format!("`{name}` does not belong into an export") }
+    VerifyError::MalformedExport {
+        detail: format!("`{name}` does not belong into an export, or is larger than it can be"),
+    }
 }
 
 fn failed(error: ArchiveError) -> AuditError {

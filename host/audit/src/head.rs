@@ -65,9 +65,13 @@ impl HeadFile {
     }
 
     fn place(&self) -> Option<(&Path, &str)> {
-        let path = self.0.as_deref()?;
-        let name = path.file_name()?.to_str()?;
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Some((dir, name))
+        place(self.0.as_deref()?)
     }
+}
+
+/// Folder and name of a file.
+pub(crate) fn place(path: &Path) -> Option<(&Path, &str)> {
+    let name = path.file_name()?.to_str()?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Some((dir, name))
 }

@@ -54,6 +54,11 @@ impl LogOptions {
             witness: None,
         }
     }
+
+    /// The verifier key that a signer with this public key (RFC 8032) has as the log's.
+    pub fn verifier_key(&self, public: &[u8; 32]) -> Result<String, AuditError> {
+        Ok(LogKey::new(&self.origin, public)?.vkey().to_owned())
+    }
 }
 
 /// An open log. One process at a time; dropping it signs what is left and closes it.
@@ -130,7 +135,7 @@ impl Log {
             store::sync_dir(dir)?;
         }
         let witnessed = match &options.witness {
-            Some(witness) => Some(Witnessed::read(dir, witness, &keys, &head)?),
+            Some(witness) => Some(Witnessed::read(dir, witness, &keys, &head, options.head_file.as_deref())?),
             None => None,
         };
 
@@ -166,17 +171,15 @@ impl Log {
             done: Condvar::new(),
             _lock: lock,
         });
+        let courier = options.witness.map(|witness| Courier::new(shared.clone(), witness)).map(|mut courier| {
+            courier.ask_first();
+            courier
+        });
         let max_batch = options.max_batch.max(1);
         let (commands, receiver) = sync_channel(max_batch.saturating_mul(16));
         let writer = start(&shared, signer, &commands, receiver, max_batch, file, &encoder)?;
         let writer_id = writer.thread().id();
-        let courier = match options.witness {
-            Some(witness) => Some(spawn("audit-witness", {
-                let courier = Courier::new(shared.clone(), witness);
-                Box::new(move || courier.run())
-            })?),
-            None => None,
-        };
+        let courier = courier.map(|courier| spawn("audit-witness", Box::new(move || courier.run()))).transpose()?;
         Ok(Self { shared, commands, writer: Some(writer), writer_id, courier })
     }
 

@@ -93,20 +93,33 @@ impl LogKey {
     }
 }
 
+/// A key of the log, and the size of the tree that goes with it.
+pub(crate) type KeyAndSize = (String, u64);
+
 /// The keys that may have signed a checkpoint: the current one, one in reserve from its announcement on, and retired ones up to the
 /// size at which they handed over.
 #[derive(Debug, Clone)]
 pub(crate) struct LogKeys {
-    retired: Vec<(String, u64)>,
+    retired: Vec<KeyAndSize>,
     current: String,
     /// With the index of the record that announces it.
-    reserve: Option<(String, u64)>,
+    reserve: Option<KeyAndSize>,
 }
 
 impl LogKeys {
     /// One key that was never handed over.
     pub(crate) fn of(vkey: &str) -> Self {
         Self { retired: Vec::new(), current: vkey.to_owned(), reserve: None }
+    }
+
+    /// As a witness keeps them.
+    pub(crate) fn from_parts(retired: Vec<KeyAndSize>, current: String, reserve: Option<KeyAndSize>) -> Self {
+        Self { retired, current, reserve }
+    }
+
+    /// Retired keys with the size at which they were, and the one in reserve with the record that announces it.
+    pub(crate) fn parts(&self) -> (&[KeyAndSize], Option<&KeyAndSize>) {
+        (&self.retired, self.reserve.as_ref())
     }
 
     /// Whether the current key can be read.

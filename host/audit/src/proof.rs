@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use tlog_tiles::{Hash, HashReader, Tile, check_tree, prove_record, prove_tree, tree_hash};
+use tlog_tiles::{Hash, HashReader, Tile, check_tree, node_hash, prove_record, prove_tree, tree_hash};
 
 use crate::log::Head;
 use crate::tree::{HEIGHT, WIDTH, partial_number};
@@ -83,4 +83,32 @@ pub(crate) fn is_consistent(proof: &[Hash], size: u64, root: Hash, old: u64, old
         _ if old == size => proof.is_empty() && root == old_root,
         _ => check_tree(&proof.to_vec(), size, root, old, old_root).is_ok(),
     }
+}
+
+/// The root of the first `old` records that a consistency proof commits to, if the proof leads to the tree `(size, root)` at all.
+///
+/// RFC 9162, 2.1.4.2. `None` as well where `old` is a power of two: such a proof does not hold the old root.
+pub(crate) fn old_root(proof: &[Hash], size: u64, root: Hash, old: u64) -> Option<Hash> {
+    if old == 0 || old >= size || old.is_power_of_two() {
+        return None;
+    }
+    let shift = (old - 1).trailing_ones();
+    let (mut first, mut second) = ((old - 1) >> shift, (size - 1) >> shift);
+    let (start, rest) = proof.split_first()?;
+    let (mut old_root, mut new_root) = (*start, *start);
+    for hash in rest {
+        if second == 0 {
+            return None;
+        }
+        if first & 1 == 1 || first == second {
+            old_root = node_hash(*hash, old_root);
+            new_root = node_hash(*hash, new_root);
+            let shift = if first == 0 { 0 } else { first.trailing_zeros() };
+            (first, second) = (first >> shift, second >> shift);
+        } else {
+            new_root = node_hash(new_root, *hash);
+        }
+        (first, second) = (first >> 1, second >> 1);
+    }
+    (second == 0 && new_root == root).then_some(old_root)
 }

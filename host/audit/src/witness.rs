@@ -18,23 +18,22 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use casemate_types::Digest;
+use signed_note::Signature;
 use tlog_tiles::Hash;
 
 use crate::cosignature::{self, WitnessKey};
+use crate::evidence::{self, Kind};
 use crate::note::{self, TreeHead};
+use crate::pinned::Pinned;
 use crate::proof::{MAX_PROOF, is_consistent};
+use crate::witness_logs::{WitnessLogs, followed, origin_of};
 use crate::{AuditError, CheckpointSigner, VerifyError, store};
 
 /// The largest request or answer, in bytes.
 pub(crate) const MAX_MESSAGE: usize = 1_000_000;
 
-/// The logs a witness knows, one verifier key a line.
-const LOGS: &str = "logs";
 /// How long one request over a socket may take.
 const PATIENCE: Duration = Duration::from_secs(2);
-const EVIDENCE: &str = "evidence";
-/// Contradictions kept; more of the same prove nothing more.
-const MAX_EVIDENCE: usize = 1000;
 
 /// Why a witness does not cosign. The names are the ones in its answers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +69,14 @@ pub enum Refusal {
     Malformed {
         /// What is wrong.
         detail: &'static str,
+    },
+    /// A key that handed over signed the checkpoint.
+    #[error(
+        "the checkpoint is signed by a key that handed over at {handed_over} records: only the next one signs since"
+    )]
+    RetiredKey {
+        /// Records at the hand-over.
+        handed_over: u64,
     },
     /// The checkpoint is older than the last one cosigned.
     #[error("a checkpoint of {offered} records, but {size} were cosigned: it was replayed, or the log was rolled back")]
@@ -108,16 +115,12 @@ impl Refusal {
             Self::Conflict { .. } => "409 conflict",
             Self::Inconsistent { .. } => "422 inconsistent",
             Self::Malformed { .. } => "400 malformed",
+            Self::RetiredKey { .. } => "403 retired-key",
             Self::RolledBack { .. } => "409 rolled-back",
             Self::SplitView { .. } => "409 split-view",
             Self::Unavailable { .. } => "500 unavailable",
             Self::UnknownLog { .. } => "404 unknown-log",
         }
-    }
-
-    /// Whether the two signed checkpoints prove that the log contradicts itself.
-    fn proves_misbehaviour(&self) -> bool {
-        matches!(self, Self::Inconsistent { .. } | Self::RolledBack { .. } | Self::SplitView { .. })
     }
 }
 
@@ -137,6 +140,15 @@ pub enum WitnessError {
     /// Another process has the folder open.
     #[error("the witness is in use by another process: stop it first")]
     InUse,
+    /// The log's key is known, and nothing shows that it handed over to the one given.
+    #[error(
+        "the witness knows a key of `{origin}` already, and no hand-over from that one to the key given: \
+         give the log's own with `--hand-over site/log/pinned`"
+    )]
+    NoHandOver {
+        /// The log.
+        origin: String,
+    },
     /// There is no witness.
     #[error("{} is no witness: make one with `casemate witness init`", path.display())]
     NoWitness {
@@ -156,8 +168,7 @@ pub struct Witness {
     dir: PathBuf,
     key: WitnessKey,
     signer: Box<dyn CheckpointSigner>,
-    /// Verifier keys of the logs; several of one origin after a rotation, the newest last.
-    logs: Vec<String>,
+    logs: WitnessLogs,
     _lock: File,
 }
 
@@ -180,7 +191,7 @@ impl Witness {
                 AuditError::io("create", &dir.join("witness.vkey"))(std::io::ErrorKind::AlreadyExists.into()).into()
             );
         }
-        store::replace(dir, LOGS, b"")?;
+        WitnessLogs::default().write(dir)?;
         store::replace(dir, "witness.vkey", format!("{}\n", key.vkey()).as_bytes())?;
         store::sync_dir(dir)?;
         Ok(key)
@@ -201,8 +212,7 @@ impl Witness {
         }
         let lock = File::open(dir).map_err(AuditError::io("open", dir))?;
         lock.try_lock().map_err(|_| WitnessError::InUse)?;
-        let logs = store::read_note(&dir.join(LOGS))?.unwrap_or_default();
-        let logs = String::from_utf8_lossy(&logs).lines().map(str::to_owned).collect();
+        let logs = WitnessLogs::read(dir)?;
         Ok(Self { dir: dir.to_owned(), key, signer, logs, _lock: lock })
     }
 
@@ -211,16 +221,27 @@ impl Witness {
         &self.key
     }
 
-    /// Makes a log known by its verifier key. A further key of the same origin is that log's next one.
+    /// Makes a log known by its verifier key. The next key of a log that is known comes with [`Witness::hand_over`].
     pub fn add_log(&mut self, vkey: &str) -> Result<(), WitnessError> {
         note::LogKeys::of(vkey).check()?;
-        if self.logs.iter().any(|known| known == vkey) {
-            return Ok(());
+        match self.logs.of(origin_of(vkey)) {
+            Some(known) if known.all().chain(known.reserve()).any(|known| known == vkey) => Ok(()),
+            Some(_) => Err(WitnessError::NoHandOver { origin: origin_of(vkey).to_owned() }),
+            None => self.change(|logs| logs.add(vkey)),
         }
-        self.logs.push(vkey.to_owned());
-        let text: String = self.logs.iter().map(|log| format!("{log}\n")).collect();
-        store::replace(&self.dir, LOGS, text.as_bytes())?;
-        Ok(store::sync_dir(&self.dir)?)
+    }
+
+    /// Takes the next key of a log that is known, or its key in reserve. `pinned` is the log's file of that name: the hand-overs and the
+    /// announcement in it, signed by both keys each, must lead from the key known here to `vkey`. What an old key signs from then on is
+    /// refused.
+    pub fn hand_over(&mut self, vkey: &str, pinned: &[u8]) -> Result<(), WitnessError> {
+        let no_hand_over = || WitnessError::NoHandOver { origin: origin_of(vkey).to_owned() };
+        let known = self.logs.of(origin_of(vkey)).ok_or_else(no_hand_over)?;
+        let keys = followed(known, &Pinned::parse(pinned)?)?;
+        if keys.current() != vkey && keys.reserve() != Some(vkey) {
+            return Err(no_hand_over());
+        }
+        self.change(|logs| logs.replace(keys))
     }
 
     /// The last checkpoint cosigned for the log of this origin.
@@ -232,13 +253,15 @@ impl Witness {
     /// Judges a request and cosigns, at a time in seconds since 1970. What was decided is durable when this returns.
     pub fn cosign(&mut self, request: &[u8], seconds: u64) -> Result<Answer, Refusal> {
         let request = Request::parse(request)?;
-        let head = self.known(&request)?;
+        let (head, signer) = self.known(&request)?;
         let unavailable = |error: &dyn std::fmt::Display| Refusal::Unavailable { detail: error.to_string() };
         let kept = self.last(&request.origin).map_err(|error| unavailable(&error))?;
         let last = kept.as_deref().map(|text| self.parse_last(text)).transpose()?;
+        // Only the signature that was checked is passed on and kept: the request may carry a hundred others.
+        let checkpoint = format!("{}\n{}", request.body, request.signature_of(signer)?);
         if let Err(refusal) = judge(last.as_ref(), &request, &head, seconds) {
-            if refusal.proves_misbehaviour() {
-                self.keep_evidence(kept.as_deref().unwrap_or_default(), &request.checkpoint)
+            if let Some(kind) = last.as_ref().and_then(|last| contradiction(&refusal, &request, &head, last)) {
+                self.keep_evidence(kind, kept.as_deref().unwrap_or_default(), &request, &checkpoint)
                     .map_err(|error| unavailable(&error))?;
             }
             return Err(refusal);
@@ -248,8 +271,7 @@ impl Witness {
             .cosign(request.body.as_bytes(), seconds, self.signer.as_ref())
             .map_err(|error| unavailable(&cosignature::shared(error)))?;
         let line = String::from_utf8(signature.to_bytes()).map_err(|error| unavailable(&error))?;
-        // Only the signature that was checked is passed on: the request may carry a hundred others.
-        let checkpoint = format!("{}\n{}{line}", request.body, request.signature_of_log);
+        let checkpoint = format!("{checkpoint}{line}");
         store::replace(&self.dir, &file_name(&request.origin), checkpoint.as_bytes())
             .and_then(|_| store::sync_dir(&self.dir))
             .map_err(|error| unavailable(&error))?;
@@ -269,18 +291,35 @@ impl Witness {
         }
     }
 
-    /// The tree head of a request by a known log, its signature checked. The newest key of an origin is tried first.
-    fn known(&self, request: &Request) -> Result<TreeHead, Refusal> {
-        let mut refusal = Refusal::UnknownLog { origin: request.origin.clone() };
-        for vkey in self.logs.iter().rev() {
-            match note::open(request.checkpoint.as_bytes(), vkey) {
-                Ok(head) => return Ok(head),
-                Err(VerifyError::WrongOrigin { .. }) => {}
-                Err(VerifyError::BadSignature | VerifyError::UnknownSigner) => refusal = Refusal::BadSignature,
-                Err(_) => return Err(Refusal::Malformed { detail: "not a checkpoint" }),
+    fn change(&mut self, change: impl FnOnce(&mut WitnessLogs)) -> Result<(), WitnessError> {
+        let mut logs = self.logs.clone();
+        change(&mut logs);
+        logs.write(&self.dir)?;
+        self.logs = logs;
+        Ok(store::sync_dir(&self.dir)?)
+    }
+
+    /// The tree head of a request by a known log, its signature checked, and the key that signed.
+    fn known(&self, request: &Request) -> Result<(TreeHead, &str), Refusal> {
+        let unknown = || Refusal::UnknownLog { origin: request.origin.clone() };
+        let keys = self.logs.of(&request.origin).ok_or_else(unknown)?;
+        let open = |vkey: &str| note::open(request.checkpoint.as_bytes(), vkey);
+        match open(keys.current()) {
+            Ok(head) => Ok((head, keys.current())),
+            // Nothing more from a key that handed over, not even of an old size: the log itself is signed by the next one since.
+            Err(VerifyError::UnknownSigner) => {
+                if let (_, Some((reserve, announced))) = keys.parts()
+                    && let Ok(head) = open(reserve)
+                    && head.size > *announced
+                {
+                    return Ok((head, reserve.as_str()));
+                }
+                let retired = keys.all().find(|vkey| open(vkey).is_ok()).and_then(|vkey| keys.retired_at(vkey));
+                Err(retired.map_or(Refusal::BadSignature, |handed_over| Refusal::RetiredKey { handed_over }))
             }
+            Err(VerifyError::BadSignature) => Err(Refusal::BadSignature),
+            Err(_) => Err(Refusal::Malformed { detail: "not a checkpoint" }),
         }
-        Err(refusal)
     }
 
     /// What was cosigned last, its own cosignature checked: a damaged file must not become a fresh start.
@@ -291,17 +330,13 @@ impl Witness {
         Ok(Last { size: head.size, root: head.root, seconds })
     }
 
-    fn keep_evidence(&self, last: &str, offered: &str) -> Result<(), AuditError> {
-        let dir = self.dir.join(EVIDENCE);
-        fs::create_dir_all(&dir).map_err(AuditError::io("create", &dir))?;
-        let kept = fs::read_dir(&dir).map_err(AuditError::io("read", &dir))?.count();
-        if kept >= MAX_EVIDENCE {
-            return Ok(());
-        }
-        let text = format!("{last}\n{offered}");
-        let name = Digest::of(text.as_bytes()).hex();
-        store::replace(&dir, &name, text.as_bytes())?;
-        store::sync_dir(&dir)
+    fn keep_evidence(&self, kind: Kind, kept: &str, request: &Request, offered: &str) -> Result<(), AuditError> {
+        let offered = match kind {
+            Kind::SplitView => offered.to_owned(),
+            // With the proof, so that others can follow it.
+            Kind::Rewritten => self::request(request.old, &request.proof, offered),
+        };
+        evidence::keep(&self.dir, kind, &request.body, &format!("{kept}\n{offered}"))
     }
 }
 
@@ -394,6 +429,18 @@ fn judge(last: Option<&Last>, request: &Request, head: &TreeHead, seconds: u64) 
     }
 }
 
+/// What a refusal proves against the log's key, and nobody else can bring about: a replay or a wrong proof proves nothing.
+fn contradiction(refusal: &Refusal, request: &Request, head: &TreeHead, last: &Last) -> Option<Kind> {
+    match refusal {
+        Refusal::SplitView { .. } => Some(Kind::SplitView),
+        Refusal::Inconsistent { .. } => {
+            evidence::is_rewritten(&request.proof, (head.size, head.root), (last.size, last.root))
+                .then_some(Kind::Rewritten)
+        }
+        _ => None,
+    }
+}
+
 /// A parsed request; the checkpoint's signature is not checked yet.
 struct Request {
     old: u64,
@@ -402,7 +449,7 @@ struct Request {
     /// The signed text of the checkpoint.
     body: String,
     origin: String,
-    signature_of_log: String,
+    signatures: Vec<Signature>,
 }
 
 impl Request {
@@ -428,14 +475,15 @@ impl Request {
         let not_a_checkpoint = |_| malformed("not a checkpoint");
         let (body, signatures) = cosignature::take_apart(checkpoint).map_err(not_a_checkpoint)?;
         let origin = body.lines().next().unwrap_or_default().to_owned();
-        // All lines by the log's name: `note::open` has judged them before any of them is passed on.
-        let signature_of_log = signatures
-            .iter()
-            .filter(|signature| signature.name() == origin)
-            .map(|signature| String::from_utf8_lossy(&signature.to_bytes()).into_owned())
-            .take(4)
-            .collect();
-        Ok(Self { old, proof, checkpoint: checkpoint.to_owned(), body: body.to_owned(), origin, signature_of_log })
+        Ok(Self { old, proof, checkpoint: checkpoint.to_owned(), body: body.to_owned(), origin, signatures })
+    }
+
+    /// The signature line of this key, which [`note::open`] has checked.
+    fn signature_of(&self, vkey: &str) -> Result<String, Refusal> {
+        let id = vkey.split('+').nth(1).and_then(|id| u32::from_str_radix(id, 16).ok());
+        let found = self.signatures.iter().find(|found| found.name() == self.origin && Some(found.id()) == id);
+        let line = found.and_then(|signature| String::from_utf8(signature.to_bytes()).ok());
+        line.ok_or(Refusal::BadSignature)
     }
 }
 

@@ -235,6 +235,9 @@ pub enum PolicyCommand {
 #[derive(Subcommand)]
 pub enum AuditCommand {
     /// Print records, oldest first; with --json as JSON lines.
+    ///
+    /// Records are looked up in an index beside a log of 100,000 records or more. Nothing authenticates the index: whoever can write to
+    /// `index/` of the site can hide records from it, but not invent any. --no-index looks at every record, and so does a smaller log.
     Show(ShowOptions),
     /// Check every record against the signed tree, or one receipt, or an export. Needs neither the HSM nor the site's keys.
     Verify {
@@ -247,6 +250,9 @@ pub enum AuditCommand {
         /// The log's public key, or a file that holds it; `log.vkey` of the site otherwise.
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
+        /// Ask besides that this witness has cosigned a checkpoint of this very log: its public key, or a file that holds it.
+        #[arg(long, value_name = "KEY", conflicts_with = "receipt")]
+        witness: Option<String>,
     },
     /// Write hashes, checkpoint, keys, policy and records into one file that an auditor checks without this program.
     Export {
@@ -330,7 +336,7 @@ pub struct ShowOptions {
     /// Go on with new records as they come.
     #[arg(long)]
     pub follow: bool,
-    /// Walk over the log instead of asking the index beside it.
+    /// Walk over the log instead of asking the index beside it, which could hide records.
     #[arg(long)]
     pub no_index: bool,
 }
@@ -357,12 +363,15 @@ pub enum WitnessCommand {
         #[arg(long)]
         pin_file: Option<PathBuf>,
     },
-    /// Make a log known, by its verifier key.
+    /// Make a log known, by its verifier key. The next key of a log that is known needs the log's hand-over.
     AddLog {
         /// The witness's folder.
         dir: PathBuf,
         /// The key, or a file that holds it (`log.vkey`).
         key: String,
+        /// The log's file `log/pinned`, in which the key known here hands over to this one.
+        #[arg(long, value_name = "FILE")]
+        hand_over: Option<PathBuf>,
         /// A file with the token's user PIN.
         #[arg(long)]
         pin_file: Option<PathBuf>,

@@ -5,7 +5,10 @@ use std::io::{BufReader, BufWriter};
 use std::path::Path;
 use std::process::ExitCode;
 
-use casemate_audit::{AuditError, Export, WitnessKey, receipt_from, verify_dir, verify_export, verify_receipt};
+use casemate_audit::{
+    AuditError, Cosigned, Export, WitnessKey, receipt_from, verify_cosigned, verify_dir, verify_export,
+    verify_export_cosigned, verify_receipt,
+};
 use casemate_gate::{Gate, SiteConfig};
 
 use crate::args::AuditCommand;
@@ -14,7 +17,7 @@ use crate::{environment, output};
 
 pub fn run(site: &Path, command: AuditCommand, json: bool) -> Result<ExitCode, Failure> {
     let needs_no_site = match &command {
-        AuditCommand::Verify { key, receipt, export } => key.is_some() && (receipt.is_some() || export.is_some()),
+        AuditCommand::Verify { key, receipt, export, .. } => key.is_some() && (receipt.is_some() || export.is_some()),
         _ => false,
     };
     if !needs_no_site {
@@ -23,8 +26,10 @@ pub fn run(site: &Path, command: AuditCommand, json: bool) -> Result<ExitCode, F
     match command {
         AuditCommand::Show(options) => show::run(site, &options, json),
         AuditCommand::Verify { receipt: Some(receipt), key, .. } => receipt_verify(site, &receipt, key, json),
-        AuditCommand::Verify { export: Some(export), key, .. } => export_verify(site, &export, key, json),
-        AuditCommand::Verify { key, .. } => verify(site, key, json),
+        AuditCommand::Verify { export: Some(export), key, witness, .. } => {
+            export_verify(site, &export, key, witness, json)
+        }
+        AuditCommand::Verify { key, witness, .. } => verify(site, key, witness, json),
         AuditCommand::Export { file, from, to } => export(site, &file, from, to.unwrap_or(u64::MAX), json),
         AuditCommand::Receipt { index, file } => receipt(site, index, &file, json),
         AuditCommand::Erase { decision, person, reason } => {
@@ -57,11 +62,14 @@ pub fn run(site: &Path, command: AuditCommand, json: bool) -> Result<ExitCode, F
         AuditCommand::RotateKey => {
             environment::prepare(site)?;
             environment::lock_down()?;
-            let key = casemate_gate::rotate_log_key(site)?;
+            let key = casemate_gate::rotate_log_key(site, &environment::officer())?;
             answer(
                 json,
                 &serde_json::json!({ "log-key": key }),
-                &format!("The log is signed by a new key from here on. Tell your auditors and the witness:\n  {key}"),
+                &format!(
+                    "The log is signed by a new key from here on. Tell your auditors, and the witness (with --hand-over {}):\n  {key}",
+                    site.join("log/pinned").display()
+                ),
             )
         }
     }
@@ -112,24 +120,48 @@ fn export(site: &Path, path: &Path, from: u64, to: u64, json: bool) -> Result<Ex
     )
 }
 
-fn export_verify(site: &Path, path: &Path, key: Option<String>, json: bool) -> Result<ExitCode, Failure> {
+fn export_verify(
+    site: &Path,
+    path: &Path,
+    key: Option<String>,
+    witness: Option<String>,
+    json: bool,
+) -> Result<ExitCode, Failure> {
     let key = verifier_key(site, key)?;
     let file =
         File::open(path).map_err(|error| Failure::caused_by(format!("cannot read {}", path.display()), &error))?;
-    let verified = verify_export(BufReader::with_capacity(1 << 20, file), &key)?;
+    let input = BufReader::with_capacity(1 << 20, file);
+    let verified = match witness {
+        None => verify_export(input, &key)?,
+        Some(witness) => verify_export_cosigned(input, &key, &witness_key(&witness)?)?,
+    };
     answer(
         json,
         &serde_json::json!({
             "verified": true, "size": verified.size, "root": hex::encode(verified.root), "from": verified.from, "to": verified.to,
+            "cosigned": verified.cosigned.map(|cosigned| cosigned.size),
         }),
         &format!(
-            "The export is whole: {} signed records, root {}, content of {} to {}.",
+            "The export is whole: {} signed records, root {}, content of {} to {}.{}",
             verified.size,
             hex::encode(verified.root),
             verified.from,
-            verified.to
+            verified.to,
+            said(verified.cosigned)
         ),
     )
+}
+
+fn witness_key(text: &str) -> Result<WitnessKey, Failure> {
+    let text = fs::read_to_string(text).unwrap_or_else(|_| text.to_owned());
+    Ok(WitnessKey::from_vkey(text.trim())?)
+}
+
+/// What the witness saw, as a sentence.
+fn said(cosigned: Option<Cosigned>) -> String {
+    let Some(cosigned) = cosigned else { return String::new() };
+    let time = jiff::Timestamp::from_second(cosigned.seconds as i64).map_or_else(|_| String::new(), |t| t.to_string());
+    format!("\nThe witness cosigned the first {} of them, at {time}.", cosigned.size)
 }
 
 fn receipt(site: &Path, index: u64, path: &Path, json: bool) -> Result<ExitCode, Failure> {
@@ -148,20 +180,25 @@ fn failed(error: &AuditError) -> Failure {
     Failure::caused_by("cannot read the audit log", error).with_code(code)
 }
 
-fn verify(site: &Path, key: Option<String>, json: bool) -> Result<ExitCode, Failure> {
+fn verify(site: &Path, key: Option<String>, witness: Option<String>, json: bool) -> Result<ExitCode, Failure> {
     let key = verifier_key(site, key)?;
     let verified = verify_dir(&site.join("log"), &key, |_| {})?;
+    let cosigned = match witness {
+        None => None,
+        Some(witness) => Some(verify_cosigned(&site.join("log"), &key, &witness_key(&witness)?)?),
+    };
     if json {
         output::json(&serde_json::json!({
             "verified": true, "size": verified.size, "root": hex::encode(verified.root), "unsigned-tail": verified.unsigned_tail,
-            "sealed": verified.sealed,
+            "sealed": verified.sealed, "cosigned": cosigned.map(|cosigned| cosigned.size),
         }))?;
     } else {
         output::line(&format!(
-            "The log is whole: {} signed records, root {}, {} records after the last checkpoint.",
+            "The log is whole: {} signed records, root {}, {} records after the last checkpoint.{}",
             verified.size,
             hex::encode(verified.root),
-            verified.unsigned_tail
+            verified.unsigned_tail,
+            said(cosigned)
         ))?;
         if verified.sealed > 0 {
             output::line(&format!("The content of {} of them is in archives.", verified.sealed))?;

@@ -29,12 +29,20 @@ pub fn run(command: WitnessCommand, json: bool) -> Result<ExitCode, Failure> {
             };
             init(&dir, &name, token, pin_file.as_deref(), json)
         }
-        WitnessCommand::AddLog { dir, key, pin_file } => {
+        WitnessCommand::AddLog { dir, key, hand_over, pin_file } => {
             let key = match fs::read_to_string(&key) {
                 Ok(text) => text.trim().to_owned(),
                 Err(_) => key,
             };
-            open(&dir, pin_file.as_deref())?.add_log(&key)?;
+            let mut witness = open(&dir, pin_file.as_deref())?;
+            match hand_over {
+                None => witness.add_log(&key)?,
+                Some(path) => {
+                    let pinned = fs::read(&path)
+                        .map_err(|error| Failure::caused_by(format!("cannot read {}", path.display()), &error))?;
+                    witness.hand_over(&key, &pinned)?;
+                }
+            }
             said(json, &serde_json::json!({ "log": key }), "The witness knows the log from now on.")
         }
         WitnessCommand::Cosign { dir, folder, pin_file } => cosign(&dir, &folder, pin_file.as_deref(), json),

@@ -140,8 +140,7 @@ impl Journal {
         key: Arc<DataKey>,
         people: Option<People>,
     ) -> Result<Self, GateError> {
-        let latest = log.size().checked_sub(1).map(|last| log.read(last)).transpose()?;
-        let latest = latest.and_then(|bytes| Record::from_bytes(&bytes).ok()).map_or(0, |record| record.time_ms);
+        let clock = RecordClock::of(&log)?;
         let journal = Self {
             log,
             site: site.to_owned(),
@@ -149,7 +148,7 @@ impl Journal {
             recorder: Recorder::start(recordings.clone())?,
             recordings,
             key,
-            clock: RecordClock::after(latest),
+            clock,
             people,
         };
         let behind = journal.clock.was_behind_ms();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use casemate_audit::Event;
+use casemate_hsm::KeyClass;
 use casemate_types::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -38,9 +39,14 @@ impl Pseudonyms {
 
     /// What the log says for this user; `None` for a user it never named, or whose salt was erased.
     pub fn of(&self, user: &str) -> Option<String> {
+        let salt = self.salt(user)?;
+        Some(format!("{PREFIX}{}", Digest::salted(&salt, user.as_bytes()).hex()))
+    }
+
+    fn salt(&self, user: &str) -> Option<[u8; 32]> {
         let mut salt = [0; 32];
         hex::decode_to_slice(self.salts.get(user)?, &mut salt).ok()?;
-        Some(format!("{PREFIX}{}", Digest::salted(&salt, user.as_bytes()).hex()))
+        Some(salt)
     }
 
     /// Every known pseudonym with its name.
@@ -62,6 +68,7 @@ impl People {
 
     /// Puts the user's pseudonym in the place of the name.
     pub(crate) fn disguise(&self, event: &mut Event) -> Result<(), GateError> {
+        self.disguise_key(event)?;
         let user = match event {
             Event::Answer { user, .. }
             | Event::Decision { user, .. }
@@ -72,6 +79,21 @@ impl People {
         };
         if let Some(user) = user.filter(|user| !user.is_empty()) {
             *user = self.pseudonym(user)?;
+        }
+        Ok(())
+    }
+
+    /// Takes away what names the user beside the pseudonym: `state.json` lists versions and users' own keys by name. The identifier of a
+    /// user's own key becomes a commitment under the same salt, so that records of one key can be told until the salt is erased.
+    fn disguise_key(&self, event: &mut Event) -> Result<(), GateError> {
+        let Event::KeyOperation { class, key_id, key_check, version, user: Some(user), .. } = event else {
+            return Ok(());
+        };
+        *version = None;
+        if !user.is_empty() && *class == KeyClass::UserKek.to_string() {
+            let salt = self.salt(user)?;
+            *key_id = format!("{PREFIX}{}", Digest::salted(&salt, key_id.as_bytes()).hex());
+            key_check.clear();
         }
         Ok(())
     }
@@ -88,17 +110,24 @@ impl People {
     }
 
     fn pseudonym(&self, user: &str) -> Result<String, GateError> {
+        let salt = self.salt(user)?;
+        Ok(format!("{PREFIX}{}", Digest::salted(&salt, user.as_bytes()).hex()))
+    }
+
+    /// The salt of a user, made at the first record.
+    fn salt(&self, user: &str) -> Result<[u8; 32], GateError> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pseudonym) = known.of(user) {
-            return Ok(pseudonym);
+        if let Some(salt) = known.salt(user) {
+            return Ok(salt);
         }
-        known.salts.insert(user.to_owned(), hex::encode(crate::random_salt()?));
+        let salt = crate::random_salt()?;
+        known.salts.insert(user.to_owned(), hex::encode(salt));
         // Durable before the first record that needs it.
         if let Err(error) = self.write(&known) {
             known.salts.remove(user);
             return Err(error);
         }
-        known.of(user).ok_or(GateError::Store("a salt that was just made is gone".to_owned()))
+        Ok(salt)
     }
 
     fn write(&self, known: &Pseudonyms) -> Result<(), GateError> {
@@ -122,6 +151,38 @@ mod tests {
             Event::Session { user, .. } => user.clone(),
             _ => panic!("a session"),
         }
+    }
+
+    #[test]
+    fn a_users_own_key_in_a_record_does_not_name_who_has_the_pseudonym() {
+        let site = tempfile::tempdir().unwrap();
+        let people = People::open(site.path()).unwrap();
+        let operation = |class: KeyClass| Event::KeyOperation {
+            operation: "unwrap".into(),
+            class: class.to_string(),
+            key_id: "0f0e0d0c".into(),
+            key_check: "A1B2C3".into(),
+            version: Some(7),
+            user: Some("ana".into()),
+            by: None,
+            result: "ok".into(),
+        };
+        let disguised = |class| {
+            let mut event = operation(class);
+            people.disguise(&mut event).unwrap();
+            event
+        };
+        let own = disguised(KeyClass::UserKek);
+        let text = serde_json::to_string(&own).unwrap();
+        for telling in ["ana", "0f0e0d0c", "A1B2C3", "\"version\":7"] {
+            assert!(!text.contains(telling), "{text}");
+        }
+        assert_eq!(own, disguised(KeyClass::UserKek), "one key can be followed");
+        // A key that many use names nobody; a version is one user's.
+        let text = serde_json::to_string(&disguised(KeyClass::Compartment)).unwrap();
+        assert!(text.contains("0f0e0d0c") && text.contains("\"version\":null"), "{text}");
+        people.erase("ana").unwrap();
+        assert_ne!(own, disguised(KeyClass::UserKek), "and not over an erasure");
     }
 
     #[test]

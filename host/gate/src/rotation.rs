@@ -4,54 +4,83 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use casemate_audit::{AuditError, Record, RecordClock, VerifyError};
+use casemate_audit::{AuditError, Record, VerifyError};
 use casemate_hsm::{KeyClass, KeyRef};
 
-use crate::GateError;
 use crate::config::SiteConfig;
-use crate::journal::HsmSigner;
-use crate::site::{lock, log_options};
+use crate::journal::{HsmSigner, officer_operation};
+use crate::site::{Gate, lock, log_options};
 use crate::state::{SiteKey, SiteState, write_private};
 use crate::vault::{Vault, VaultKey};
+use crate::{GateError, fips, probing};
 
 /// The key that is to be next, while a rotation is under way.
 const NEXT: &str = "log.next-key";
 
-/// Makes a new signing key in the token and hands the log of the site in `dir` over to it. Returns the new verifier key.
+/// Makes a new signing key in the token and hands the log of the site in `dir` over to it, on behalf of `by`. Returns the new verifier key.
 ///
-/// The old key signs the hand-over and nothing after it. A rotation that was cut off is finished by calling this again: the key made for
-/// it is kept in `log.next-key` until `state.json` names it. Give the new line of `log.vkey` to auditors and to the witness; who has the
-/// old one verifies the log all the same.
-pub fn rotate_log_key(dir: &Path) -> Result<String, GateError> {
-    let _lock = lock(dir)?;
+/// The old key signs the hand-over and nothing after it; the site's next opening destroys it. A rotation that was cut off is finished by
+/// calling this again: the key made for it is kept in `log.next-key` until all is done. Give the new line of `log.vkey` to auditors, and
+/// that and the log's file `pinned` to the witness; who has the old line verifies the log all the same.
+///
+/// # Errors
+/// As at any opening of the site: a token that was not probed, or that the profile does not admit, is not used.
+pub fn rotate_log_key(dir: &Path, by: &str) -> Result<String, GateError> {
+    let lock = lock(dir)?;
     let config = SiteConfig::read(dir)?;
-    let mut state = SiteState::read(dir)?;
-    let keyring = Vault::open(dir, &config, &state, false)?;
+    let state = SiteState::read(dir)?;
+    // As at an opening; the tokens of a pair are checked at their logins.
+    if state.manifest_signer.is_none() {
+        probing::check(dir, &config, &state)?;
+        fips::require(dir, &config, &state)?;
+    }
+    let keyring = Vault::open(dir, &config, &state, true)?;
+    let old = state.key(SiteKey::Audit)?.clone();
     let next = next_key(dir, &keyring)?;
     let new = Arc::new(signer(&keyring, keyring.find(&next)?)?);
-    let old = Arc::new(signer(&keyring, keyring.find(state.key(SiteKey::Audit)?)?)?);
+    if next.id == old.id {
+        // In force already: the rotation was cut off behind the last write of `state.json`.
+        return finish(dir, &log_options(dir, &config)?.verifier_key(&new.public)?);
+    }
+    let signer = Arc::new(signer(&keyring, keyring.find(&old)?)?);
 
     let options = log_options(dir, &config)?;
-    let clock = RecordClock::after(0);
+    let announced = vec![
+        officer_operation(&next, "generate", None, None, by, "ok"),
+        officer_operation(&old, "rotate", None, None, by, "begun"),
+    ];
     let (site, rehearsal) = (config.name.clone(), state.rehearsal);
-    let record = |event| {
+    let record = |event, time_ms| {
         let v = casemate_audit::record::VERSION;
-        Record { v, time_ms: clock.now_ms(), site, rehearsal, event }.to_bytes()
+        Record { v, time_ms, site: site.clone(), rehearsal, event }.to_bytes()
     };
-    let verifier_key = match casemate_audit::rotate(&dir.join("log"), options.clone(), old, new.as_ref(), record) {
+    let log = dir.join("log");
+    let verifier_key = match casemate_audit::rotate(&log, options.clone(), signer, new.as_ref(), announced, record) {
         Ok(verifier_key) => verifier_key,
         // Handed over already, before the rotation was cut off: opening with the new key proves that it is to this one.
         Err(AuditError::Damaged(VerifyError::RetiredKey { .. })) => {
-            casemate_audit::Log::open(&dir.join("log"), options, Box::new(new))?.verifier_key()
+            casemate_audit::Log::open(&log, options, Box::new(Arc::clone(&new)))?.verifier_key()
         }
         Err(error) => return Err(error.into()),
     };
-    state.keys.insert(SiteKey::Audit, next);
-    state.write(dir)?;
+    // The site opens the token for itself.
+    drop(new);
+    drop(keyring);
+    // One write: the new key is in force, and the old one is to be destroyed. The site stays locked until all is done.
+    let gate = Gate::with_log_key(dir, lock, config, &state, next)?;
+    gate.change_state(|state| {
+        state.doomed.push(old);
+        Ok(())
+    })?;
+    finish(dir, &verifier_key)
+}
+
+/// What is left when `state.json` names the new key.
+fn finish(dir: &Path, verifier_key: &str) -> Result<String, GateError> {
     write_private(&dir.join("log.vkey"), format!("{verifier_key}\n").as_bytes())?;
     let path = dir.join(NEXT);
     fs::remove_file(&path).map_err(|source| GateError::Io { action: "remove", path, source })?;
-    Ok(verifier_key)
+    Ok(verifier_key.to_owned())
 }
 
 fn next_key(dir: &Path, keyring: &Vault) -> Result<KeyRef, GateError> {

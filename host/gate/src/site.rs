@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use casemate_audit::{AuditError, Event, Log, LogOptions, Record, RecordClock};
+use casemate_audit::{AuditError, Event, Log, LogOptions, Record};
 use casemate_bundle::{TrustRoot, VerifiedBundle, World};
 use casemate_change::SiteStore;
 use casemate_embed::{Embedder, Lexical, MiniLm};
 use casemate_engine::{CacheKey, Engine, EngineOptions, Plugin};
 use casemate_fhe_owner::DataKey;
-use casemate_hsm::PairStatus;
 use casemate_hsm::probe::{Judgement, Report};
+use casemate_hsm::{KeyRef, PairStatus};
 use casemate_inference::{Scorer, Tier};
 use casemate_types::{Generation, PluginName};
 use casemate_vectors::SledStore;
@@ -122,6 +122,21 @@ impl Gate {
         Self::assemble(dir, lock, config, state, judged)
     }
 
+    /// The site with the log key that the log has handed over to; `state` is the written one, which still names the old key.
+    pub(crate) fn with_log_key(
+        dir: &Path,
+        lock: fs::File,
+        config: SiteConfig,
+        state: &SiteState,
+        next: KeyRef,
+    ) -> Result<Self, GateError> {
+        let mut changed = state.clone();
+        changed.keys.insert(SiteKey::Audit, next);
+        let gate = Self::assemble_unchecked(dir, lock, config, changed, true)?;
+        gate.check_keys(state)?;
+        Ok(gate)
+    }
+
     /// Records what a probe of the site's token, or of a scratch token of the same make, found; keeps it; and says what it
     /// means under the site's profile. A token that is refused stays recorded as refused, and the site does not open.
     ///
@@ -164,6 +179,19 @@ impl Gate {
     }
 
     fn assemble(
+        dir: &Path,
+        lock: fs::File,
+        config: SiteConfig,
+        state: SiteState,
+        judged: bool,
+    ) -> Result<Self, GateError> {
+        let gate = Self::assemble_unchecked(dir, lock, config, state, judged)?;
+        gate.check_keys(&gate.state())?;
+        Ok(gate)
+    }
+
+    /// As [`Gate::assemble`]; the caller checks the lists of keys.
+    fn assemble_unchecked(
         dir: &Path,
         lock: fs::File,
         config: SiteConfig,
@@ -216,7 +244,6 @@ impl Gate {
             _watch: watch,
             _lock: lock,
         };
-        gate.check_keys(&gate.state())?;
         Ok(gate)
     }
 
@@ -493,10 +520,10 @@ pub(crate) fn open_journal(
         Some((key, public)) => {
             let signer = Arc::new(signer);
             let reserve = HsmSigner { keyring: Arc::clone(keyring), key, public };
-            let (clock, site, rehearsal) = (RecordClock::after(0), config.name.clone(), state.rehearsal);
-            let record = |event| {
+            let (site, rehearsal) = (config.name.clone(), state.rehearsal);
+            let record = |event, time_ms| {
                 let v = casemate_audit::record::VERSION;
-                Record { v, time_ms: clock.now_ms(), site, rehearsal, event }.to_bytes()
+                Record { v, time_ms, site, rehearsal, event }.to_bytes()
             };
             match casemate_audit::announce_reserve(&folder, options.clone(), Arc::clone(&signer), &reserve, record) {
                 Ok(vkey) if !dir.join(RESERVE_VKEY).exists() => {

@@ -162,6 +162,44 @@ fn a_new_log_key_signs_and_the_old_one_still_verifies() {
 }
 
 #[test]
+fn a_rotation_that_was_cut_off_at_any_step_is_finished_by_the_next() {
+    let site = site::copy();
+    let read = |name: &str| fs::read(site.dir.join(name)).unwrap();
+    let [state, vkey] = ["state.json", "log.vkey"].map(read);
+    let key = |state: &[u8]| serde_json::from_slice::<Value>(state).unwrap()["keys"]["audit"].clone();
+    let kept = tempfile::tempdir().unwrap();
+    site::copy_folder(&site.dir.join("gate"), &kept.path().join("gate"));
+    site.casemate(&["audit", "rotate-key"]).expect(0);
+    let [done, new] = ["state.json", "log.vkey"].map(read);
+    assert_ne!(key(&state), key(&done));
+    let next = serde_json::to_vec(&key(&done)).unwrap();
+    // Before `state.json` was written, the floor of its generation was not raised either.
+    fs::remove_dir_all(site.dir.join("gate")).unwrap();
+    site::copy_folder(&kept.path().join("gate"), &site.dir.join("gate"));
+    // Handed over in the log; then `state.json` written; then `log.vkey`; each time with what comes after it undone.
+    for (state, vkey) in [(&state, &vkey), (&done, &vkey), (&done, &new)] {
+        fs::write(site.dir.join("state.json"), state).unwrap();
+        fs::write(site.dir.join("log.vkey"), vkey).unwrap();
+        fs::write(site.dir.join("log.next-key"), &next).unwrap();
+        site.casemate(&["audit", "rotate-key"]).expect(0);
+        assert_eq!(fs::read(site.dir.join("log.vkey")).unwrap(), new);
+        assert_eq!(key(&fs::read(site.dir.join("state.json")).unwrap()), key(&done));
+        assert!(!site.dir.join("log.next-key").exists());
+    }
+    assert_eq!(shown(&site, &["--event", "log-key"]).len(), 1, "one rotation");
+    // Who asked is in the log; the old key is destroyed at the next opening.
+    let old = key(&state)["id"].as_str().unwrap().to_owned();
+    let of_old = |operation: &str| {
+        let records = shown(&site, &["--event", "key-operation", "--key", &old]);
+        records.into_iter().filter(|record| record["operation"] == operation).collect::<Vec<_>>()
+    };
+    assert!(of_old("rotate").iter().all(|record| record["by"].is_string()) && !of_old("rotate").is_empty());
+    site.ask("ana", QUESTION).expect(0);
+    assert_eq!(of_old("destroy").len(), 2);
+    site.casemate(&["audit", "verify"]).expect(0);
+}
+
+#[test]
 fn a_restored_log_directory_is_refused_by_name() {
     let site = site::copy();
     let backup = site::copy();

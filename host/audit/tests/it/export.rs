@@ -113,6 +113,29 @@ fn every_file_changed_removed_or_added_is_named() {
 }
 
 #[test]
+fn a_hostile_export_is_refused_before_it_fills_the_memory() {
+    struct Counted<'a>(&'a [u8], &'a mut usize);
+    impl std::io::Read for Counted<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let read = self.0.read(buffer)?;
+            *self.1 += read;
+            Ok(read)
+        }
+    }
+    let hostile: BTreeMap<_, _> = (0..40).map(|n| (format!("a{n:02}"), vec![0; 1 << 20])).collect();
+    let archive = casemate_archive::write(&hostile, LIMITS).unwrap();
+    let mut read = 0;
+    let error = verify_export(Counted(&archive, &mut read), &vkey()).unwrap_err();
+    assert!(matches!(error, VerifyError::MalformedExport { .. }), "{error}");
+    assert!(read < 3 << 20, "the first name is enough: {read}");
+    // A name that belongs there, and more than it can hold.
+    for (name, size) in [("policy", 1_000_001), ("checkpoint", 1_000_001), ("pinned", 4_000_001), ("range", 65)] {
+        let error = refusal(&BTreeMap::from([(name.to_owned(), vec![b'x'; size])]));
+        assert!(matches!(error, VerifyError::MalformedExport { .. }), "{name}: {error}");
+    }
+}
+
+#[test]
 fn no_export_of_a_log_that_does_not_give_its_root() {
     let dir = sound();
     crate::support::flip(&dir.path().join("tile/0/002.p/10"), 1);

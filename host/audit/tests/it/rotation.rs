@@ -12,7 +12,7 @@ use casemate_audit::{
 use crate::support::{FAILS, ORIGIN, TestSigner, fill, image, open, options, real, record, vkey, vkey_of};
 
 fn rotated(dir: &Path, from: u8, to: u8) -> String {
-    rotate(dir, options(), TestSigner::new(from), &TestSigner::new(to), |event| real(5, event)).unwrap()
+    rotate(dir, options(), TestSigner::new(from), &TestSigner::new(to), Vec::new(), |event, _| real(5, event)).unwrap()
 }
 
 fn opened(dir: &Path, seed: u8) -> Result<Log, AuditError> {
@@ -100,7 +100,8 @@ fn a_hand_over_that_is_forged_moved_or_dropped_is_named() {
     let log = open(other.path());
     fill(&log, 0, 300);
     drop(log);
-    rotate(other.path(), options(), TestSigner::new(1), &TestSigner::new(2), |event| real(6, event)).unwrap();
+    rotate(other.path(), options(), TestSigner::new(1), &TestSigner::new(2), Vec::new(), |event, _| real(6, event))
+        .unwrap();
     let elsewhere = fs::read_to_string(other.path().join("pinned")).unwrap();
     let mixed = pinned.replacen(first, elsewhere.trim_end(), 1);
     assert!(matches!(with(&mixed), VerifyError::BadPinned { index: 300 }));
@@ -126,7 +127,7 @@ fn a_crash_between_hand_over_and_the_new_keys_first_checkpoint_loses_nothing() {
 /// The log of key 1, in reserve key 2; the first signs as `mode` says.
 fn with_reserve(dir: &Path, mode: &Arc<AtomicU8>) -> Log {
     let first = TestSigner::with_mode(mode);
-    let vkey = announce_reserve(dir, options(), first.clone(), &TestSigner::new(2), |event| real(5, event)).unwrap();
+    let vkey = announce_reserve(dir, options(), first.clone(), &TestSigner::new(2), |event, _| real(5, event)).unwrap();
     assert_eq!(vkey, vkey_of(ORIGIN, 2));
     Log::open_with_reserve(dir, options(), Box::new(first), Box::new(TestSigner::new(2))).unwrap()
 }
@@ -191,4 +192,22 @@ fn key_hash(seed: u8) -> String {
     let id = hex::decode(vkey.split('+').nth(1).unwrap()).unwrap();
     // Four bytes of the key's hash come first in the base64: five full characters of them.
     format!("{ORIGIN} {}", &BASE64_STANDARD.encode(id)[..5])
+}
+
+#[test]
+fn a_rotation_under_a_clock_that_was_set_back_leaves_a_log_that_verifies() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    // An hour ahead of the clock of the rotation.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let site = |detail: &str| Event::Site { action: "started".into(), detail: detail.into() };
+    log.append(real(now + 3_600_000, site("before"))).unwrap();
+    drop(log);
+    let announced = vec![site("rotated by")];
+    let record = |event, time_ms| real(time_ms, event);
+    rotate(dir.path(), options(), TestSigner::new(1), &TestSigner::new(2), announced, record).unwrap();
+    assert_eq!(verify_dir(dir.path(), &vkey(), |_| {}).unwrap().size, 3);
+    let log = opened(dir.path(), 2).unwrap();
+    let said = casemate_audit::Record::from_bytes(&log.read(1).unwrap()).unwrap();
+    assert_eq!((said.event, said.time_ms), (site("rotated by"), now + 3_600_000));
 }

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use casemate_audit::{
-    AuditError, Log, LogOptions, Refusal, VerifyError, Witness, WitnessError, WitnessKey, WitnessLink, WitnessOptions,
-    serve_directory, serve_socket, verify_cosignature,
+    AuditError, Cosigned, Export, Log, LogOptions, Refusal, VerifyError, Witness, WitnessError, WitnessKey,
+    WitnessLink, WitnessOptions, announce_reserve, rotate, serve_directory, serve_socket, verify_cosignature,
+    verify_cosigned, verify_export_cosigned,
 };
 use tempfile::TempDir;
 
@@ -162,9 +163,9 @@ fn unknown_logs_and_wrong_keys_are_named() {
     records.iter().for_each(|record| _ = log.append(record.clone()).unwrap());
     let foreign = request(0, &records, &log.checkpoint().unwrap());
     assert_eq!(witness.cosign(foreign.as_bytes(), 1).unwrap_err(), Refusal::BadSignature);
-    // After a rotation the custodian adds the next key.
-    witness.add_log(&vkey_of(ORIGIN, 2)).unwrap();
-    witness.cosign(foreign.as_bytes(), 1).unwrap();
+    // A second key of a log that is known is not taken on anybody's word.
+    assert!(matches!(witness.add_log(&vkey_of(ORIGIN, 2)), Err(WitnessError::NoHandOver { .. })));
+    assert_eq!(witness.cosign(foreign.as_bytes(), 1).unwrap_err(), Refusal::BadSignature);
     let altered = text.replacen("\n3\n", "\n4\n", 1);
     assert!(matches!(witness.cosign(altered.as_bytes(), 1), Err(Refusal::BadSignature)));
 }
@@ -365,6 +366,275 @@ fn a_folder_on_removable_media_carries_requests_and_answers() {
     fs::write(&response, forged).unwrap();
     until(|| !response.exists());
     assert_eq!(log.witnessed().unwrap().1, size);
+}
+
+#[test]
+fn after_a_hand_over_the_witness_takes_nothing_from_the_retired_key() {
+    let site = tempfile::tempdir().unwrap();
+    let log = open(site.path());
+    fill(&log, 0, 300);
+    drop(log);
+    let hand_over = |event, _| crate::support::real(5, event);
+    rotate(site.path(), options(), TestSigner::new(1), &TestSigner::new(2), Vec::new(), hand_over).unwrap();
+    let log = Log::open(site.path(), options(), Box::new(TestSigner::new(2))).unwrap();
+    fill(&log, 301, 400);
+    let genuine = log.checkpoint().unwrap();
+    let mut history: Vec<_> = (0..400).map(|index| log.read(index).unwrap()).collect();
+
+    let (dir, mut witness) = witness();
+    cosigned(&mut witness, 0, 300, 1).unwrap();
+    let pinned = fs::read(site.path().join("pinned")).unwrap();
+    let next = vkey_of(ORIGIN, 2);
+    for (vkey, pinned) in [(&next, b"".as_slice()), (&vkey_of(ORIGIN, 3), &pinned), (&next, b"300 AAAA\n")] {
+        assert!(matches!(witness.hand_over(vkey, pinned), Err(WitnessError::NoHandOver { .. })));
+    }
+    witness.hand_over(&next, &pinned).unwrap();
+    drop(witness);
+    // Whoever has the old key goes on with it, in any size.
+    let mut witness = reopened(dir.path());
+    for size in [300, 301, 350, 500] {
+        let refusal = cosigned(&mut witness, 300, size, 2).unwrap_err();
+        assert_eq!(refusal, Refusal::RetiredKey { handed_over: 301 }, "{size}");
+    }
+    witness.cosign(request(300, &history, &genuine).as_bytes(), 2).unwrap();
+    history.clear();
+    assert!(witness.add_log(&vkey()).is_ok(), "known, and not revived");
+    assert_eq!(cosigned(&mut witness, 300, 500, 3).unwrap_err(), Refusal::RetiredKey { handed_over: 301 });
+}
+
+#[test]
+fn the_witness_takes_a_key_in_reserve_only_from_the_logs_own_announcement() {
+    let site = tempfile::tempdir().unwrap();
+    let log = open(site.path());
+    fill(&log, 0, 10);
+    drop(log);
+    let mode = Arc::new(AtomicU8::new(0));
+    let (first, reserve) = (TestSigner::with_mode(&mode), TestSigner::new(2));
+    let record = |event, _| crate::support::real(5, event);
+    announce_reserve(site.path(), options(), first.clone(), &reserve, record).unwrap();
+    let log = Log::open_with_reserve(site.path(), options(), Box::new(first), Box::new(reserve)).unwrap();
+    mode.store(FAILS, Ordering::SeqCst);
+    log.append(b"while the first is down".to_vec()).unwrap();
+    let checkpoint = log.checkpoint().unwrap();
+    let history: Vec<_> = (0..12).map(|index| log.read(index).unwrap()).collect();
+
+    let (dir, mut witness) = witness();
+    let (vkey, request) = (vkey_of(ORIGIN, 2), request(0, &history, &checkpoint));
+    assert!(matches!(witness.add_log(&vkey), Err(WitnessError::NoHandOver { .. })));
+    assert_eq!(witness.cosign(request.as_bytes(), 1).unwrap_err(), Refusal::BadSignature);
+    witness.hand_over(&vkey, &fs::read(site.path().join("pinned")).unwrap()).unwrap();
+    drop(witness);
+    let mut witness = reopened(dir.path());
+    witness.cosign(request.as_bytes(), 1).unwrap();
+    // The first key is still the log's.
+    mode.store(0, Ordering::SeqCst);
+    log.append(b"it is back".to_vec()).unwrap();
+    let checkpoint = log.checkpoint().unwrap();
+    let history: Vec<_> = (0..13).map(|index| log.read(index).unwrap()).collect();
+    witness.cosign(self::request(12, &history, &checkpoint).as_bytes(), 2).unwrap();
+}
+
+#[test]
+fn replays_and_garbage_leave_room_for_the_proof_of_a_split_view() {
+    let (dir, mut witness) = witness();
+    let old = checkpoint(&records(100));
+    cosigned(&mut witness, 0, 300, 1).unwrap();
+    let grown = checkpoint(&records(400));
+    let kept = || match fs::read_dir(dir.path().join("evidence")) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>(),
+        Err(_) => Vec::new(),
+    };
+    for n in 0..1100u32 {
+        use base64::prelude::*;
+        // A genuine old checkpoint, a genuine new one with a proof of garbage; each time with another stranger's line.
+        let line = format!("\u{2014} stranger{n}.example {}\n", BASE64_STANDARD.encode([7; 76]));
+        let replay = request(0, &records(100), &old) + &line;
+        assert!(matches!(witness.cosign(replay.as_bytes(), 2), Err(Refusal::RolledBack { .. })));
+        let hash = tlog_tiles::record_hash(&n.to_be_bytes());
+        let garbage = format!("old 300\n{hash}\n{hash}\n\n{grown}{line}");
+        assert!(matches!(witness.cosign(garbage.as_bytes(), 2), Err(Refusal::Inconsistent { .. })));
+    }
+    assert_eq!(kept().len(), 0, "none of it proves anything");
+    let mut other = records(299);
+    other.push(b"what the other auditor sees".to_vec());
+    let head = checkpoint(&other);
+    for n in 0..3 {
+        use base64::prelude::*;
+        let line = format!("\u{2014} {ORIGIN} {}\n", BASE64_STANDARD.encode([n; 68]));
+        let split = request(300, &other, &head) + &line;
+        assert_eq!(witness.cosign(split.as_bytes(), 2).unwrap_err(), Refusal::SplitView { size: 300 });
+    }
+    let evidence = kept();
+    assert_eq!(evidence.len(), 1, "once");
+    let text = fs::read_to_string(&evidence[0]).unwrap();
+    assert!(text.ends_with(&head), "without lines that nobody checked: {text}");
+
+    // Where no room is left, that is an error and no silence.
+    let name = evidence[0].file_name().unwrap().to_str().unwrap().to_owned();
+    fs::remove_file(&evidence[0]).unwrap();
+    (0..200).for_each(|n| fs::write(dir.path().join(format!("evidence/split-view-{n}")), "").unwrap());
+    let split = request(300, &other, &head);
+    assert!(matches!(witness.cosign(split.as_bytes(), 2), Err(Refusal::Unavailable { .. })));
+    fs::remove_file(dir.path().join("evidence/split-view-0")).unwrap();
+    assert_eq!(witness.cosign(split.as_bytes(), 2).unwrap_err(), Refusal::SplitView { size: 300 });
+    assert!(dir.path().join("evidence").join(name).exists());
+}
+
+#[test]
+fn a_bad_answer_in_the_folder_closes_the_log_for_one_attempt_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let media = tempfile::tempdir().unwrap();
+    let (_place, mut witness) = witness();
+    let log = watched(dir.path(), WitnessLink::Directory(media.path().to_owned()), 1000).unwrap();
+    let find = |kind: &str| {
+        let mut paths = fs::read_dir(media.path()).unwrap().flatten().map(|entry| entry.path());
+        paths.find(|path| path.extension().is_some_and(|extension| extension == kind))
+    };
+    for (round, size) in [(1, u64::MAX), (2, 1000), (3, 1), (4, 0)] {
+        fill(&log, log.size(), round * 10);
+        log.checkpoint().unwrap();
+        until(|| find("request").is_some());
+        let response = find("request").unwrap().with_extension("response");
+        fs::write(&response, format!("409 conflict\n{size}\n")).unwrap();
+        until(|| !response.exists());
+        // Nothing of it is believed for longer than one question.
+        log.append(record(round * 10)).unwrap();
+        log.checkpoint().unwrap();
+        until(|| {
+            serve_directory(&mut witness, media.path()).unwrap();
+            log.witnessed() == Some((0, round * 10 + 1))
+        });
+    }
+}
+
+#[test]
+fn a_refusal_by_the_witness_lasts_over_a_restart_and_an_old_cosignature_does_not_end_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let media = tempfile::tempdir().unwrap();
+    let (_place, mut witness) = witness();
+    let open = || {
+        let link = WitnessLink::Directory(media.path().to_owned());
+        let witness = Some(WitnessOptions { key: key(), link, deny_after: 1000 });
+        let head_file = Some(dir.path().join("log.head"));
+        let options = LogOptions { witness, head_file, checkpoint_every: Duration::from_millis(5), ..options() };
+        Log::open(&dir.path().join("log"), options, Box::new(TestSigner::new(1))).unwrap()
+    };
+    let log = open();
+    fill(&log, 0, 50);
+    log.checkpoint().unwrap();
+    until(|| {
+        serve_directory(&mut witness, media.path()).unwrap();
+        log.witnessed() == Some((0, 50))
+    });
+    // The witness sees another history of the same log.
+    let mut other = records(60);
+    other.push(b"another".to_vec());
+    witness.cosign(request(50, &other, &checkpoint(&other)).as_bytes(), 4_000_000_000).unwrap();
+    fill(&log, 50, 70);
+    log.checkpoint().unwrap();
+    let refused = |log: &Log| matches!(log.append(record(70)), Err(AuditError::WitnessRefused { .. }));
+    until(|| {
+        serve_directory(&mut witness, media.path()).unwrap();
+        log.append(b"more".to_vec()).is_err()
+    });
+    assert!(refused(&log));
+    let cosigned = fs::read_to_string(dir.path().join("log/cosigned")).unwrap();
+    drop(log);
+    let log = open();
+    assert!(refused(&log), "from the first record of the next process on");
+    // What the witness said before is no answer.
+    until(|| {
+        fs::read_dir(media.path())
+            .unwrap()
+            .flatten()
+            .any(|entry| entry.path().extension().is_some_and(|e| e == "request"))
+    });
+    let request = fs::read_dir(media.path())
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|e| e == "request"))
+        .unwrap();
+    let response = request.with_extension("response");
+    fs::write(&response, format!("200 ok\n{cosigned}")).unwrap();
+    until(|| !response.exists());
+    assert!(refused(&log));
+}
+
+#[test]
+fn a_restored_snapshot_answers_nothing_where_its_witness_can_be_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, witness) = witness();
+    drop(witness);
+    let socket = place.path().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let at = place.path().to_owned();
+    std::thread::spawn(move || serve_socket(&mut reopened(&at), &listener));
+    let link = || WitnessLink::Socket(socket.clone());
+    let log = watched(dir.path(), link(), 1000).unwrap();
+    fill(&log, 0, 50);
+    log.checkpoint().unwrap();
+    until(|| log.witnessed() == Some((0, 50)));
+    drop(log);
+    let backup = image(dir.path());
+    let log = watched(dir.path(), link(), 1000).unwrap();
+    fill(&log, 50, 90);
+    log.checkpoint().unwrap();
+    until(|| log.witnessed() == Some((0, 90)));
+    drop(log);
+    // Again and again, as a command at a time would.
+    for _ in 0..3 {
+        let restored = tempfile::tempdir().unwrap();
+        copy_into(backup.path(), restored.path());
+        let log = watched(restored.path(), link(), 1000).unwrap();
+        assert!(matches!(log.append(b"first".to_vec()), Err(AuditError::WitnessRefused { .. })));
+    }
+    let log = watched(dir.path(), link(), 1000).unwrap();
+    assert_eq!(log.append(record(90)).unwrap(), 90);
+}
+
+#[test]
+fn a_cosignature_is_verified_against_the_tree_and_another_tree_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_place, mut witness) = witness();
+    let log = open(dir.path());
+    fill(&log, 0, 300);
+    let text = log.checkpoint().unwrap();
+    let answer = witness.cosign(request(0, &records(300), &text).as_bytes(), 77).unwrap();
+    fill(&log, 300, 700);
+    log.checkpoint().unwrap();
+    let both = || {
+        let export = Export { dir: dir.path(), vkey: &vkey(), witness: None, from: 0, to: 10 };
+        let export = export.write(Vec::new()).unwrap();
+        let of_export = verify_export_cosigned(export.as_slice(), &vkey(), &key());
+        (verify_cosigned(dir.path(), &vkey(), &key()), of_export.map(|verified| verified.cosigned.unwrap()))
+    };
+    let file = dir.path().join("cosigned");
+    let not_cosigned = |(here, there): (Result<_, _>, Result<_, _>)| {
+        let named = |result| matches!(result, Err(VerifyError::NotCosigned { .. }));
+        named(here) && named(there)
+    };
+    assert!(not_cosigned(both()), "no file");
+    fs::write(&file, &text).unwrap();
+    assert!(not_cosigned(both()), "the log's signature alone");
+    fs::write(&file, &answer.checkpoint).unwrap();
+    let cosigned = Cosigned { size: 300, seconds: 77 };
+    let (here, there) = both();
+    assert_eq!((here.unwrap(), there.unwrap()), (cosigned, cosigned));
+    let stranger = WitnessKey::new("witness.example/other", [9; 32]);
+    assert!(stranger.is_ok_and(|key| verify_cosigned(dir.path(), &vkey(), &key).is_err()));
+    // The log's key and the witness, and a history that is not here: of a size there is, and of one that is not.
+    for forged in [(0..300).map(|n| format!("forged {n}").into_bytes()).collect::<Vec<_>>(), records(701)] {
+        let (_place, mut colluding) = self::witness();
+        let head = checkpoint(&forged);
+        let answer = colluding.cosign(request(0, &forged, &head).as_bytes(), 78).unwrap();
+        fs::write(&file, &answer.checkpoint).unwrap();
+        let size = forged.len() as u64;
+        let (here, there) = both();
+        for error in [here.unwrap_err(), there.unwrap_err()] {
+            assert!(matches!(error, VerifyError::CosignedAnother { size: named } if named == size), "{error}");
+        }
+    }
 }
 
 #[test]

@@ -13,6 +13,9 @@ use crate::output;
 /// How often `--follow` looks for new records.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// A log of fewer records is walked over. An index beside it could hide records: what it does not find is not looked for.
+const WALKED: u64 = 100_000;
+
 /// `casemate audit show`.
 pub fn run(site: &Path, options: &ShowOptions, json: bool) -> Result<ExitCode, Failure> {
     let people = Pseudonyms::read(site)?;
@@ -127,7 +130,7 @@ impl Shown<'_> {
 
     /// The index, where it helps and can be kept.
     fn index(&self, dir: &Path, no_index: bool) -> Option<Index> {
-        if no_index || self.query.is_empty() {
+        if no_index || self.query.is_empty() || size_of(self.log).is_ok_and(|size| size < WALKED) {
             return None;
         }
         Index::open(self.log, dir, |_| {})
