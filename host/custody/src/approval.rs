@@ -32,6 +32,19 @@ pub trait AuditHeads {
     /// As [`AuditHeads::root_at`].
     fn time_of(&self, index: u64) -> Result<Option<UnixTime>, CustodyError>;
 
+    /// When record `index` and each one after it was written.
+    ///
+    /// # Errors
+    /// As [`AuditHeads::root_at`].
+    fn times_from(&self, index: u64) -> Result<Vec<UnixTime>, CustodyError> {
+        Ok((index..self.size())
+            .map(|index| self.time_of(index))
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .flatten()
+            .collect())
+    }
+
     /// Records in the log.
     fn size(&self) -> u64;
 }

@@ -25,6 +25,7 @@ mod ledger;
 pub mod process;
 mod quorum;
 mod roster;
+mod rotation;
 mod sealed;
 pub mod session;
 mod shamir;
@@ -42,6 +43,10 @@ pub use folder::{CustodyFolder, Generation, Journal, Phase};
 pub use ledger::{NonceFile, NonceLedger};
 pub use quorum::QuorumBackend;
 pub use roster::{Card, Custodian, Roster, SharesKey, SigningKey};
+pub use rotation::{
+    Activation, Ahead, COUNTED_GAP_SECONDS, EMERGENCY_CODES, KeyVersions, NOTICE_SECONDS, Notice, Older, RotationError,
+    Stage, counted,
+};
 pub use shares::{Collector, OpenShare, SealedShare, SecretKind, ShareSet, SplitOf, split};
 pub use statement::{AuditHead, MAX_VALIDITY_SECONDS, Nonce, Operation, Statement, StatementFormat};
 pub use text::{PersonId, TokenSerial, UnixTime};

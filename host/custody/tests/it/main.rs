@@ -3,6 +3,7 @@
 
 mod harness;
 mod roster;
+mod rotation;
 mod session;
 mod shares;
 mod soft;
