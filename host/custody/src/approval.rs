@@ -35,14 +35,10 @@ pub trait AuditHeads {
     /// When record `index` and each one after it was written.
     ///
     /// # Errors
-    /// As [`AuditHeads::root_at`].
+    /// As [`AuditHeads::root_at`]; [`CustodyError::RecordMissing`] where one is not at hand.
     fn times_from(&self, index: u64) -> Result<Vec<UnixTime>, CustodyError> {
-        Ok((index..self.size())
-            .map(|index| self.time_of(index))
-            .collect::<Result<Vec<_>, _>>()?
-            .into_iter()
-            .flatten()
-            .collect())
+        let time = |index| self.time_of(index)?.ok_or(CustodyError::RecordMissing { index });
+        (index..self.size()).map(time).collect()
     }
 
     /// Records in the log.
