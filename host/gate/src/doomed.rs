@@ -4,19 +4,23 @@
 //! kept sealed and apart: neither an altered nor an old list is carried out, and a wrapping key that no list names is noticed.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
 
 use casemate_hsm::{KeyClass, KeyRef};
 
 use crate::GateError;
 use crate::collection::store;
 use crate::site::Gate;
-use crate::state::{SiteKey, SiteState};
+use crate::state::{SiteKey, SiteState, write_private};
 use crate::vault::VaultKey;
 
 /// The label of every key that wraps users' key-encryption keys.
 pub(crate) const WRAPPING_LABEL: &str = "site/user-kek-wrapping";
 
-const FLOOR: &str = "site/state-generation";
+/// The file that holds the generation below which no `state.json` is taken. A file of its own, replaced whole: it is written at every
+/// change of a key, and has to survive whatever cuts that off.
+const FLOOR: &str = "state.floor";
 
 impl Gate {
     /// Gives a state that is about to be written the next generation, and its tag.
@@ -33,6 +37,10 @@ impl Gate {
         if state.generation < floor {
             return refuse(format!("it is of generation {}, and {floor} was written: an old copy", state.generation));
         }
+        // The first change may have been cut off before its floor was written; later ones cannot have been.
+        if floor == 0 && state.generation > 1 {
+            return refuse(format!("it is of generation {}, and {FLOOR} is gone", state.generation));
+        }
         // Until its first change a site has nothing to destroy.
         if state.generation > 0 || !state.keys_tag.is_empty() || !state.doomed.is_empty() {
             let tag = self.keyring.mac(&self.tokens_key(state)?, &covered(state)?)?;
@@ -42,6 +50,8 @@ impl Gate {
         }
         match state.doomed.iter().find(|doomed| in_force(state).any(|held| held.id == doomed.id)) {
             Some(held) => refuse(format!("it would destroy {}, which is in force", held.label)),
+            // A change that was cut off before its floor was written.
+            None if state.generation > floor => self.raise_generation(state.generation),
             None => Ok(()),
         }
     }
@@ -60,12 +70,16 @@ impl Gate {
             .site_key
             .seal("a state's generation", &[FLOOR.as_bytes()], &generation.to_be_bytes())
             .map_err(store)?;
-        self.small.insert(FLOOR, sealed).map_err(store)?;
-        self.small.flush().map(drop).map_err(store)
+        write_private(&self.dir.join(FLOOR), &sealed)
     }
 
     fn state_generation(&self) -> Result<u64, GateError> {
-        let Some(sealed) = self.small.get(FLOOR).map_err(store)? else { return Ok(0) };
+        let path = self.dir.join(FLOOR);
+        let sealed = match fs::read(&path) {
+            Ok(sealed) => sealed,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+            Err(source) => return Err(GateError::Io { action: "read", path, source }),
+        };
         let bytes = self.site_key.open("a state's generation", &[FLOOR.as_bytes()], &sealed).map_err(store)?;
         let bytes: [u8; 8] = bytes.as_slice().try_into().map_err(store)?;
         Ok(u64::from_be_bytes(bytes))
