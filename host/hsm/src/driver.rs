@@ -258,15 +258,7 @@ impl Driver {
         key: CK_OBJECT_HANDLE,
         input: &[u8],
     ) -> Answer<Zeroizing<Vec<u8>>> {
-        let (begin, run) = (function!(self, C_EncryptInit), function!(self, C_Encrypt));
-        let (from, count) = (input.as_ptr().cast_mut(), input.len() as CK_ULONG);
-        // One mechanism structure for both calls: some modules read GCM's parameters at the second.
-        mechanism.with(|mechanism| {
-            // SAFETY: see above.
-            check(unsafe { begin(session, mechanism, key) })?;
-            // SAFETY: see above; the module only reads the input.
-            output(|to, length| unsafe { run(session, from, count, to, length) })
-        })
+        one_part(function!(self, C_EncryptInit), function!(self, C_Encrypt), session, mechanism, key, input)
     }
 
     pub(crate) fn decrypt(
@@ -276,14 +268,7 @@ impl Driver {
         key: CK_OBJECT_HANDLE,
         input: &[u8],
     ) -> Answer<Zeroizing<Vec<u8>>> {
-        let (begin, run) = (function!(self, C_DecryptInit), function!(self, C_Decrypt));
-        let (from, count) = (input.as_ptr().cast_mut(), input.len() as CK_ULONG);
-        mechanism.with(|mechanism| {
-            // SAFETY: see above.
-            check(unsafe { begin(session, mechanism, key) })?;
-            // SAFETY: see above; the module only reads the input.
-            output(|to, length| unsafe { run(session, from, count, to, length) })
-        })
+        one_part(function!(self, C_DecryptInit), function!(self, C_Decrypt), session, mechanism, key, input)
     }
 
     pub(crate) fn sign(
@@ -293,15 +278,32 @@ impl Driver {
         key: CK_OBJECT_HANDLE,
         message: &[u8],
     ) -> Answer<Zeroizing<Vec<u8>>> {
-        let (begin, run) = (function!(self, C_SignInit), function!(self, C_Sign));
-        let (from, count) = (message.as_ptr().cast_mut(), message.len() as CK_ULONG);
-        mechanism.with(|mechanism| {
-            // SAFETY: see above.
-            check(unsafe { begin(session, mechanism, key) })?;
-            // SAFETY: see above; the module only reads the message.
-            output(|to, length| unsafe { run(session, from, count, to, length) })
-        })
+        one_part(function!(self, C_SignInit), function!(self, C_Sign), session, mechanism, key, message)
     }
+}
+
+/// `C_EncryptInit`, `C_DecryptInit` or `C_SignInit`.
+type Begin = unsafe extern "C" fn(CK_SESSION_HANDLE, *mut CK_MECHANISM, CK_OBJECT_HANDLE) -> CK_RV;
+/// `C_Encrypt`, `C_Decrypt` or `C_Sign`.
+type Finish = unsafe extern "C" fn(CK_SESSION_HANDLE, *mut CK_BYTE, CK_ULONG, *mut CK_BYTE, *mut CK_ULONG) -> CK_RV;
+
+/// An operation in one part.
+fn one_part(
+    begin: Begin,
+    finish: Finish,
+    session: CK_SESSION_HANDLE,
+    mechanism: &Mech,
+    key: CK_OBJECT_HANDLE,
+    input: &[u8],
+) -> Answer<Zeroizing<Vec<u8>>> {
+    let (from, count) = (input.as_ptr().cast_mut(), input.len() as CK_ULONG);
+    // One mechanism structure for both calls: some modules read GCM's parameters at the second.
+    mechanism.with(|mechanism| {
+        // SAFETY: see [`Driver`].
+        check(unsafe { begin(session, mechanism, key) })?;
+        // SAFETY: see [`Driver`]; the module only reads the input.
+        output(|to, length| unsafe { finish(session, from, count, to, length) })
+    })
 }
 
 fn check(code: CK_RV) -> Answer<()> {
