@@ -134,7 +134,7 @@ impl Gate {
             passage: question.passage,
             attributes: question.attributes,
         };
-        let decided = active.chain.decide(self, id, request, question.phase, services.invocations()).await?;
+        let decided = active.chain.decide(&services, request, question.phase).await?;
         Ok((id, decided))
     }
 
@@ -234,8 +234,7 @@ impl Run<'_> {
         // What narrows the question is part of it.
         request.attributes =
             filter.iter().map(|f| Field { name: format!("filter.{}", f.name), value: f.value.clone() }).collect();
-        let invocations = services(Level::Secret).invocations();
-        let decided = active.chain.decide(self.gate, self.id, request, Phase::Request, invocations).await?;
+        let decided = active.chain.decide(&services(Level::Secret), request, Phase::Request).await?;
         self.clock.step("request-policies");
         self.record = decided.index;
         let (question, cap) = match self.apply(question.to_owned(), decided, Phase::Request).await? {
@@ -289,7 +288,7 @@ impl Run<'_> {
         // Response phase. Titles and sources leave as well, so they are under decision, and masked, with the text.
         let leaving = leaving(&answer.text, &citations);
         let request = self.request(Phase::Response, leaving.clone());
-        let decided = active.chain.decide(self.gate, self.id, request, Phase::Response, services.invocations()).await?;
+        let decided = active.chain.decide(&services, request, Phase::Response).await?;
         self.clock.step("response-policies");
         self.record = decided.index;
         let applied = match self.apply(leaving, decided, Phase::Response).await? {

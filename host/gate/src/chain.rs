@@ -10,6 +10,7 @@ use casemate_types::{Decision, DecisionId, Digest, Generation, LogLevel, Obligat
 use crate::combine::{Combined, Combining, Vote};
 use crate::config::Mode;
 use crate::journal::Journal;
+use crate::services::RequestServices;
 use crate::site::Gate;
 use crate::{GateError, random_salt};
 
@@ -33,14 +34,6 @@ pub struct Decided {
     pub fault: Option<String>,
 }
 
-/// What stands behind the policies of one question. A policy that only monitors has services of its own: what fails behind them
-/// cannot touch the request.
-#[derive(Clone)]
-pub(crate) struct Invocations {
-    pub(crate) enforced: Invocation,
-    pub(crate) monitored: Invocation,
-}
-
 /// One verdict as it is recorded: of the chain, or of a policy that only monitors.
 struct Verdict<'a> {
     decision: &'a Decision,
@@ -56,20 +49,19 @@ const SKIPPED: &str = "skipped";
 
 impl Chain {
     /// Asks every enforced policy of `phase`, combines their votes, and returns once the record is durable. Policies that only
-    /// monitor run afterwards, beside the request.
+    /// monitor run afterwards, beside the request, with services of their own: what fails behind them cannot touch the request.
     pub(crate) async fn decide(
         &self,
-        gate: &Gate,
-        id: DecisionId,
+        services: &RequestServices,
         request: wit::Request,
         phase: Phase,
-        invocations: Invocations,
     ) -> Result<Decided, GateError> {
+        let (gate, id) = (&services.gate, services.id);
         let mut votes = Vec::new();
         let mut exchanges = Vec::new();
         let mut fault = None;
         for plugin in self.policies_of(phase, Mode::Enforce) {
-            let (vote, why, run) = vote(plugin, &request, invocations.enforced.clone()).await;
+            let (vote, why, run) = vote(plugin, &request, services.invocation()).await;
             exchanges.extend(run);
             votes.push(vote);
             fault = fault.or(why);
@@ -102,8 +94,10 @@ impl Chain {
             }
             Err(error) => return Err(error),
         };
-        for plugin in self.policies_of(phase, Mode::Monitor) {
-            self.monitor(gate, plugin, id, &request, phase, &invocations.monitored);
+        let mut watching = self.policies_of(phase, Mode::Monitor).peekable();
+        if watching.peek().is_some() {
+            let apart = services.apart().invocation();
+            watching.for_each(|plugin| self.monitor(gate, plugin, id, &request, phase, &apart));
         }
         Ok(Decided { decision, policy, index, fault })
     }

@@ -30,7 +30,8 @@ impl Gate {
         Ok(())
     }
 
-    /// Refuses lists of keys that this site did not write last, or that would destroy a key in force.
+    /// Refuses lists of keys that this site did not write last, or that would destroy a key in force. Of a change that was cut off
+    /// before its floor was written, the floor is raised.
     pub(crate) fn check_keys(&self, state: &SiteState) -> Result<(), GateError> {
         let refuse = |problem: String| Err(GateError::Doomed { problem });
         let floor = self.state_generation()?;

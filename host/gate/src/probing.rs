@@ -22,18 +22,24 @@ pub(crate) fn check(dir: &Path, config: &SiteConfig, state: &SiteState) -> Resul
     // One token was probed; another serial is then another token, and is named so.
     let token = module.token(label)?;
     let print = state.probed.get(&token.serial).or_else(|| state.probed.get(&state.token_serial));
-    let print = print.ok_or(HsmError::TokenUnprobed { profile: config.profile })?;
-    print.check(&module, label, config.profile)?;
+    matches(print, &module, label, config.profile)?;
     // A site that claims nothing may rehearse with any backup.
     match config.hsm.place(Role::Backup) {
         Some((backup, label)) if matches!(config.profile, Profile::Enterprise | Profile::Government) => {
             let module = Module::load(&dir.join(backup))?;
-            let print = state.probed.get(&module.token(label)?.serial);
-            let print = print.ok_or(HsmError::TokenUnprobed { profile: config.profile })?;
-            Ok(print.check(&module, label, config.profile)?)
+            Ok(check_serial(&module, label, config.profile, state)?)
         }
         _ => Ok(()),
     }
+}
+
+/// As [`check`], of the token under this label, which has to be one that was probed by its own serial number.
+pub(crate) fn check_serial(module: &Module, label: &str, profile: Profile, state: &SiteState) -> Result<(), HsmError> {
+    matches(state.probed.get(&module.token(label)?.serial), module, label, profile)
+}
+
+fn matches(print: Option<&Fingerprint>, module: &Module, label: &str, profile: Profile) -> Result<(), HsmError> {
+    print.ok_or(HsmError::TokenUnprobed { profile })?.check(module, label, profile)
 }
 
 /// The fingerprints of the site's tokens that the report is about: it names one of them, or a scratch token of their make.

@@ -12,7 +12,7 @@ use casemate_hsm::HsmError;
 use casemate_types::{CompartmentName, Decision, DecisionId, Digest, Level, Obligation, Phase, PluginName, Reason};
 use casemate_vectors::DocumentId;
 
-use crate::chain::{Invocations, annotations};
+use crate::chain::annotations;
 use crate::collection::{Manifest, Passage, closeness, cosine, parse_document, store};
 use crate::search::Found;
 use crate::session::{Compartment, Session};
@@ -105,11 +105,10 @@ impl RequestServices {
         Invocation { claims: (&self.session.claims).into(), now_ms: self.now_ms, services: Arc::new(self.clone()) }
     }
 
-    /// For the chain: policies that only monitor get a view of their own, so that their faults are not this request's.
-    pub(crate) fn invocations(&self) -> Invocations {
+    /// Another view of the same request: what fails behind it is not this request's.
+    pub(crate) fn apart(&self) -> Self {
         let (gate, active, session) = (Arc::clone(&self.gate), Arc::clone(&self.active), Arc::clone(&self.session));
-        let apart = Self::new(gate, active, session, self.id, self.now_ms, self.cap);
-        Invocations { enforced: self.invocation(), monitored: apart.invocation() }
+        Self::new(gate, active, session, self.id, self.now_ms, self.cap)
     }
 
     pub(crate) fn opened(&self, reference: &Reference) -> Option<Opened> {
@@ -203,12 +202,8 @@ impl RequestServices {
             attributes: vec![Field { name: "plugin".to_owned(), value: plugin.to_string() }],
         };
         // Deciding cannot recurse: a policy has no `ask-policy`.
-        let decided = self
-            .active
-            .chain
-            .decide(&self.gate, self.id, request, Phase::Action, self.invocations())
-            .await
-            .map_err(|error| self.unavailable(error))?;
+        let decided =
+            self.active.chain.decide(self, request, Phase::Action).await.map_err(|error| self.unavailable(error))?;
         match decided.decision {
             Decision::Allow => Ok(()),
             Decision::Transform { obligations }
@@ -336,12 +331,8 @@ impl RequestServices {
             passage: Some(info.clone()),
             attributes: Vec::new(),
         };
-        let decided = self
-            .active
-            .chain
-            .decide(&self.gate, self.id, request, Phase::Retrieval, self.invocations())
-            .await
-            .map_err(|error| self.unavailable(error))?;
+        let decided =
+            self.active.chain.decide(self, request, Phase::Retrieval).await.map_err(|error| self.unavailable(error))?;
         match decided.decision {
             Decision::Allow => Ok(text),
             Decision::Deny { reason, .. } => Err(CapabilityError::Denied(reason.to_string())),

@@ -19,8 +19,8 @@ use zeroize::Zeroizing;
 
 use crate::GateError;
 use crate::config::SiteConfig;
-use crate::fips;
 use crate::state::{SiteState, write_private};
+use crate::{fips, probing};
 
 /// `pair.json`. Not secret and not trusted: the manifest is signed, the tokens remember the newest one, and every key is checked.
 #[derive(Clone, Serialize, Deserialize)]
@@ -549,10 +549,7 @@ fn member(shared: &Arc<(PathBuf, SiteConfig, SiteState)>, role: Role, judged: bo
     let (shared, token_label) = (Arc::clone(shared), label.clone());
     let check_and_read = move || {
         let (dir, config, state) = &*shared;
-        let token = asked.token(&label)?;
-        let print = state.probed.get(&token.serial);
-        let print = print.ok_or(HsmError::TokenUnprobed { profile: config.profile })?;
-        print.check(&asked, &label, config.profile)?;
+        probing::check_serial(&asked, &label, config.profile, state)?;
         if judged {
             fips::require_of(dir, config, state, role)
                 .map_err(|error| HsmError::TokenRefused { lines: error.to_string(), profile: config.profile })?;
