@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use casemate_engine::wit;
 use casemate_fhe_owner::CANARIES_PER_GROUP;
 use casemate_types::{CollectionName, CompartmentName, Level};
-use casemate_vectors::{DocumentId, GroupManifest, PassageRecord, Position, VectorStore};
+use casemate_vectors::{DocumentId, GroupManifest, PassageRecord, Position};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;

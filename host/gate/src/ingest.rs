@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use casemate_audit::record::Event;
 use casemate_fhe_owner::{CANARIES_PER_GROUP, GroupPlace};
 use casemate_types::{Claims, CollectionName, CompartmentName, Digest, Level};
-use casemate_vectors::{Change, DocumentId, GroupEntry, GroupManifest, GroupRecord, Position, VectorStore};
+use casemate_vectors::{Change, DocumentId, GroupEntry, GroupManifest, GroupRecord, Position};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;

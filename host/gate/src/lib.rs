@@ -51,7 +51,7 @@ pub use casemate_engine::wit;
 pub use chain::{Chain, Decided};
 pub use combine::{Combined, Combining, Expression, Vote};
 pub use config::{
-    AuditConfig, BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, FipsConfig, HsmConfig,
+    AuditConfig, BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, FipsConfig, HsmConfig, InferenceConfig,
     MemorySize, Mode, PolicyEntry, SearchConfig, SiteConfig, UserConfig, WitnessConfig,
 };
 pub use error::GateError;

@@ -11,7 +11,7 @@ use casemate_engine::wit;
 use casemate_fhe_owner::{CANARIES_PER_GROUP, Canaries, Canary, GroupPlace, OwnerKey, fetch_plan};
 use casemate_inference::{ExpectedGroup, Scorer};
 use casemate_types::{CollectionName, CompartmentName};
-use casemate_vectors::{DocumentId, GroupEntry, Position, VectorStore};
+use casemate_vectors::{DocumentId, GroupEntry, Position};
 
 use crate::GateError;
 use crate::collection::{Manifest, Passage, closeness, fhe, store};
