@@ -112,6 +112,14 @@ impl Remote {
         self.keep(transport, done)
     }
 
+    /// Does one request on one connection.
+    fn once<T>(&self, work: impl Fn(&mut Transport) -> Result<T, Failure>) -> Result<T, Failure> {
+        let kept = self.idle().pop();
+        let mut transport = kept.map_or_else(|| self.connect(), Ok)?;
+        let done = self.attempt(&mut transport, &work);
+        self.keep(transport, done)
+    }
+
     fn attempt<T>(
         &self,
         transport: &mut Transport,
@@ -231,6 +239,7 @@ impl Failure {
                 VectorsError::PositionTaken { collection, position, document: DocumentId::from_bytes(document) }
             }
             Self::Said(Failed::Duplicate(what)) => VectorsError::Duplicate { collection, what },
+            Self::Said(Failed::TooLong) => VectorsError::TooLong { collection, what: "an entry" },
             Self::Said(Failed::NotEmpty) => VectorsError::NotEmpty,
             Self::Said(Failed::VersionsExhausted) => VectorsError::VersionsExhausted { collection },
             other => VectorsError::Backend { action, source: Box::new(other.into_error()) },
@@ -294,15 +303,23 @@ impl VectorStore for Remote {
     fn apply(&self, collection: &CollectionName, change: Change) -> Result<(), VectorsError> {
         let version = change.version;
         let request = Request::Apply(collection.clone(), change.into());
-        match self.ask("apply a change", collection, &request, kind!(Reply::Done => ())) {
-            // The answer to the first attempt may have been lost: versions are drawn once, so this one in force is this change.
-            Err(VectorsError::StaleVersion { applied, .. }) if applied == version => Ok(()),
-            Err(VectorsError::Backend { action, source }) => match self.version(collection) {
-                Ok(applied) if applied == version => Ok(()),
-                _ => Err(VectorsError::Backend { action, source }),
+        let work = |transport: &mut Transport| {
+            transport.send(&request)?;
+            match reply(transport)? {
+                Reply::Done => Ok(()),
+                other => Err(unexpected(other)),
+            }
+        };
+        let first = match self.once(work) {
+            // The change may have been applied and its answer lost. Versions are drawn once: this one in force is this change.
+            Err(Failure::Broken(_)) if self.version(collection)? == version => Ok(()),
+            Err(Failure::Broken(_)) => match self.once(work) {
+                Err(Failure::Said(Failed::StaleVersion { applied, .. })) if applied == version => Ok(()),
+                second => second,
             },
             done => done,
-        }
+        };
+        first.map_err(|failure| failure.of_store("apply a change", collection))
     }
 
     fn version(&self, collection: &CollectionName) -> Result<u64, VectorsError> {
@@ -415,6 +432,7 @@ impl VectorStore for Remote {
 fn failed(action: &'static str, failure: Failure) -> VectorsError {
     match failure {
         Failure::Said(Failed::NotEmpty) => VectorsError::NotEmpty,
+        Failure::Said(Failed::Import) => VectorsError::Import { reason: "the tier does not take the stream" },
         other => VectorsError::Backend { action, source: Box::new(other.into_error()) },
     }
 }

@@ -105,6 +105,8 @@ pub(crate) enum Failed {
     StaleVersion { version: u64, applied: u64 },
     PositionTaken { position: Position, document: [u8; 16] },
     Duplicate(String),
+    TooLong,
+    Import,
     NotEmpty,
     VersionsExhausted,
     GroupAltered(u32),
@@ -194,6 +196,8 @@ impl From<VectorsError> for Failed {
                 Self::PositionTaken { position, document: *document.as_bytes() }
             }
             VectorsError::Duplicate { what, .. } => Self::Duplicate(what),
+            VectorsError::TooLong { .. } => Self::TooLong,
+            VectorsError::Import { .. } => Self::Import,
             VectorsError::NotEmpty => Self::NotEmpty,
             VectorsError::VersionsExhausted { .. } => Self::VersionsExhausted,
             other => Self::Refused(words(&other)),

@@ -27,3 +27,4 @@ mod settings;
 mod site;
 mod skeleton;
 mod tamper;
+mod tier;
