@@ -579,14 +579,14 @@ fn open_sled(path: &Path) -> Result<sled::Db, GateError> {
         .map_err(|error| GateError::Store(format!("{}: {error}", path.display())))
 }
 
-/// Where ciphertext is kept and scored: in this process, or wherever `[inference]` says.
-fn open_tier(dir: &Path, config: &SiteConfig) -> Result<(Arc<dyn VectorStore>, Arc<dyn Scorer>), GateError> {
-    let fault = |error: &dyn std::error::Error| {
-        let causes = std::iter::successors(error.source(), |error| error.source());
-        GateError::Store(causes.fold(error.to_string(), |words, cause| format!("{words}: {cause}")))
-    };
+/// Where ciphertext is kept, and where it is scored.
+type StoreAndScorer = (Arc<dyn VectorStore>, Arc<dyn Scorer>);
+
+/// The store and scorer of this process, or wherever `[inference]` says.
+fn open_tier(dir: &Path, config: &SiteConfig) -> Result<StoreAndScorer, GateError> {
     let Some(inference) = &config.inference else {
-        let store: Arc<dyn VectorStore> = Arc::new(SledStore::open(&dir.join("store")).map_err(|e| fault(&e))?);
+        let store: Arc<dyn VectorStore> =
+            Arc::new(SledStore::open(&dir.join("store")).map_err(crate::collection::store)?);
         let tier = Tier::new(Arc::clone(&store), config.search.memory.bytes());
         return Ok((store, Arc::new(tier)));
     };
@@ -597,12 +597,12 @@ fn open_tier(dir: &Path, config: &SiteConfig) -> Result<(Arc<dyn VectorStore>, A
         )));
     }
     let tls = inference.certificates.as_ref().map(|folder| ClientTls::read(&dir.join(folder), "gate")).transpose();
-    let tls = tls.map_err(|e| fault(&e))?;
+    let tls = tls.map_err(crate::collection::store)?;
     let remotes = inference.endpoints(dir).into_iter().map(|endpoint| {
         let remote = Remote::new(endpoint.clone(), tls.clone(), casemate_tier::dialler())?;
         Ok((endpoint, Arc::new(remote)))
     });
-    let remotes = remotes.collect::<Result<BTreeMap<_, _>, TierError>>().map_err(|e| fault(&e))?;
+    let remotes = remotes.collect::<Result<BTreeMap<_, _>, TierError>>().map_err(crate::collection::store)?;
     let named = |endpoint: &Endpoint| {
         let remote = remotes.get(&in_site(dir, endpoint)).map(Arc::clone);
         remote.ok_or_else(|| GateError::Store(format!("{endpoint} is not among the tiers")))

@@ -39,7 +39,9 @@ fn way_out(profile: Profile, facts: &SocketFacts) -> Option<String> {
         Profile::LoopbackListener | Profile::Listener if facts.protocol != libc::IPPROTO_TCP => {
             Some("an internet socket other than TCP".to_owned())
         }
-        Profile::LoopbackListener | Profile::Listener if !facts.listening => Some("a TCP socket that does not listen".to_owned()),
+        Profile::LoopbackListener | Profile::Listener if !facts.listening => {
+            Some("a TCP socket that does not listen".to_owned())
+        }
         Profile::Listener => None,
         Profile::LoopbackListener => match facts.address {
             Some(address) if address.to_canonical().is_loopback() => None,
@@ -80,7 +82,9 @@ mod tests {
             assert!(way_out(Profile::Listener, &listener(address)).is_none(), "{address}");
         }
         assert!(!allowed(&SocketFacts { listening: false, ..listener(Ipv4Addr::LOCALHOST) }));
-        assert!(way_out(Profile::Listener, &SocketFacts { listening: false, ..listener(Ipv4Addr::LOCALHOST) }).is_some());
+        assert!(
+            way_out(Profile::Listener, &SocketFacts { listening: false, ..listener(Ipv4Addr::LOCALHOST) }).is_some()
+        );
         assert!(!allowed(&SocketFacts { protocol: libc::IPPROTO_UDP, ..listener(Ipv4Addr::LOCALHOST) }));
         assert!(!allowed(&SocketFacts { protocol: libc::IPPROTO_SCTP, ..listener(Ipv4Addr::LOCALHOST) }));
         assert!(!allowed(&SocketFacts { address: None, ..listener(Ipv4Addr::LOCALHOST) }));

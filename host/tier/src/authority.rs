@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::{Timestamp, ToSpan};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use serde::{Deserialize, Serialize};
 
@@ -123,21 +123,15 @@ impl Authority {
     ///
     /// # Errors
     /// [`TierError::Authority`] for a name that is issued and neither revoked nor expired, or for a host that is none.
-    pub fn issue(
-        &mut self,
-        role: Role,
-        name: &str,
-        hosts: &[String],
-        days: u32,
-        to: &Path,
-    ) -> Result<(), TierError> {
+    pub fn issue(&mut self, role: Role, name: &str, hosts: &[String], days: u32, to: &Path) -> Result<(), TierError> {
         let now = Timestamp::now();
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.is_empty() || name == "ca" || name == "revoked" || name.starts_with('.') || !name.chars().all(plain) {
             let reason = format!("`{name}` is no name for a certificate; use letters, digits, dots and dashes");
             return Err(TierError::Authority { reason });
         }
-        if self.record.issued.iter().any(|issued| issued.name == name && issued.revoked.is_none() && issued.until > now) {
+        if self.record.issued.iter().any(|issued| issued.name == name && issued.revoked.is_none() && issued.until > now)
+        {
             let reason = format!("`{name}` has a certificate; revoke it first, or take another name");
             return Err(TierError::Authority { reason });
         }
@@ -157,7 +151,13 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate().map_err(authority)?;
         let certificate = params.signed_by(&key, &self.issuer()?).map_err(authority)?;
-        self.record.issued.push(Issued { name: name.to_owned(), role, serial: hex::encode(serial), until, revoked: None });
+        self.record.issued.push(Issued {
+            name: name.to_owned(),
+            role,
+            serial: hex::encode(serial),
+            until,
+            revoked: None,
+        });
         // Known before it is out: what is issued can always be revoked.
         self.save()?;
         make_folder(to)?;
@@ -197,9 +197,11 @@ impl Authority {
 
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>, TierError> {
         let path = self.folder.join(KEY);
-        let pem = fs::read_to_string(&path)
-            .map(zeroize::Zeroizing::new)
-            .map_err(|source| TierError::File { action: "read", path, source })?;
+        let pem = fs::read_to_string(&path).map(zeroize::Zeroizing::new).map_err(|source| TierError::File {
+            action: "read",
+            path,
+            source,
+        })?;
         let key = KeyPair::from_pem(&pem).map_err(authority)?;
         Ok(Issuer::new(own_params(&self.record.name, self.record.made)?, key))
     }
@@ -267,11 +269,11 @@ fn random_serial() -> Result<[u8; 16], TierError> {
 
 fn make_folder(folder: &Path) -> Result<(), TierError> {
     use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(|source| TierError::File { action: "make", path: folder.to_owned(), source })
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|source| TierError::File {
+        action: "make",
+        path: folder.to_owned(),
+        source,
+    })
 }
 
 /// Whole or not at all, and never readable by others meanwhile.

@@ -70,10 +70,23 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_read_as_it_is_written_and_others_are_refused() {
-        for text in ["unix:/run/tier.sock", "unix:tier.sock", "tls:tier.example:8471", "tls:10.0.0.5:8471", "tls:[::1]:1"] {
+        for text in
+            ["unix:/run/tier.sock", "unix:tier.sock", "tls:tier.example:8471", "tls:10.0.0.5:8471", "tls:[::1]:1"]
+        {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
-        for text in ["", "unix:", "tls:", "tls:host", "tls:host:0", "tls:host:70000", "tls::1", "tcp:a:1", "tls:a b:1", "/run/x"] {
+        for text in [
+            "",
+            "unix:",
+            "tls:",
+            "tls:host",
+            "tls:host:0",
+            "tls:host:70000",
+            "tls::1",
+            "tcp:a:1",
+            "tls:a b:1",
+            "/run/x",
+        ] {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
     }

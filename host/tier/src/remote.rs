@@ -76,7 +76,9 @@ impl Remote {
                         let part = EncryptedScores::from_bytes(&part).map_err(lied)?;
                         match scores.as_mut() {
                             None => scores = Some(part),
-                            Some(scores) => scores.append(part).map_err(|_| Failure::Lied("parts of several answers"))?,
+                            Some(scores) => {
+                                scores.append(part).map_err(|_| Failure::Lied("parts of several answers"))?
+                            }
                         }
                     }
                     Reply::End => break,
@@ -250,8 +252,12 @@ impl Failure {
         let collection = collection.clone();
         let asked = |group: u32| expected.iter().any(|expected| expected.group == group);
         match self {
-            Self::Said(Failed::GroupAltered(group)) if asked(group) => InferenceError::GroupAltered { collection, group },
-            Self::Said(Failed::GroupMissing(group)) if asked(group) => InferenceError::GroupMissing { collection, group },
+            Self::Said(Failed::GroupAltered(group)) if asked(group) => {
+                InferenceError::GroupAltered { collection, group }
+            }
+            Self::Said(Failed::GroupMissing(group)) if asked(group) => {
+                InferenceError::GroupMissing { collection, group }
+            }
             Self::Said(Failed::GroupVersion { group, expected, actual }) if asked(group) => {
                 InferenceError::GroupVersion { collection, group, expected, actual }
             }
@@ -401,7 +407,9 @@ impl VectorStore for Remote {
                 }
             }
         };
-        self.connect().and_then(|mut transport| work(&mut transport)).map_err(|failure| failed("write an export", failure))
+        self.connect()
+            .and_then(|mut transport| work(&mut transport))
+            .map_err(|failure| failed("write an export", failure))
     }
 
     fn import(&self, from: &mut dyn Read) -> Result<(), VectorsError> {
@@ -425,7 +433,9 @@ impl VectorStore for Remote {
                 other => Err(unexpected(other)),
             }
         };
-        self.connect().and_then(|mut transport| work(&mut transport)).map_err(|failure| failed("import a store", failure))
+        self.connect()
+            .and_then(|mut transport| work(&mut transport))
+            .map_err(|failure| failed("import a store", failure))
     }
 }
 

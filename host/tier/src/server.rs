@@ -126,7 +126,8 @@ impl TierServer {
             None => return Ok(()),
             Some(Request::Hello { protocol: PROTOCOL }) => peer.send(&Reply::Done)?,
             Some(_) => {
-                let words = format!("this tier speaks version {PROTOCOL} of the protocol; run the same release on both sides");
+                let words =
+                    format!("this tier speaks version {PROTOCOL} of the protocol; run the same release on both sides");
                 return peer.send(&Reply::Failed(Failed::Refused(words)));
             }
         }

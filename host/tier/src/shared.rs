@@ -83,7 +83,12 @@ impl Scorer for Shared {
             for place in missing.drain(..) {
                 match self.owner(&present, collection, expected[place].group) {
                     Some(tier) => shares.entry(tier).or_default().push(place),
-                    None => return Err(last.map_or_else(|| nobody(collection), |failure: Failure| failure.of_scorer(collection, expected))),
+                    None => {
+                        return Err(last.map_or_else(
+                            || nobody(collection),
+                            |failure: Failure| failure.of_scorer(collection, expected),
+                        ));
+                    }
                 }
             }
             for (tier, places, done) in self.score_shares(collection, query, expected, shares) {
@@ -130,7 +135,8 @@ impl Shared {
         let mut shares: Vec<_> = shares.into_iter().collect();
         let Some((tier, places)) = shares.pop() else { return Vec::new() };
         std::thread::scope(|scope| {
-            let others: Vec<_> = shares.into_iter().map(|(tier, places)| scope.spawn(move || one(tier, places))).collect();
+            let others: Vec<_> =
+                shares.into_iter().map(|(tier, places)| scope.spawn(move || one(tier, places))).collect();
             let mut done = vec![one(tier, places)];
             done.extend(others.into_iter().filter_map(|other| other.join().ok()));
             done

@@ -91,10 +91,7 @@ fn roots(folder: &Path) -> Result<RootCertStore, TierError> {
     Ok(roots)
 }
 
-fn own(
-    folder: &Path,
-    name: &str,
-) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TierError> {
+fn own(folder: &Path, name: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TierError> {
     let path = key_file(folder, name);
     let key = PrivateKeyDer::from_pem_file(&path).map_err(|error| pem(&path, &error))?;
     Ok((certificates(&certificate_file(folder, name))?, key))

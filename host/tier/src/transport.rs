@@ -33,7 +33,8 @@ impl Transport {
 
     /// Sends one message.
     pub(crate) fn send(&mut self, message: &impl Serialize) -> Result<(), TierError> {
-        let body = postcard::to_allocvec(message).map_err(|_| TierError::Protocol { what: "what cannot be encoded" })?;
+        let body =
+            postcard::to_allocvec(message).map_err(|_| TierError::Protocol { what: "what cannot be encoded" })?;
         let size = body.len() as u64;
         let length = u32::try_from(body.len()).map_err(|_| TierError::TooLarge { size, limit: u32::MAX.into() })?;
         self.write_all(&length.to_be_bytes())?;

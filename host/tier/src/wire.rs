@@ -22,8 +22,14 @@ pub(crate) const CHUNK: usize = 256 << 10;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    Hello { protocol: u32 },
-    Score { collection: CollectionName, query: ByteBuf, expected: Vec<Expected> },
+    Hello {
+        protocol: u32,
+    },
+    Score {
+        collection: CollectionName,
+        query: ByteBuf,
+        expected: Vec<Expected>,
+    },
     ReserveVersion(CollectionName),
     Apply(CollectionName, Step),
     Version(CollectionName),

@@ -19,7 +19,8 @@ pub trait BackEnd {
 
 /// Runs every rule, and ends in a panic at the first that the back end breaks. `each` is told the rule's name before.
 pub fn check(back_end: &dyn BackEnd, mut each: impl FnMut(&str)) {
-    let rules: [(&str, fn(&dyn BackEnd)); 9] = [
+    type Rule = fn(&dyn BackEnd);
+    let rules: [(&str, Rule); 9] = [
         ("added documents are found by id position and token", added_documents_are_found_by_id_position_and_token),
         ("other collections see nothing", other_collections_see_nothing),
         ("deletion and re ingest leave no trace in the index", deletion_and_re_ingest_leave_no_trace_in_the_index),

@@ -42,7 +42,10 @@ fn serve(options: &ServeOptions, json: bool) -> Result<ExitCode, Failure> {
         (Some(_), Some(folder)) => Some(ServerTls::read(folder, &options.name)?),
         _ => None,
     };
-    let mut left = Confinement { read: vec![PathBuf::from("/proc/self"), PathBuf::from("/sys/fs/cgroup")], ..Confinement::default() };
+    let mut left = Confinement {
+        read: vec![PathBuf::from("/proc/self"), PathBuf::from("/sys/fs/cgroup")],
+        ..Confinement::default()
+    };
     if let Some(folder) = &options.store {
         fs::create_dir_all(folder)
             .map_err(|error| Failure::caused_by(format!("cannot make {}", folder.display()), &error))?;
@@ -94,7 +97,9 @@ fn serve(options: &ServeOptions, json: bool) -> Result<ExitCode, Failure> {
             (Some(listener), Some(tls)) => server.serve_tls(listener, tls),
             _ => Ok(()),
         };
-        done.and_then(|()| over_unix.map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()))))
+        done.and_then(|()| {
+            over_unix.map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())))
+        })
     })
     .map_err(|error| Failure::caused_by("the tier stopped", &error))?;
     Ok(ExitCode::SUCCESS)
@@ -128,7 +133,10 @@ fn authority(command: CaCommand, json: bool) -> Result<ExitCode, Failure> {
     let said = match command {
         CaCommand::Init { folder, name } => {
             Authority::create(&folder, &name)?;
-            format!("The authority is in {}. Keep the folder offline: who holds ca.key can make gates.", folder.display())
+            format!(
+                "The authority is in {}. Keep the folder offline: who holds ca.key can make gates.",
+                folder.display()
+            )
         }
         CaCommand::Issue { ca, gate, tier: _, name, hosts, days, out } => {
             let (role, part) = if gate { (Role::Gate, "gate") } else { (Role::Tier, "tier") };
@@ -139,7 +147,10 @@ fn authority(command: CaCommand, json: bool) -> Result<ExitCode, Failure> {
                     .with_code(2));
             }
             Authority::open(&ca)?.issue(role, &name, &hosts, days, &out)?;
-            format!("{0}/{name}.pem, {0}/{name}.key, {0}/ca.pem, {0}/revoked.pem: {days} days as a {part}", out.display())
+            format!(
+                "{0}/{name}.pem, {0}/{name}.key, {0}/ca.pem, {0}/revoked.pem: {days} days as a {part}",
+                out.display()
+            )
         }
         CaCommand::Revoke { ca, name } => {
             Authority::open(&ca)?.revoke(&name)?;
@@ -179,10 +190,13 @@ fn dial(endpoints: &[Endpoint]) -> Result<ExitCode, Failure> {
         Endpoint::Tls { port, .. } => Some(*port),
         Endpoint::Unix(_) => None,
     });
-    let left = Confinement { connect: ports.collect(), ..Confinement::default() };
+    let read = vec![PathBuf::from("/proc/self")];
+    let mut left = Confinement { read, connect: ports.collect(), ..Confinement::default() };
     let dials_out = !left.connect.is_empty();
-    // Names are looked up in /etc/hosts, or by whatever /etc/nsswitch.conf says.
-    let left = if dials_out { Confinement { read: ["/etc", "/lib", "/usr/lib"].map(PathBuf::from).to_vec(), ..left } } else { left };
+    if dials_out {
+        // Names are looked up in /etc/hosts, or by whatever /etc/nsswitch.conf says.
+        left.read.extend(["/etc", "/lib", "/usr/lib"].map(PathBuf::from));
+    }
     confine(&left).map_err(|error| Failure::caused_by("cannot confine the process that dials", &error))?;
     if !dials_out {
         lock_down(Profile::FullAirGap)

@@ -198,13 +198,13 @@ fn hostile_bytes_end_their_connection_and_no_other() {
     let endpoint = serve(sled(&dir.path().join("store")), &dir.path().join("socket"), limits);
     let hello = [0, 0, 0, 2, 0, 1];
     let mut hostile: Vec<Vec<u8>> = vec![
-        vec![0xff; 64],                                   // a false length
-        [&hello[..], &[0, 0x20, 0, 0]].concat(),          // more than is taken
-        [&hello[..], &[0, 0, 0, 3, 99, 0, 0]].concat(),   // no such message
+        vec![0xff; 64],                                         // a false length
+        [&hello[..], &[0, 0x20, 0, 0]].concat(),                // more than is taken
+        [&hello[..], &[0, 0, 0, 3, 99, 0, 0]].concat(),         // no such message
         [&hello[..], &[0, 0, 0, 4, 2, 2, b'.', b'.']].concat(), // no name of a collection
-        [&hello[..], &[0, 0, 0, 1, 17]].concat(),         // the end of an import that did not begin
-        vec![0, 0, 0, 1, 12],                             // before the greeting
-        vec![0, 0, 0, 2, 0, 9],                           // another version
+        [&hello[..], &[0, 0, 0, 1, 17]].concat(),               // the end of an import that did not begin
+        vec![0, 0, 0, 1, 12],                                   // before the greeting
+        vec![0, 0, 0, 2, 0, 9],                                 // another version
     ];
     // Lists and strings that claim more than is there.
     hostile.push([&hello[..], &[0, 0, 0, 7, 11, 1, b'a', 0xff, 0xff, 0xff, 0x7f]].concat());
