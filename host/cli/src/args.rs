@@ -93,6 +93,12 @@ pub struct InitOptions {
     /// A `site.toml` to start from; without it, a documented example is written.
     #[arg(long)]
     pub config: Option<PathBuf>,
+    /// The custodians who found the site: asked before its keys are made, and from then on.
+    #[arg(long, requires = "approval", requires = "config", value_name = "FILE")]
+    pub roster: Option<PathBuf>,
+    /// Their approval (operation found), whose subject is the digest of the file given with --config.
+    #[arg(long, requires = "roster", value_name = "FILE")]
+    pub approval: Option<PathBuf>,
     /// The PKCS#11 module that holds the keys; without it, the embedded software token.
     #[arg(long)]
     pub module: Option<PathBuf>,
@@ -297,7 +303,10 @@ pub enum AuditCommand {
         archive: PathBuf,
     },
     /// Make a new signing key in the token and hand the log over to it.
-    RotateKey,
+    RotateKey {
+        #[command(flatten)]
+        consent: crate::keys::Consent,
+    },
 }
 
 /// Which records to print. A record must meet every option.

@@ -59,10 +59,11 @@ pub fn run(site: &Path, command: AuditCommand, json: bool) -> Result<ExitCode, F
                 ),
             )
         }
-        AuditCommand::RotateKey => {
+        AuditCommand::RotateKey { consent } => {
             environment::prepare(site)?;
             environment::lock_down()?;
-            let key = casemate_gate::rotate_log_key(site, &environment::officer())?;
+            let by = environment::officer();
+            let key = casemate_gate::rotate_log_key(site, &consent.officer(&by)?)?;
             answer(
                 json,
                 &serde_json::json!({ "log-key": key }),

@@ -1,7 +1,6 @@
 //! `casemate custodian`: what custodians, and those who ask them for something, do at a terminal.
 
 pub mod args;
-mod heads;
 mod token;
 
 use std::fs;
@@ -11,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use casemate_custody::{
-    AuditHead, Card, Custodian, Envelope, HsmToken, Nonce, QuorumBackend, Roster, Statement, StatementFormat,
+    AuditHead, Card, Custodian, Envelope, HsmToken, Nonce, NonceFile, Operation, QuorumBackend, Roster, Statement, StatementFormat,
     SystemEntropy, UnixTime, Verifier, files,
 };
-use casemate_gate::SiteConfig;
+use casemate_gate::{Founding, Gate, Officer, SiteConfig};
 use casemate_hsm::{KeyClass, KeyId, Module, Pin};
 use casemate_types::{Digest, Profile};
 use zeroize::Zeroizing;
@@ -22,7 +21,7 @@ use zeroize::Zeroizing;
 use crate::failure::{Failure, code};
 use crate::{environment, init, output};
 use args::{CustodianCommand, RequestOptions, RosterCommand, TierName, TokenOptions};
-pub use heads::SiteLog;
+pub use casemate_gate::SiteLog;
 
 pub fn run(site: &Path, command: CustodianCommand, json: bool) -> Result<ExitCode, Failure> {
     match command {
@@ -41,18 +40,21 @@ pub fn run(site: &Path, command: CustodianCommand, json: bool) -> Result<ExitCod
         CustodianCommand::Request(options) => request(site, &options, json),
         CustodianCommand::Approve { statement, name, token, pin_file, yes, roster, module } => {
             let roster = read_roster(site, roster.as_deref())?;
-            let custodian = roster.custodian(&name)?;
+            let custodian = roster.signer(&name)?;
             let mut envelope = Envelope::parse(&files::read(&statement)?)?;
             let wanted: Statement = envelope.document()?;
             if wanted.roster != roster.digest() {
                 return Err(Failure::new("this statement is for another roster").with_code(code::VERIFICATION));
             }
             show(&wanted, &envelope.digest());
-            if custodian.is_requester(&wanted.requester) {
-                return Err(Failure::new(format!(
-                    "{name} asks for this, and the requester's signature does not count"
-                ))
-                .hint("have another custodian sign"));
+            let asks = custodian.is_requester(&wanted.requester);
+            if !asks && roster.custodian(&name).is_err() {
+                return Err(Failure::new(format!("{name} may ask and not approve, and somebody else asks for this"))
+                    .hint("have a custodian sign")
+                    .with_code(code::VERIFICATION));
+            }
+            if asks {
+                eprintln!("\n{name} asks for this: the signature proves it, and does not count as an approval.");
             }
             confirm(yes, &custodian.name.to_string())?;
             let module = load(&module)?;
@@ -60,10 +62,15 @@ pub fn run(site: &Path, command: CustodianCommand, json: bool) -> Result<ExitCod
             HsmToken::open(module, &token, &pin)?.sign_envelope(custodian, &mut envelope)?;
             files::replace(&statement, &envelope.to_bytes()?)?;
             let signatures = envelope.signatures().len();
+            let asking = roster.asking(&wanted.requester).map(|one| one.signing.key_id());
+            let approvals = envelope.signatures().iter().filter(|one| Some(one.keyid) != asking).count();
             if json {
-                output::json(&serde_json::json!({ "signed-by": name, "signatures": signatures }))?;
+                output::json(&serde_json::json!({
+                    "signed-by": name, "signatures": signatures, "approvals": approvals, "as-requester": asks,
+                }))?;
             } else {
-                output::line(&format!("\nSigned by {name}. Signatures: {signatures} of {}.", roster.threshold()))?;
+                let threshold = roster.threshold();
+                output::line(&format!("\nSigned by {name}. Approvals: {approvals} of {threshold}."))?;
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -75,16 +82,37 @@ pub fn run(site: &Path, command: CustodianCommand, json: bool) -> Result<ExitCod
             let profile = profile.map_or_else(|| SiteConfig::read(site).map(|config| config.profile), Ok)?;
             let verifier = verifier(&roster, profile, tier.into());
             let signed = verifier.inspect(&envelope, now()?, &log)?;
+            let used = uses(site, signed.document())?;
+            let allowed = signed.document().grant.as_ref().map_or(1, |grant| grant.uses);
+            let left = allowed.saturating_sub(u32::try_from(used.len()).unwrap_or(u32::MAX));
+            if left == 0 {
+                return Err(Failure::new(format!(
+                    "statement {} was used {}",
+                    signed.document().nonce,
+                    used.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+                ))
+                .hint("an approval is good for as many uses as it says; have a new one signed")
+                .with_code(code::VERIFICATION));
+            }
             if json {
                 output::json(&serde_json::json!({
                     "verified": true, "statement": signed.document(), "approvers": signed.signers(), "digest": signed.digest(),
+                    "requester-signed": signed.requester().is_some(), "used": used, "uses-left": left,
                 }))?;
             } else {
                 show(signed.document(), &signed.digest());
                 let names: Vec<_> = signed.signers().iter().map(|signer| signer.name.as_str()).collect();
                 output::line(&format!(
-                    "\nApproved by {}. It would be accepted now, if it was not used yet.",
-                    names.join(" and ")
+                    "\nApproved by {}; {}. It would be accepted now: {left} of {allowed} uses are left{}.",
+                    names.join(" and "),
+                    match signed.requester() {
+                        Some(requester) => format!("{} signed as the requester", requester.name),
+                        None => "the requester's name is a claim".to_owned(),
+                    },
+                    match used.last() {
+                        Some(last) => format!(", the last one {last}"),
+                        None => String::new(),
+                    }
                 ))?;
             }
             Ok(ExitCode::SUCCESS)
@@ -102,21 +130,39 @@ pub fn run(site: &Path, command: CustodianCommand, json: bool) -> Result<ExitCod
 
 fn roster(site: &Path, command: RosterCommand, json: bool) -> Result<ExitCode, Failure> {
     match command {
-        RosterCommand::Build { cards, threshold, epoch, site_name, out } => {
-            let custodians = cards
-                .iter()
-                .map(|path| Card::open(&files::read(path)?).map_err(|error| Failure::from(error).about(path)))
-                .collect::<Result<Vec<_>, Failure>>()?;
+        RosterCommand::Build { cards, requesters, threshold, epoch, site_name, out } => {
+            let open = |paths: &[PathBuf]| {
+                let card = |path: &PathBuf| {
+                    Card::open(&files::read(path)?).map_err(|error| Failure::from(error).about(path))
+                };
+                paths.iter().map(card).collect::<Result<Vec<_>, Failure>>()
+            };
+            let (custodians, requesters) = (open(&cards)?, open(&requesters)?);
             let name = match site_name {
                 Some(name) => name,
                 None => SiteConfig::read(site)?.name,
             };
-            let roster = Roster::new(&name, epoch, threshold, custodians)?;
+            let roster = Roster::with_requesters(&name, epoch, threshold, custodians, requesters)?;
             if let Some(parent) = out.parent() {
                 fs::create_dir_all(parent)
                     .map_err(|error| Failure::caused_by(format!("cannot create {}", parent.display()), &error))?;
             }
             files::write_new(&out, &roster.to_bytes()?)?;
+            show_roster(&roster, json)
+        }
+        RosterCommand::Adopt { roster, approval } => {
+            let roster = read_roster(site, roster.as_deref())?;
+            token::begin_ledger(site, None)?;
+            environment::prepare(site)?;
+            environment::lock_down()?;
+            let by = environment::officer();
+            let officer = Officer { name: &by, approval: approval.as_deref().map(read_envelope).transpose()? };
+            let changed = Gate::open_without_plugins(site)?.adopt_roster(&officer, &roster)?;
+            if json {
+                output::json(&serde_json::json!({ "adopted": roster.digest(), "epoch": roster.epoch(), "changed": changed }))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            output::line("From now on these custodians are asked before a key is made, issued, replaced or destroyed.")?;
             show_roster(&roster, json)
         }
         RosterCommand::Show { roster } => show_roster(&read_roster(site, roster.as_deref())?, json),
@@ -137,7 +183,7 @@ fn show_roster(roster: &Roster, json: bool) -> Result<ExitCode, Failure> {
     if json {
         output::json(&serde_json::json!({
             "site": roster.site(), "epoch": roster.epoch(), "threshold": roster.threshold(), "digest": roster.digest(),
-            "custodians": roster.custodians(),
+            "custodians": roster.custodians(), "requesters": roster.requesters(),
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -149,7 +195,12 @@ fn show_roster(roster: &Roster, json: bool) -> Result<ExitCode, Failure> {
         roster.custodians().len(),
         roster.digest()
     ))?;
-    show_custodians(roster.custodians(), json)
+    show_custodians(roster.custodians(), json)?;
+    if !roster.requesters().is_empty() {
+        output::line("They are asked by, besides each other:")?;
+        show_custodians(roster.requesters(), json)?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn show_custodians(custodians: &[Custodian], json: bool) -> Result<ExitCode, Failure> {
@@ -171,13 +222,17 @@ fn show_custodians(custodians: &[Custodian], json: bool) -> Result<ExitCode, Fai
 }
 
 fn request(site: &Path, options: &RequestOptions, json: bool) -> Result<ExitCode, Failure> {
-    environment::require_site(site)?;
     let roster = read_roster(site, options.roster.as_deref())?;
     let wrong = |what: &str| Failure::new(format!("{what} cannot be read")).with_code(2);
     let key: Option<KeyId> = options.key.as_deref().map(str::parse).transpose().map_err(|_| wrong("--key"))?;
     let class = |text: &str| serde_json::from_value::<KeyClass>(text.into()).map_err(|_| wrong("--class"));
-    let log = SiteLog::open(site)?;
-    let (size, root) = log.head();
+    // A site that is to be founded has no log yet.
+    let (size, root) = if options.operation == Operation::Found {
+        Founding::head()
+    } else {
+        environment::require_site(site)?;
+        SiteLog::open(site)?.head()
+    };
     let mut nonce = [0; 16];
     casemate_custody::Entropy::fill(&mut SystemEntropy, &mut nonce)?;
     let seconds = |time: jiff::Timestamp| UnixTime(u64::try_from(time.as_second()).unwrap_or(0));
@@ -190,11 +245,13 @@ fn request(site: &Path, options: &RequestOptions, json: bool) -> Result<ExitCode
         epoch: roster.epoch(),
         key,
         class: options.class.as_deref().map(class).transpose()?,
+        name: options.name.clone(),
         version: options.version,
         tokens: options.tokens.clone(),
         template: options.template,
-        subject: options.subject,
+        subject: options.subject()?,
         until: options.until.map(seconds),
+        grant: options.grant.grant(options.operation)?,
         reason: options.reason.clone(),
         requester: options.requester.clone(),
         nonce: Nonce::from_random(nonce),
@@ -213,12 +270,31 @@ fn request(site: &Path, options: &RequestOptions, json: bool) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
+/// When a statement was used, as the site's ledger has it.
+fn uses(site: &Path, statement: &Statement) -> Result<Vec<String>, Failure> {
+    let path = nonces(site);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let said = |at: &Option<UnixTime>| match at {
+        Some(at) => format!("on {}", date(*at)),
+        None => "at a time that was not noted".to_owned(),
+    };
+    Ok(NonceFile::open(&path)?.uses(&statement.nonce).iter().map(said).collect())
+}
+
+pub fn read_envelope(path: &Path) -> Result<Envelope, Failure> {
+    let parsed = files::read(path).and_then(|bytes| Envelope::parse(&bytes));
+    parsed.map_err(|error| Failure::from(error).about(path))
+}
+
+fn date(time: UnixTime) -> String {
+    let second = i64::try_from(time.0).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(second).map_or_else(|_| time.to_string(), |time| time.to_string())
+}
+
 /// One screen: everything that is signed.
 fn show(statement: &Statement, digest: &Digest) {
-    let date = |time: UnixTime| {
-        let second = i64::try_from(time.0).unwrap_or(i64::MAX);
-        jiff::Timestamp::from_second(second).map_or_else(|_| time.to_string(), |time| time.to_string())
-    };
     let text = statement.to_string().replace('\n', "\n  ");
     let until = statement.until.map_or_else(String::new, |until| format!("\n  enabled until {}", date(until)));
     eprintln!(

@@ -2,12 +2,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use casemate_gate::SiteConfig;
+use casemate_gate::{Founding, SiteConfig};
 use casemate_hsm::probe::Outcome;
 
 use crate::args::InitOptions;
 use crate::failure::Failure;
-use crate::{environment, output};
+use crate::{custodian, environment, output};
 
 const EXAMPLE: &str = include_str!("site.example.toml");
 const SOFTHSM: &str = "libsofthsm2.so";
@@ -19,6 +19,13 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
         Some(path) => fs::read_to_string(path)
             .map_err(|error| Failure::caused_by(format!("cannot read {}", path.display()), &error))?,
         None => example(options)?,
+    };
+    let founding = match (&options.roster, &options.approval) {
+        (Some(roster), Some(approval)) => {
+            let roster = custodian::read_roster(site, Some(roster))?;
+            Some(Founding { roster, approval: custodian::read_envelope(approval)? })
+        }
+        _ => None,
     };
     casemate_gate::prepare(site, &config_toml)?;
     let config = SiteConfig::read(site)?;
@@ -32,7 +39,7 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
             let _ = output::line(&format!("  {step}"));
         }
     };
-    let created = casemate_gate::create(site, &config, &approvers, &progress)?;
+    let created = casemate_gate::create(site, &config, &approvers, founding.as_ref(), &progress)?;
     if json {
         output::json(&serde_json::json!({
             "site": site,

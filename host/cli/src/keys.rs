@@ -3,11 +3,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use casemate_gate::{CompartmentRule, Gate, GateError, Issued, KeyList, UserConfig, UserStatus};
+use casemate_gate::{CompartmentRule, Gate, GateError, Issued, KeyList, Officer, UserConfig, UserStatus};
 use casemate_types::{CompartmentName, Level, UserName};
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
+use crate::custodian::read_envelope;
 use crate::failure::Failure;
 use crate::{environment, output};
 
@@ -29,6 +30,8 @@ pub enum KeysCommand {
         name: UserName,
         #[command(flatten)]
         attributes: Attributes,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Issue a key for the attributes that site.toml gives a user now; the old key ends.
     ///
@@ -43,6 +46,8 @@ pub enum KeysCommand {
         /// Issue first keys to all users of site.toml who have none.
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// End a user's key for good and take the user out of site.toml; open sessions end.
     ///
@@ -60,6 +65,8 @@ pub enum KeysCommand {
     RenewCredential {
         /// The user.
         name: UserName,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Make the keys of a compartment, and add its rule to site.toml.
     ///
@@ -70,7 +77,23 @@ pub enum KeysCommand {
         name: CompartmentName,
         #[command(flatten)]
         rule: Rule,
+        #[command(flatten)]
+        consent: Consent,
     },
+}
+
+/// What the custodians agreed to.
+#[derive(Args)]
+pub struct Consent {
+    /// A statement that the site's custodians signed. Without it, one in custody/approvals that fits is used.
+    #[arg(long, value_name = "FILE")]
+    pub approval: Option<PathBuf>,
+}
+
+impl Consent {
+    pub fn officer<'a>(&self, name: &'a str) -> Result<Officer<'a>, Failure> {
+        Ok(Officer { name, approval: self.approval.as_deref().map(read_envelope).transpose()? })
+    }
 }
 
 /// Who a user is.
@@ -117,13 +140,16 @@ pub fn run(site: &Path, command: KeysCommand, json: bool) -> Result<ExitCode, Fa
     let gate = Gate::open_without_plugins(site)?;
     match command {
         KeysCommand::List => list(&gate.key_list()?, json),
-        KeysCommand::AddUser { name, attributes } => print(&[gate.add_user(&by, &name, &attributes.into())?], json),
-        KeysCommand::Issue { all: true, .. } => print(&gate.issue_missing(&by)?, json),
-        KeysCommand::Issue { name: Some(name), credential, .. } => {
+        KeysCommand::AddUser { name, attributes, consent } => {
+            print(&[gate.add_user(&consent.officer(&by)?, &name, &attributes.into())?], json)
+        }
+        KeysCommand::Issue { all: true, consent, .. } => print(&gate.issue_missing(&consent.officer(&by)?)?, json),
+        KeysCommand::Issue { name: Some(name), credential, consent, .. } => {
+            let officer = consent.officer(&by)?;
             let path = credential.unwrap_or_else(|| site.join(format!("users/{name}.token")));
             // A user without a key has no credential either; the gate knows which of them this is.
             let text = fs::read_to_string(&path).map(Zeroizing::new).ok();
-            let issued = gate.issue_key(&by, &name, text.as_ref().map(|text| text.trim())).map_err(|error| {
+            let issued = gate.issue_key(&officer, &name, text.as_ref().map(|text| text.trim())).map_err(|error| {
                 let hint = format!("name the file of {name}'s credential with --credential; for a lost one `casemate keys renew-credential {name}`");
                 match error {
                     GateError::Unauthenticated => Failure::from(error).hint(hint),
@@ -133,9 +159,11 @@ pub fn run(site: &Path, command: KeysCommand, json: bool) -> Result<ExitCode, Fa
             print(&[issued], json)
         }
         KeysCommand::Issue { .. } => Err(Failure::new("name a user, or --all").with_code(2)),
-        KeysCommand::RenewCredential { name } => print(&[gate.renew_credential(&by, &name)?], json),
-        KeysCommand::AddCompartment { name, rule } => {
-            let users = gate.add_compartment(&by, &name, rule.into_rule().as_ref())?;
+        KeysCommand::RenewCredential { name, consent } => {
+            print(&[gate.renew_credential(&consent.officer(&by)?, &name)?], json)
+        }
+        KeysCommand::AddCompartment { name, rule, consent } => {
+            let users = gate.add_compartment(&consent.officer(&by)?, &name, rule.into_rule().as_ref())?;
             if json {
                 output::json(&serde_json::json!({ "compartment": name, "satisfied-by": users }))?;
             } else {

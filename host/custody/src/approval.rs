@@ -12,7 +12,7 @@ use crate::envelope::{Envelope, Signed, Signer};
 use crate::ledger::NonceLedger;
 use crate::quorum::QuorumBackend;
 use crate::roster::Roster;
-use crate::statement::{AuditHead, Operation, Statement};
+use crate::statement::{AuditHead, MAX_VALIDITY_SECONDS, Operation, Statement};
 use crate::text::{TokenSerial, UnixTime};
 
 /// A clock may stand this much behind the log's last record, in seconds: records and statements round differently.
@@ -70,7 +70,8 @@ impl Verifier<'_> {
     /// One per defect: as [`Signed::verify`]; [`CustodyError::RequesterApproved`], [`CustodyError::OtherSite`],
     /// [`CustodyError::OtherRoster`], [`CustodyError::NotYetValid`], [`CustodyError::Expired`], [`CustodyError::ClockBehind`],
     /// [`CustodyError::ForeignHead`], [`CustodyError::StaleHead`], [`CustodyError::RecordMissing`], [`CustodyError::TierTooLow`],
-    /// [`CustodyError::Replayed`].
+    /// [`CustodyError::RequesterUnproven`], [`CustodyError::RequesterUnknown`], [`CustodyError::Replayed`],
+    /// [`CustodyError::UsedUp`].
     pub fn approve(
         &self,
         envelope: &Envelope,
@@ -79,10 +80,12 @@ impl Verifier<'_> {
         ledger: &mut dyn NonceLedger,
     ) -> Result<Approved<Statement>, CustodyError> {
         let signed = self.inspect(envelope, now, heads)?;
-        let (statement, approvers, digest) = signed.into_parts();
+        let (statement, approvers, requester, digest) = signed.into_parts();
+        let uses = statement.grant.as_ref().map_or(1, |grant| grant.uses);
         // Last, because it cannot be undone.
-        ledger.spend(&statement.nonce, &digest)?;
-        Ok(Approved { document: statement, approvers, digest, tier: self.tier, at: now })
+        let used = ledger.spend(&statement.nonce, &digest, uses, now)?;
+        let requester_proven = requester.is_some();
+        Ok(Approved { document: statement, approvers, requester_proven, used, digest, tier: self.tier, at: now })
     }
 
     /// The same checks without spending the nonce: whether the statement would be approved now, if it has not been used.
@@ -109,9 +112,27 @@ impl Verifier<'_> {
         }
         let signed: Signed<Statement> = Signed::verify(envelope, self.roster)?;
         let statement = signed.document();
+        self.check_requester(&signed)?;
         self.check_time(statement, now, heads)?;
-        self.check_head(&statement.audit_head, now, heads)?;
+        // A grant may stand as long as a statement can be good; it has an expiry and a count of its own.
+        let age = if statement.grant.is_some() { MAX_VALIDITY_SECONDS } else { self.max_head_age };
+        self.check_head(&statement.audit_head, now, heads, age)?;
         Ok(signed)
+    }
+
+    /// A name is a claim until its owner signs. Who is on the roster can sign, and has to; a stranger's name is taken, and recorded as
+    /// a claim, only where nobody is listed who may ask and the profile promises nothing.
+    fn check_requester(&self, signed: &Signed<Statement>) -> Result<(), CustodyError> {
+        let requester = signed.document().requester.clone();
+        let strict = matches!(self.profile, Profile::Enterprise | Profile::Government);
+        match (self.roster.asking(&requester), signed.requester()) {
+            (Some(_), Some(_)) => Ok(()),
+            (Some(_), None) => Err(CustodyError::RequesterUnproven { requester }),
+            (None, _) if strict || !self.roster.requesters().is_empty() => {
+                Err(CustodyError::RequesterUnknown { requester })
+            }
+            (None, _) => Ok(()),
+        }
     }
 
     fn check_time(&self, statement: &Statement, now: UnixTime, heads: &dyn AuditHeads) -> Result<(), CustodyError> {
@@ -131,7 +152,13 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn check_head(&self, head: &AuditHead, now: UnixTime, heads: &dyn AuditHeads) -> Result<(), CustodyError> {
+    fn check_head(
+        &self,
+        head: &AuditHead,
+        now: UnixTime,
+        heads: &dyn AuditHeads,
+        allowed: u64,
+    ) -> Result<(), CustodyError> {
         if heads.root_at(head.size)? != Some(head.root) {
             return Err(CustodyError::ForeignHead { size: head.size });
         }
@@ -140,8 +167,8 @@ impl Verifier<'_> {
         }
         // A head is outdated from the moment the log grew beyond it. A head of which nobody can tell is not fresh.
         let outdated = heads.time_of(head.size)?.ok_or(CustodyError::RecordMissing { index: head.size })?;
-        if now.0.saturating_sub(outdated.0) > self.max_head_age {
-            return Err(CustodyError::StaleHead { size: head.size, allowed: self.max_head_age });
+        if now.0.saturating_sub(outdated.0) > allowed {
+            return Err(CustodyError::StaleHead { size: head.size, allowed });
         }
         Ok(())
     }
@@ -154,6 +181,8 @@ impl Verifier<'_> {
 pub struct Approved<T> {
     document: T,
     approvers: Vec<Signer>,
+    requester_proven: bool,
+    used: u32,
     digest: Digest,
     tier: QuorumBackend,
     at: UnixTime,
@@ -173,6 +202,16 @@ impl Approved<Statement> {
     /// By what means two people were needed.
     pub fn tier(&self) -> QuorumBackend {
         self.tier
+    }
+
+    /// Whether the requester signed, so that the name is no mere claim.
+    pub fn requester_proven(&self) -> bool {
+        self.requester_proven
+    }
+
+    /// Which use of the approval this is, from 1.
+    pub fn used(&self) -> u32 {
+        self.used
     }
 
     /// When it was verified.
@@ -248,6 +287,8 @@ impl Approved<Statement> {
             statement: &self.document,
             digest: self.digest,
             approvers: &self.approvers,
+            requester_proven: self.requester_proven,
+            used: self.used,
             tier: self.tier,
             verified_at: self.at,
         }
@@ -265,6 +306,10 @@ pub struct ApprovalRecord<'a> {
     pub digest: Digest,
     /// Who approved.
     pub approvers: &'a [Signer],
+    /// Whether the requester signed.
+    pub requester_proven: bool,
+    /// Which use of it this is, from 1.
+    pub used: u32,
     /// By what means two people were needed.
     pub tier: QuorumBackend,
     /// When it was verified.

@@ -162,6 +162,7 @@ pub struct Signer {
 pub struct Signed<T> {
     document: T,
     signers: Vec<Signer>,
+    requester: Option<Signer>,
     digest: Digest,
 }
 
@@ -175,8 +176,11 @@ impl<T: Document> Signed<T> {
     pub fn verify(envelope: &Envelope, roster: &Roster) -> Result<Self, CustodyError> {
         let document: T = envelope.document()?;
         let mut signers: Vec<Signer> = Vec::new();
+        let asks = document.requester().and_then(|requester| roster.asking(requester));
         for signature in envelope.signatures() {
-            let custodian = roster.custodians().iter().find(|custodian| custodian.signing.key_id() == signature.keyid);
+            // Of those who only ask, nobody but who asked here has anything to sign.
+            let mut expected = roster.custodians().iter().chain(asks);
+            let custodian = expected.find(|custodian| custodian.signing.key_id() == signature.keyid);
             let custodian = custodian.ok_or(CustodyError::Stranger { key: signature.keyid })?;
             if signers.iter().any(|signer| signer.name == custodian.name) {
                 return Err(CustodyError::SignedTwice { name: custodian.name.clone() });
@@ -187,20 +191,24 @@ impl<T: Document> Signed<T> {
             let Custodian { name, person, token_serial, .. } = custodian.clone();
             signers.push(Signer { name, person, token_serial });
         }
+        // Whoever asks as `bo` is not another one than `bo`, person `p-2`.
+        let is_requester = |signer: &Signer| {
+            document.requester().is_some_and(|requester| requester.is(&signer.name, &signer.person))
+        };
         let signed = signers.len();
-        if let Some(requester) = document.requester() {
-            // Whoever asks as `bo` is not another one than `bo`, person `p-2`.
-            signers.retain(|signer| !requester.is(&signer.name, &signer.person));
-        }
+        let requester = signers.iter().position(is_requester).map(|position| signers.remove(position));
+        // A name and a person can be two people.
+        signers.retain(|signer| !is_requester(signer));
         let wanted = roster.threshold();
+        let custodian_asked = requester.as_ref().is_some_and(|one| roster.custodian(&one.name).is_ok());
         if signers.len() < wanted {
-            return Err(if signed >= wanted {
+            return Err(if signed >= wanted && custodian_asked {
                 CustodyError::RequesterApproved { wanted }
             } else {
                 CustodyError::TooFewSignatures { found: signers.len(), wanted }
             });
         }
-        Ok(Self { document, signers, digest: envelope.digest() })
+        Ok(Self { document, signers, requester, digest: envelope.digest() })
     }
 
     /// What was signed.
@@ -213,12 +221,17 @@ impl<T: Document> Signed<T> {
         &self.signers
     }
 
+    /// Who asked, if this person signed: the proof that it was this person.
+    pub fn requester(&self) -> Option<&Signer> {
+        self.requester.as_ref()
+    }
+
     /// SHA-256 of the signed payload.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    pub(crate) fn into_parts(self) -> (T, Vec<Signer>, Digest) {
-        (self.document, self.signers, self.digest)
+    pub(crate) fn into_parts(self) -> (T, Vec<Signer>, Option<Signer>, Digest) {
+        (self.document, self.signers, self.requester, self.digest)
     }
 }

@@ -5,7 +5,7 @@ use casemate_types::{Digest, Profile, UserName};
 
 use crate::quorum::QuorumBackend;
 use crate::statement::{Nonce, Operation};
-use crate::text::UnixTime;
+use crate::text::{PersonId, UnixTime};
 
 /// Why custody refused. No message holds a PIN, a share or a secret.
 #[derive(Debug, thiserror::Error)]
@@ -188,6 +188,14 @@ pub enum CustodyError {
         /// Its nonce.
         nonce: Nonce,
     },
+    /// A standing approval was used as often as it allows.
+    #[error("approve: statement {nonce} was used {uses} times, as often as it allows; have a new one signed")]
+    UsedUp {
+        /// Its nonce.
+        nonce: Nonce,
+        /// How often it could be used.
+        uses: u32,
+    },
     /// A record whose time decides is not at hand.
     #[error(
         "approve: record {index} of the audit log, whose time decides, is missing or in an archive; have a new statement signed"
@@ -195,6 +203,27 @@ pub enum CustodyError {
     RecordMissing {
         /// Its index.
         index: u64,
+    },
+    /// What is to be done goes beyond what was granted.
+    #[error("approve: the {what} goes beyond what the custodians granted; have a statement signed that names it")]
+    BeyondGrant {
+        /// In what.
+        what: &'static str,
+    },
+    /// Nothing shows that the named requester asked.
+    #[error(
+        "approve: `{requester}` is named as requester and did not sign; sign the request with \
+         `casemate custodian approve FILE --as NAME`, which does not count as an approval"
+    )]
+    RequesterUnproven {
+        /// Who is named.
+        requester: PersonId,
+    },
+    /// The requester is on no roster.
+    #[error("approve: the requester `{requester}` is neither a custodian nor a requester of the roster")]
+    RequesterUnknown {
+        /// Who is named.
+        requester: PersonId,
     },
     /// Enough signatures, but one of them is the requester's.
     #[error("approve: the requester's own signature does not count; {wanted} other custodians have to sign")]

@@ -48,6 +48,6 @@ pub use rotation::{
     Stage, counted,
 };
 pub use shares::{Collector, OpenShare, SealedShare, SecretKind, ShareSet, SplitOf, split};
-pub use statement::{AuditHead, MAX_VALIDITY_SECONDS, Nonce, Operation, Statement, StatementFormat};
+pub use statement::{AuditHead, Grant, MAX_USES, MAX_VALIDITY_SECONDS, Nonce, Operation, Statement, StatementFormat};
 pub use text::{PersonId, TokenSerial, UnixTime};
 pub use token::{CustodianToken, HsmToken, serial_of};

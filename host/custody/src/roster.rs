@@ -101,6 +101,9 @@ struct RosterFile {
     epoch: u64,
     threshold: u8,
     custodians: Vec<Custodian>,
+    /// Who else may ask for an operation. Their signatures never count as approvals.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    requesters: Vec<Custodian>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,8 +118,22 @@ impl Roster {
     /// # Errors
     /// As [`Roster::parse`].
     pub fn new(site: &str, epoch: u64, threshold: u8, custodians: Vec<Custodian>) -> Result<Self, CustodyError> {
+        Self::with_requesters(site, epoch, threshold, custodians, Vec::new())
+    }
+
+    /// As [`Roster::new`], with people who may ask for operations and approve none. They are enrolled like custodians.
+    ///
+    /// # Errors
+    /// As [`Roster::parse`].
+    pub fn with_requesters(
+        site: &str,
+        epoch: u64,
+        threshold: u8,
+        custodians: Vec<Custodian>,
+        requesters: Vec<Custodian>,
+    ) -> Result<Self, CustodyError> {
         let format = RosterFormat::One;
-        Self::checked(RosterFile { format, site: site.to_owned(), epoch, threshold, custodians })
+        Self::checked(RosterFile { format, site: site.to_owned(), epoch, threshold, custodians, requesters })
     }
 
     /// Reads a roster. Unknown members are errors.
@@ -163,6 +180,29 @@ impl Roster {
         &self.file.custodians
     }
 
+    /// Those who may ask and not approve, in the order of the file.
+    pub fn requesters(&self) -> &[Custodian] {
+        &self.file.requesters
+    }
+
+    /// Whoever of this name may sign: a custodian, or a requester.
+    ///
+    /// # Errors
+    /// [`CustodyError::NoSuchCustodian`].
+    pub fn signer(&self, name: &UserName) -> Result<&Custodian, CustodyError> {
+        let found = self.everybody().find(|one| one.name == *name);
+        found.ok_or_else(|| CustodyError::NoSuchCustodian { name: name.clone() })
+    }
+
+    /// Who is meant by a requester, by person or by name.
+    pub fn asking(&self, requester: &PersonId) -> Option<&Custodian> {
+        self.everybody().find(|one| one.is_requester(requester))
+    }
+
+    fn everybody(&self) -> impl Iterator<Item = &Custodian> {
+        self.file.custodians.iter().chain(&self.file.requesters)
+    }
+
     /// The custodian of this name.
     ///
     /// # Errors
@@ -180,15 +220,16 @@ impl Roster {
     fn checked(file: RosterFile) -> Result<Self, CustodyError> {
         check_words("a site's name (no control characters, at most 128 bytes)", &file.site, 128)?;
         let count = file.custodians.len();
-        if usize::from(file.threshold) < 2 || usize::from(file.threshold) > count || count > MAX_CUSTODIANS {
+        if usize::from(file.threshold) < 2 || usize::from(file.threshold) > count || count > MAX_CUSTODIANS || file.requesters.len() > MAX_CUSTODIANS {
             return Err(CustodyError::Threshold { threshold: file.threshold, custodians: count });
         }
         if file.epoch == 0 || file.epoch > json::MAX_INTEGER {
             return Err(CustodyError::malformed("a roster", "its epoch is not 1 or more"));
         }
-        for (position, one) in file.custodians.iter().enumerate() {
+        let everybody = || file.custodians.iter().chain(&file.requesters);
+        for (position, one) in everybody().enumerate() {
             one.check()?;
-            for other in file.custodians.iter().take(position) {
+            for other in everybody().take(position) {
                 if let Some(what) = shared(one, other) {
                     let names = [other.name.clone(), one.name.clone()];
                     return Err(CustodyError::NotDistinct { what, names });

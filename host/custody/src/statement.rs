@@ -1,10 +1,11 @@
 //! What custodians approve: one operation on one key, on named tokens, within a time, at a state of the audit log.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
 use casemate_hsm::{KeyClass, KeyId};
-use casemate_types::Digest;
+use casemate_types::{CompartmentName, Digest, Level, UserName};
 use serde::{Deserialize, Serialize};
 
 use crate::envelope::Document;
@@ -53,10 +54,14 @@ operations! {
     Escrow = "escrow", true;
     /// Give a custodian's share another form or place.
     ExportShare = "export-share", true;
+    /// Make a site with the keys that its `site.toml` asks for; `subject` is that file's digest.
+    Found = "found", false;
     /// Make a key.
     Generate = "generate", false;
     /// Wrap a key for a user.
     Issue = "issue", true;
+    /// Issue keys to users, as far and as often as the statement's `grant` reaches.
+    IssueUser = "issue-user", false;
     /// Open the custody token once, and give it new PINs.
     OpenCustody = "open-custody", false;
     /// Use a key or an HSM again that was stopped.
@@ -151,6 +156,9 @@ pub struct Statement {
     pub key: Option<KeyId>,
     /// The class of that key, or of the key to be made.
     pub class: Option<KeyClass>,
+    /// What the key is called at the site, such as `compartment/legal`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The version of that key, counted from 1.
     pub version: Option<u32>,
     /// The tokens on which it is to be done, by serial number.
@@ -161,9 +169,12 @@ pub struct Statement {
     pub subject: Option<Digest>,
     /// Until when what is enabled stays enabled.
     pub until: Option<UnixTime>,
+    /// How far an approval to issue users' keys reaches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<Grant>,
     /// Why, in words.
     pub reason: String,
-    /// Who asks for it. This person's signature does not count.
+    /// Who asks for it. This person's signature shows that it was this person, and does not count as approval.
     pub requester: PersonId,
     /// Makes this approval good for once.
     pub nonce: Nonce,
@@ -173,6 +184,69 @@ pub struct Statement {
     pub not_before: UnixTime,
     /// Not good from this time on.
     pub expires: UnixTime,
+}
+
+/// A standing approval is for a batch of users, not for everybody for ever.
+pub const MAX_USES: u32 = 10_000;
+
+/// How far an approval to issue users' keys reaches: at most these attributes and compartments, for so many keys. With a
+/// user and one use it is the approval of one key; otherwise it stands until it expires or is used up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Grant {
+    /// For this user alone.
+    pub user: Option<UserName>,
+    /// The highest clearance.
+    pub clearance: Level,
+    /// Roles that a user may have.
+    pub roles: BTreeSet<String>,
+    /// Groups that a user may be in.
+    pub groups: BTreeSet<String>,
+    /// Departments that a user may be in.
+    pub departments: BTreeSet<String>,
+    /// Compartments that a key may open.
+    pub compartments: BTreeSet<CompartmentName>,
+    /// How many keys may be issued on it.
+    pub uses: u32,
+}
+
+impl Grant {
+    /// What of `wanted` goes beyond this grant; `None` if nothing does. `uses` is not compared.
+    pub fn exceeded_by(&self, wanted: &Self) -> Option<&'static str> {
+        if self.user.is_some() && self.user != wanted.user {
+            Some("user")
+        } else if wanted.clearance > self.clearance {
+            Some("clearance")
+        } else if !wanted.roles.is_subset(&self.roles) {
+            Some("role")
+        } else if !wanted.groups.is_subset(&self.groups) {
+            Some("group")
+        } else if !wanted.departments.is_subset(&self.departments) {
+            Some("department")
+        } else if !wanted.compartments.is_subset(&self.compartments) {
+            Some("compartment")
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |names: Vec<&str>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let words = |names: &BTreeSet<String>| list(names.iter().map(String::as_str).collect());
+        let user = self.user.as_ref().map_or("any user", UserName::as_str);
+        write!(
+            f,
+            "{} keys at most, {user}; clearance up to {}; roles {}; groups {}; departments {}; compartments {}",
+            self.uses,
+            self.clearance,
+            words(&self.roles),
+            words(&self.groups),
+            words(&self.departments),
+            list(self.compartments.iter().map(CompartmentName::as_str).collect()),
+        )
+    }
 }
 
 /// The version of the statement's format.
@@ -197,14 +271,28 @@ impl Document for Statement {
         if self.operation == Operation::Generate && self.class.is_none() {
             return Err(bad("it has to name the class of the key to be made"));
         }
-        let about = matches!(self.operation, Operation::Ceremony | Operation::ChangeRoster);
+        let about = matches!(self.operation, Operation::Ceremony | Operation::ChangeRoster | Operation::Found);
         if about && self.subject.is_none() {
-            return Err(bad("it has to name the digest of the plan or the new roster as its subject"));
+            return Err(bad("it has to name the digest of the plan, the new roster or site.toml as its subject"));
         }
         if (self.operation == Operation::EnableLegacy) != self.until.is_some() {
             return Err(bad("`until` belongs to enable-legacy, and to it alone"));
         }
-        let on_tokens = self.operation != Operation::ChangeRoster;
+        if (self.operation == Operation::IssueUser) != self.grant.is_some() {
+            return Err(bad("`grant` belongs to issue-user, and to it alone"));
+        }
+        if self.grant.as_ref().is_some_and(|grant| !(1..=MAX_USES).contains(&grant.uses)) {
+            return Err(bad("a grant is good for 1 to 10,000 uses"));
+        }
+        if let Some(grant) = &self.grant {
+            for name in grant.roles.iter().chain(&grant.groups).chain(&grant.departments) {
+                check_words("a role, group or department (one line of visible text, at most 128 bytes)", name, 128)?;
+            }
+        }
+        if let Some(name) = &self.name {
+            check_words("a key's name (one line of visible text, at most 128 bytes)", name, 128)?;
+        }
+        let on_tokens = !matches!(self.operation, Operation::ChangeRoster | Operation::Found);
         if (on_tokens && self.tokens.is_empty()) || self.tokens.len() > 16 {
             return Err(bad("it has to name 1 to 16 tokens"));
         }
@@ -237,6 +325,9 @@ impl fmt::Display for Statement {
         if let Some(class) = self.class {
             writeln!(f, "class         {class}")?;
         }
+        if let Some(name) = &self.name {
+            writeln!(f, "name          {name}")?;
+        }
         if let Some(version) = self.version {
             writeln!(f, "version       {version}")?;
         }
@@ -249,6 +340,9 @@ impl fmt::Display for Statement {
         }
         if let Some(until) = self.until {
             writeln!(f, "until         {until}")?;
+        }
+        if let Some(grant) = &self.grant {
+            writeln!(f, "grant         {grant}")?;
         }
         writeln!(f, "reason        {}", self.reason)?;
         writeln!(f, "requester     {} (does not count as approver)", self.requester)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use casemate_audit::{WitnessKey, WitnessLink, WitnessOptions};
 use casemate_hsm::{Alphabet, HsmError, Role};
 use casemate_tier::Endpoint;
-use casemate_types::{Claims, CompartmentName, Level, PluginName, Profile, UserName};
+use casemate_types::{Claims, CompartmentName, Digest, Level, PluginName, Profile, UserName};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;
@@ -413,6 +413,19 @@ impl WitnessConfig {
 }
 
 impl CompartmentRule {
+    /// SHA-256 of the rule, which an approval names as its subject: `{clearance}`, then roles, groups and departments, each on a line of
+    /// its own after the kind and a space, in the order of the alphabet.
+    pub fn digest(&self) -> Digest {
+        let mut text = format!("clearance {}\n", self.clearance);
+        for (kind, names) in [("role", &self.roles), ("group", &self.groups), ("department", &self.departments)] {
+            for name in names {
+                // Quoted, so that no name looks like two lines.
+                text.push_str(&format!("{kind} {name:?}\n"));
+            }
+        }
+        Digest::of(text.as_bytes())
+    }
+
     /// Whether a user satisfies every listed kind.
     pub fn admits(&self, user: &UserConfig) -> bool {
         let kinds = [(&self.roles, &user.roles), (&self.groups, &user.groups), (&self.departments, &user.departments)];

@@ -43,7 +43,7 @@ impl Gate {
             return refuse(format!("it is of generation {}, and {FLOOR} is gone", state.generation));
         }
         // Until its first change a site has nothing to destroy.
-        if state.generation > 0 || !state.keys_tag.is_empty() || !state.doomed.is_empty() {
+        if state.generation > 0 || !state.keys_tag.is_empty() || !state.doomed.is_empty() || state.custody.is_some() {
             let tag = self.keyring.mac(&self.tokens_key(state)?, &covered(state)?)?;
             if aws_lc_rs::constant_time::verify_slices_are_equal(&tag, &state.keys_tag).is_err() {
                 return refuse("its lists of keys were altered".to_owned());
@@ -98,6 +98,11 @@ fn in_force(state: &SiteState) -> impl Iterator<Item = &KeyRef> {
 /// What the tag covers.
 fn covered(state: &SiteState) -> Result<Vec<u8>, GateError> {
     let compartments: BTreeMap<_, _> = state.compartments.iter().map(|(name, held)| (name, &held.key)).collect();
-    let fields = serde_json::to_vec(&(state.generation, &state.doomed, &state.keys, compartments)).map_err(store)?;
-    Ok([b"casemate/state-keys/1".as_slice(), &fields].concat())
+    let fields = (state.generation, &state.doomed, &state.keys, compartments);
+    // The second form cannot be taken for the first, so nobody takes the custodians out of a file and keeps its tag.
+    let (context, fields) = match &state.custody {
+        None => (b"casemate/state-keys/1".as_slice(), serde_json::to_vec(&fields)),
+        Some(custody) => (b"casemate/state-keys/2".as_slice(), serde_json::to_vec(&(fields, custody))),
+    };
+    Ok([context, &fields.map_err(store)?].concat())
 }

@@ -30,6 +30,12 @@ pub enum GateError {
     /// The combining expression is wrong.
     #[error("site.toml: `combining`: {0}")]
     Combining(String),
+    /// Custodians have to be asked, and what is there does not show that they agreed.
+    #[error("{0}")]
+    Consent(String),
+    /// An approval was refused.
+    #[error("custody: {0}")]
+    Custody(#[from] casemate_custody::CustodyError),
     /// A file of the site is malformed.
     #[error("{path}: {problem}")]
     Config {
@@ -192,7 +198,7 @@ impl GateError {
             Self::Below { reason, .. } => reason.clone(),
             Self::NotLoaded { .. } => Reason::no_plugin(),
             Self::Ingest(_) | Self::KeyOffice(_) | Self::Question(_) => Reason::bad_request(),
-            Self::SessionEnded | Self::Unauthenticated => Reason::unauthenticated(),
+            Self::Consent(_) | Self::Custody(_) | Self::SessionEnded | Self::Unauthenticated => Reason::unauthenticated(),
             _ => Reason::capability_failed(),
         }
     }

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::GateError;
 use crate::config::SiteConfig;
+use crate::consent::{Consent, Founding, strict};
 use crate::journal::{key_operation, user_key_operation};
 use crate::probing;
 use crate::session::{SECRETS, compartment_aad};
@@ -72,16 +73,26 @@ pub fn create(
     site: &Path,
     config: &SiteConfig,
     approvers: &[&str],
+    founding: Option<&Founding>,
     progress: &dyn Fn(&str),
 ) -> Result<Created, GateError> {
     if site.join("state.json").exists() {
         return Err(GateError::SiteExists { path: site.to_owned() });
     }
+    // Before the token is touched: what is initialised cannot be taken back.
+    let consent = founding.map(|founding| founding.consent(site, &config.name, config.profile)).transpose()?;
     let primary = Prepared::make(site, config, Role::Primary, progress)?;
     let backup = match &config.hsm.backup {
         Some(_) => Some(Prepared::make(site, config, Role::Backup, progress)?),
         None => None,
     };
+    if consent.is_none() && strict(config.profile) {
+        return Err(GateError::Consent(format!(
+            "profile `{}` makes no key without two custodians: `casemate init --roster FILE --approval FILE`",
+            config.profile
+        )));
+    }
+    let (consent, custody) = consent.map_or((Consent::Alone, None), |(consent, roster)| (consent, Some(roster)));
     let prints = [Some(&primary), backup.as_ref()].into_iter().flatten().map(Prepared::print);
     let mut state = SiteState {
         format: STATE_FORMAT,
@@ -97,6 +108,7 @@ pub fn create(
         generation: 0,
         keys_tag: Vec::new(),
         manifest_signer: None,
+        custody,
         cmvp_floor: None,
     };
     let mut made = Made { keys: Vec::new(), progress };
@@ -142,9 +154,16 @@ pub fn create(
         path: site.join("log.vkey"),
         source,
     })?;
+    if let Some(event) = consent.event() {
+        journal.record_blocking(event)?;
+    }
+    let who = match &consent {
+        Consent::Alone => "rehearsal: one person, no custody".to_owned(),
+        approved => format!("rehearsal, because PINs lie in the site's folder; founded by {}", approved.by("init")),
+    };
     journal.record_blocking(Event::Site {
         action: "initialised".to_owned(),
-        detail: format!("rehearsal: one person, no custody; token {} {}", primary.token.model, primary.token.serial),
+        detail: format!("{who}; token {} {}", primary.token.model, primary.token.serial),
     })?;
     for prepared in [Some(&primary), backup.as_ref()].into_iter().flatten() {
         journal.record_blocking(probing::event(&prepared.report, &prepared.judgement))?;

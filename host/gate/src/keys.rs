@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
 
+use casemate_custody::{CustodyError, Grant, Operation};
 use casemate_hsm::{HsmError, KeyClass, KeyRef};
 use casemate_types::{CompartmentName, Digest, UserName};
 use serde::Serialize;
@@ -17,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::GateError;
 use crate::config::{CompartmentRule, SiteConfig, UserConfig};
+use crate::consent::{Consent, Desk, Officer, Wanted};
 use crate::doomed::WRAPPING_LABEL;
 use crate::journal::officer_operation;
 use crate::policy_file;
@@ -123,8 +125,8 @@ impl Gate {
     ///
     /// # Errors
     /// [`GateError::KeyOffice`] for a user who is there with a key or with other attributes; as the token answers.
-    pub fn add_user(&self, by: &str, name: &UserName, attributes: &UserConfig) -> Result<Issued, GateError> {
-        let mut office = self.office(by)?;
+    pub fn add_user(&self, by: &Officer<'_>, name: &UserName, attributes: &UserConfig) -> Result<Issued, GateError> {
+        let mut office = self.office(by.name)?;
         if let Some(held) = office.config.users.get(name) {
             // A command that was cut off between policy file and state is finished by the same command.
             if held != attributes || office.state.users.contains_key(name) {
@@ -138,6 +140,7 @@ impl Gate {
                 "`{name}` holds a key and is not in site.toml; `casemate keys revoke {name}` first"
             )));
         }
+        office.ask_to_issue(by, [(name, attributes)])?;
         office.recorded("add-user", Some(name), |office| {
             office.set_policy(policy_file::add_user(&self.dir, name, attributes)?);
             office.issue(name, None)
@@ -150,8 +153,8 @@ impl Gate {
     /// # Errors
     /// [`GateError::KeyOffice`] for somebody who is not in the policy file, [`GateError::Unauthenticated`] for a wrong credential;
     /// as the token answers.
-    pub fn issue_key(&self, by: &str, name: &UserName, credential: Option<&str>) -> Result<Issued, GateError> {
-        let mut office = self.office(by)?;
+    pub fn issue_key(&self, by: &Officer<'_>, name: &UserName, credential: Option<&str>) -> Result<Issued, GateError> {
+        let mut office = self.office(by.name)?;
         office.known(name)?;
         let held = office.state.users.get(name);
         if held.is_some_and(|held| credential.map(|text| Digest::of(text.as_bytes())) != Some(held.credential)) {
@@ -159,6 +162,7 @@ impl Gate {
         }
         office.check_entry(name)?;
         let kept = held.and(credential);
+        office.ask_to_issue_known(by, std::slice::from_ref(name))?;
         office.recorded("issue", Some(name), |office| office.issue(name, kept))
     }
 
@@ -166,8 +170,8 @@ impl Gate {
     ///
     /// # Errors
     /// As [`Gate::issue_key`]; then nobody got one.
-    pub fn issue_missing(&self, by: &str) -> Result<Vec<Issued>, GateError> {
-        let mut office = self.office(by)?;
+    pub fn issue_missing(&self, by: &Officer<'_>) -> Result<Vec<Issued>, GateError> {
+        let mut office = self.office(by.name)?;
         let without = |office: &Office<'_>| {
             let state = &office.state;
             office.config.users.keys().filter(|name| !state.users.contains_key(*name)).cloned().collect::<Vec<_>>()
@@ -176,6 +180,7 @@ impl Gate {
         if names.is_empty() {
             return Ok(Vec::new());
         }
+        office.ask_to_issue_known(by, &names)?;
         office.recorded_all("issue", |office| office.issue_all(&names))
     }
 
@@ -183,8 +188,8 @@ impl Gate {
     ///
     /// # Errors
     /// [`GateError::AttributesChanged`] when the policy file says something else than the key; as the token answers.
-    pub fn renew_credential(&self, by: &str, name: &UserName) -> Result<Issued, GateError> {
-        let mut office = self.office(by)?;
+    pub fn renew_credential(&self, by: &Officer<'_>, name: &UserName) -> Result<Issued, GateError> {
+        let mut office = self.office(by.name)?;
         office.known(name)?;
         let held = office.state.users.get(name);
         let held =
@@ -195,6 +200,7 @@ impl Gate {
         {
             return Err(GateError::AttributesChanged { user: name.clone() });
         }
+        office.ask_to_issue_known(by, std::slice::from_ref(name))?;
         office.recorded("renew-credential", Some(name), |office| office.issue(name, None))
     }
 
@@ -226,11 +232,11 @@ impl Gate {
     /// [`GateError::KeyOffice`] for a compartment that has keys, or that the file knows otherwise; as the token answers.
     pub fn add_compartment(
         &self,
-        by: &str,
+        by: &Officer<'_>,
         name: &CompartmentName,
         rule: Option<&CompartmentRule>,
     ) -> Result<Vec<UserName>, GateError> {
-        let mut office = self.office(by)?;
+        let mut office = self.office(by.name)?;
         let refuse = |why: String| Err(GateError::KeyOffice(why));
         if office.state.compartments.contains_key(name) {
             return refuse(format!("compartment `{name}` has its keys already"));
@@ -252,6 +258,14 @@ impl Gate {
         if write.is_some_and(|rule| rule.roles.is_empty() && rule.groups.is_empty() && rule.departments.is_empty()) {
             return refuse(format!("nobody would belong to `{name}`: name a role, a group or a department"));
         }
+        let rule = write.or_else(|| office.config.compartments.get(name));
+        let wanted = Wanted {
+            class: Some(KeyClass::Compartment),
+            name: Some(format!("compartment/{name}")),
+            subject: rule.map(CompartmentRule::digest),
+            ..Wanted::default()
+        };
+        office.ask(by, Operation::Generate, &wanted)?;
         office.recorded("add-compartment", None, |office| {
             if let Some(rule) = write {
                 office.set_policy(policy_file::add_compartment(&self.dir, name, rule)?);
@@ -281,13 +295,14 @@ impl Gate {
         }
     }
 
-    fn office(&self, by: &str) -> Result<Office<'_>, GateError> {
+    pub(crate) fn office(&self, by: &str) -> Result<Office<'_>, GateError> {
         let exclusive = self.lock_office();
         let mut office = Office {
             gate: self,
             by: by.to_owned(),
             config: SiteConfig::read(&self.dir)?,
             state: (*self.state()).clone(),
+            granted: BTreeMap::new(),
             _exclusive: exclusive,
         };
         self.check_keys(&office.state)?;
@@ -299,11 +314,13 @@ impl Gate {
 }
 
 /// One operation: what it changes becomes real with a commit.
-struct Office<'a> {
+pub(crate) struct Office<'a> {
     gate: &'a Gate,
     by: String,
     config: SiteConfig,
     state: SiteState,
+    /// What custodians granted, by user.
+    granted: BTreeMap<UserName, Grant>,
     _exclusive: MutexGuard<'a, ()>,
 }
 
@@ -314,6 +331,53 @@ struct Epoch {
 }
 
 impl Office<'_> {
+    /// Asks the custodians to agree to an operation, and notes that they did.
+    pub(crate) fn ask(&mut self, by: &Officer<'_>, operation: Operation, wanted: &Wanted) -> Result<(), GateError> {
+        let desk = self.gate.desk(by, self.gate.keyring.serials())?;
+        self.ask_at(desk, by, operation, wanted).map(drop)
+    }
+
+    fn ask_at(
+        &mut self,
+        desk: Option<Desk>,
+        by: &Officer<'_>,
+        operation: Operation,
+        wanted: &Wanted,
+    ) -> Result<(Option<Desk>, Consent), GateError> {
+        let Some(mut desk) = desk else { return Ok((None, Consent::Alone)) };
+        let consent = desk.ask(operation, wanted)?;
+        if let Some(event) = consent.event() {
+            self.gate.journal.record_blocking(event)?;
+        }
+        self.by = consent.by(by.name);
+        Ok((Some(desk), consent))
+    }
+
+    /// As [`Office::ask`], for the keys of these users, of whom each is one use of a grant.
+    fn ask_to_issue<'u>(
+        &mut self,
+        by: &Officer<'_>,
+        users: impl IntoIterator<Item = (&'u UserName, &'u UserConfig)>,
+    ) -> Result<(), GateError> {
+        let mut desk = self.gate.desk(by, self.gate.keyring.serials())?;
+        for (name, attributes) in users {
+            let grant = grant(name, attributes, self.config.compartments_of(attributes));
+            let wanted = Wanted { grant: Some(grant), ..Wanted::default() };
+            let (kept, consent) = self.ask_at(desk, by, Operation::IssueUser, &wanted)?;
+            if let Some(grant) = consent.grant() {
+                self.granted.insert(name.clone(), grant.clone());
+            }
+            desk = kept;
+        }
+        Ok(())
+    }
+
+    /// As [`Office::ask_to_issue`], for users of the policy file.
+    fn ask_to_issue_known(&mut self, by: &Officer<'_>, names: &[UserName]) -> Result<(), GateError> {
+        let users = self.config.users.clone();
+        self.ask_to_issue(by, names.iter().filter_map(|name| Some((name, users.get(name)?))))
+    }
+
     fn known(&self, name: &UserName) -> Result<(), GateError> {
         if self.config.users.contains_key(name) {
             return Ok(());
@@ -443,6 +507,12 @@ impl Office<'_> {
         };
         let held = user_key::issue(&issuer, (name, version), &attributes, credential)?;
         let compartments = held.compartments.clone();
+        // The file was read again since the custodians were asked; a rule may have been changed meanwhile.
+        if let Some(granted) = self.granted.get(name)
+            && let Some(what) = granted.exceeded_by(&grant(name, &attributes, compartments.clone()))
+        {
+            return Err(CustodyError::BeyondGrant { what }.into());
+        }
         self.state.issued = version;
         self.state.users.insert(name.clone(), held);
         let lost = before.unwrap_or_default().difference(&compartments).cloned().collect();
@@ -510,6 +580,12 @@ impl Office<'_> {
         self.gate.set_policy(config.clone());
         self.config = config;
     }
+}
+
+/// What one user's key takes of a grant.
+fn grant(name: &UserName, attributes: &UserConfig, compartments: BTreeSet<CompartmentName>) -> Grant {
+    let UserConfig { clearance, roles, groups, departments } = attributes.clone();
+    Grant { user: Some(name.clone()), clearance, roles, groups, departments, compartments, uses: 1 }
 }
 
 /// Where a credential lies until its state is committed.

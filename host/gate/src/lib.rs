@@ -22,6 +22,7 @@ mod collection;
 mod combine;
 mod config;
 mod doomed;
+mod consent;
 mod error;
 mod fips;
 mod ingest;
@@ -41,6 +42,7 @@ mod search;
 mod services;
 mod session;
 mod site;
+mod site_log;
 mod state;
 mod user_key;
 mod vault;
@@ -54,6 +56,7 @@ pub use config::{
     AuditConfig, BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, FipsConfig, HsmConfig,
     InferenceConfig, MemorySize, Mode, PolicyEntry, SearchConfig, SiteConfig, UserConfig, WitnessConfig,
 };
+pub use consent::{AdoptedRoster, Founding, Officer, approvals_path, ledger_path, roster_path};
 pub use error::GateError;
 pub use fips::{FipsOverrides, fips_status, install_snapshot, signatures_path, snapshot_path};
 pub use ingest::{Document, Ingested};
@@ -65,6 +68,7 @@ pub use revocations::ask_to_revoke;
 pub use rotation::rotate_log_key;
 pub use session::Session;
 pub use site::{Active, Gate, pair_status};
+pub use site_log::SiteLog;
 pub use state::{STATE_FORMAT, SiteKey, SiteState};
 
 use casemate_types::DecisionId;

@@ -5,9 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use casemate_audit::{AuditError, Record, VerifyError};
+use casemate_custody::Operation;
 use casemate_hsm::{KeyClass, KeyRef};
 
 use crate::config::SiteConfig;
+use crate::consent::{Consent, Desk, Officer, Wanted};
 use crate::journal::{HsmSigner, officer_operation};
 use crate::site::{Gate, lock, log_options};
 use crate::state::{SiteKey, SiteState, write_private};
@@ -25,7 +27,7 @@ const NEXT: &str = "log.next-key";
 ///
 /// # Errors
 /// As at any opening of the site: a token that was not probed, or that the profile does not admit, is not used.
-pub fn rotate_log_key(dir: &Path, by: &str) -> Result<String, GateError> {
+pub fn rotate_log_key(dir: &Path, officer: &Officer<'_>) -> Result<String, GateError> {
     let lock = lock(dir)?;
     let config = SiteConfig::read(dir)?;
     let state = SiteState::read(dir)?;
@@ -36,6 +38,17 @@ pub fn rotate_log_key(dir: &Path, by: &str) -> Result<String, GateError> {
     }
     let keyring = Vault::open(dir, &config, &state, true)?;
     let old = state.key(SiteKey::Audit)?.clone();
+    let site = (config.name.as_str(), config.profile);
+    let consent = match Desk::open(dir, site, &state, keyring.serials(), officer.approval.clone())? {
+        // In force already, and approved before that.
+        _ if in_force(dir, &old)? => Consent::Alone,
+        None => Consent::Alone,
+        Some(mut desk) => {
+            let (key, class) = (Some(old.id), Some(old.class));
+            desk.ask(Operation::Rotate, &Wanted { key, class, ..Wanted::default() })?
+        }
+    };
+    let by = &consent.by(officer.name);
     let next = next_key(dir, &keyring)?;
     let new = Arc::new(signer(&keyring, keyring.find(&next)?)?);
     if next.id == old.id {
@@ -45,10 +58,11 @@ pub fn rotate_log_key(dir: &Path, by: &str) -> Result<String, GateError> {
     let signer = Arc::new(signer(&keyring, keyring.find(&old)?)?);
 
     let options = log_options(dir, &config)?;
-    let announced = vec![
+    let announced = consent.event().into_iter().chain([
         officer_operation(&next, "generate", None, None, by, "ok"),
         officer_operation(&old, "rotate", None, None, by, "begun"),
-    ];
+    ]);
+    let announced = announced.collect();
     let (site, rehearsal) = (config.name.clone(), state.rehearsal);
     let record = |event, time_ms| {
         let v = casemate_audit::record::VERSION;
@@ -83,16 +97,30 @@ fn finish(dir: &Path, verifier_key: &str) -> Result<String, GateError> {
     Ok(verifier_key.to_owned())
 }
 
+/// Whether the key that a rotation made is the one in force, so that only the end of it is left.
+fn in_force(dir: &Path, held: &KeyRef) -> Result<bool, GateError> {
+    Ok(dir.join(NEXT).exists() && read_next(dir)?.is_some_and(|next| next.id == held.id))
+}
+
 fn next_key(dir: &Path, keyring: &Vault) -> Result<KeyRef, GateError> {
+    if let Some(key) = read_next(dir)? {
+        return Ok(key);
+    }
     let path = dir.join(NEXT);
-    let problem = |error: serde_json::Error| GateError::Config { path: path.clone(), problem: error.to_string() };
+    let key = keyring.generate(KeyClass::AuditSigning, "site/audit")?;
+    let bytes = serde_json::to_vec(&key)
+        .map_err(|error| GateError::Config { path: path.clone(), problem: error.to_string() })?;
+    write_private(&path, &bytes)?;
+    Ok(key)
+}
+
+fn read_next(dir: &Path) -> Result<Option<KeyRef>, GateError> {
+    let path = dir.join(NEXT);
     match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(problem),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let key = keyring.generate(KeyClass::AuditSigning, "site/audit")?;
-            write_private(&path, &serde_json::to_vec(&key).map_err(problem)?)?;
-            Ok(key)
-        }
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| GateError::Config { path, problem: error.to_string() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(GateError::Io { action: "read", path, source }),
     }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::GateError;
 use crate::config::UserConfig;
+use crate::consent::AdoptedRoster;
 
 /// The version of the file's format that this code reads and writes.
 pub const STATE_FORMAT: u32 = 2;
@@ -52,6 +53,9 @@ pub struct SiteState {
     /// Ed25519 public key that signs the manifests of the site's pair of tokens; none for a site with one token.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "hex_option")]
     pub manifest_signer: Option<[u8; 32]>,
+    /// The custodians who are asked before anything is done with a key; none for a site of one person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custody: Option<AdoptedRoster>,
     /// Date of the newest list of certificates that this site has accepted.
     pub cmvp_floor: Option<jiff::civil::Date>,
 }

@@ -394,6 +394,18 @@ impl Vault {
         }
     }
 
+    /// Serial numbers of the site's tokens.
+    pub fn serials(&self) -> Vec<String> {
+        match &self.0 {
+            Tokens::One(ring) => vec![ring.serial().to_owned()],
+            Tokens::Two(two) => {
+                let manifest = two.pair.manifest();
+                let held = manifest.manifest();
+                vec![held.primary.clone(), held.backup.clone()]
+            }
+        }
+    }
+
     /// Whether the token answers and has its keys, or one of the pair's does.
     ///
     /// # Errors

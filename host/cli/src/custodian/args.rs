@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use casemate_custody::{Operation, PersonId, TokenSerial};
-use casemate_types::{Digest, Profile, UserName};
+use casemate_custody::{Grant, Operation, PersonId, TokenSerial};
+use casemate_gate::CompartmentRule;
+use casemate_types::{CompartmentName, Digest, Level, Profile, UserName};
 use clap::{Args, Subcommand, ValueEnum};
+
+use crate::failure::Failure;
 
 /// Where a PKCS#11 token is. PINs are asked for at the terminal, or read from files; never given as arguments.
 #[derive(Args)]
@@ -125,6 +128,9 @@ pub enum RosterCommand {
         /// The cards.
         #[arg(required = true)]
         cards: Vec<PathBuf>,
+        /// The card of somebody who may ask for operations and approve none. May be repeated.
+        #[arg(long = "requester", value_name = "CARD")]
+        requesters: Vec<PathBuf>,
         /// How many custodians an operation needs; at least 2.
         #[arg(long, default_value_t = 2)]
         threshold: u8,
@@ -137,6 +143,17 @@ pub enum RosterCommand {
         /// The roster to write.
         #[arg(long)]
         out: PathBuf,
+    },
+    /// Make the site ask these custodians from now on, before any key is made, issued, replaced or destroyed.
+    ///
+    /// The first roster is adopted by one person: compare its digest with the custodians before. A later one needs the approval of
+    /// the one in force: `custodian request --operation change-roster --subject DIGEST`.
+    Adopt {
+        /// The roster; `custody/roster.json` of the site otherwise.
+        roster: Option<PathBuf>,
+        /// The approval (operation change-roster); not for the first roster.
+        #[arg(long)]
+        approval: Option<PathBuf>,
     },
     /// Print a roster and its digest.
     Show {
@@ -155,8 +172,8 @@ pub enum RosterCommand {
 
 #[derive(Args)]
 pub struct RequestOptions {
-    /// What is to be done: ceremony, change-roster, destroy, enable-legacy, escrow, export-share, generate, issue,
-    /// open-custody, re-enable, recover, replicate, revoke, rotate or rotate-emergency.
+    /// What is to be done: ceremony, change-roster, destroy, enable-legacy, escrow, export-share, found, generate, issue,
+    /// issue-user, open-custody, re-enable, recover, replicate, revoke, rotate or rotate-emergency.
     #[arg(long)]
     pub operation: Operation,
     /// The serial number of a token on which it is to be done. May be repeated.
@@ -168,6 +185,9 @@ pub struct RequestOptions {
     /// The key's class, such as fpe-ff1.
     #[arg(long)]
     pub class: Option<String>,
+    /// What the key is called at the site, such as compartment/legal.
+    #[arg(long)]
+    pub name: Option<String>,
     /// The key's version.
     #[arg(long)]
     pub version: Option<u32>,
@@ -177,13 +197,18 @@ pub struct RequestOptions {
     /// Digest of what else it is about: a plan, a new roster, a package.
     #[arg(long)]
     pub subject: Option<Digest>,
+    /// A file whose digest is the subject, such as site.toml with operation found.
+    #[arg(long, conflicts_with = "subject", value_name = "FILE")]
+    pub subject_of: Option<PathBuf>,
+    #[command(flatten)]
+    pub grant: GrantOptions,
     /// With enable-legacy: until when, such as 2027-01-31T00:00:00Z.
     #[arg(long)]
     pub until: Option<jiff::Timestamp>,
     /// Why, in one line.
     #[arg(long)]
     pub reason: String,
-    /// Who asks for it; this person's signature does not count.
+    /// Who asks for it: signs the statement too, which proves the request and does not count as an approval.
     #[arg(long)]
     pub requester: PersonId,
     /// From when on it is good; now otherwise.
@@ -198,6 +223,76 @@ pub struct RequestOptions {
     /// The statement to write.
     #[arg(long)]
     pub out: PathBuf,
+}
+
+impl RequestOptions {
+    pub fn subject(&self) -> Result<Option<Digest>, Failure> {
+        match (&self.subject_of, &self.operation) {
+            (Some(path), _) => Ok(Some(Digest::of(&casemate_custody::files::read(path)?))),
+            // The rule of a compartment to be made.
+            (None, Operation::Generate) if self.subject.is_none() => self.grant.rule().map(|rule| Some(rule.digest())),
+            (None, _) => Ok(self.subject),
+        }
+    }
+}
+
+/// How far an approval to issue users' keys reaches, or the rule of a compartment that is to be made.
+#[derive(Args)]
+pub struct GrantOptions {
+    /// With issue-user: for this user alone.
+    #[arg(long, value_name = "USER")]
+    r#for: Option<UserName>,
+    /// With issue-user: the highest clearance. With generate: the lowest clearance that the compartment's rule admits.
+    #[arg(long, value_name = "LEVEL")]
+    clearance: Option<Level>,
+    /// A role that users may have, or that the compartment's rule asks for. May be repeated, or separated by commas.
+    #[arg(long = "role", value_name = "ROLE", value_delimiter = ',')]
+    roles: Vec<String>,
+    /// A group, likewise.
+    #[arg(long = "group", value_name = "GROUP", value_delimiter = ',')]
+    groups: Vec<String>,
+    /// A department, likewise.
+    #[arg(long = "department", value_name = "DEPARTMENT", value_delimiter = ',')]
+    departments: Vec<String>,
+    /// With issue-user: a compartment that the keys may open. May be repeated, or separated by commas.
+    #[arg(long = "compartment", value_name = "COMPARTMENT", value_delimiter = ',')]
+    compartments: Vec<CompartmentName>,
+    /// With issue-user: how many keys may be issued on it.
+    #[arg(long, default_value_t = 1)]
+    uses: u32,
+}
+
+impl GrantOptions {
+    pub fn grant(&self, operation: Operation) -> Result<Option<Grant>, Failure> {
+        if operation != Operation::IssueUser {
+            return Ok(None);
+        }
+        let clearance = self.clearance.ok_or_else(|| Failure::new("issue-user needs --clearance").with_code(2))?;
+        let set = |names: &[String]| names.iter().cloned().collect();
+        Ok(Some(Grant {
+            user: self.r#for.clone(),
+            clearance,
+            roles: set(&self.roles),
+            groups: set(&self.groups),
+            departments: set(&self.departments),
+            compartments: self.compartments.iter().cloned().collect(),
+            uses: self.uses,
+        }))
+    }
+
+    fn rule(&self) -> Result<CompartmentRule, Failure> {
+        let clearance = self.clearance.ok_or_else(|| {
+            Failure::new("generate needs the compartment's rule: --clearance, and --role, --group or --department, or --subject")
+                .with_code(2)
+        })?;
+        let set = |names: &[String]| names.iter().cloned().collect();
+        Ok(CompartmentRule {
+            clearance,
+            roles: set(&self.roles),
+            groups: set(&self.groups),
+            departments: set(&self.departments),
+        })
+    }
 }
 
 #[derive(Subcommand)]

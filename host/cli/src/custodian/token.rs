@@ -30,7 +30,7 @@ const TIER: QuorumBackend = QuorumBackend::SplitPackageAndPin;
 pub fn run(site: &Path, command: CustodyTokenCommand, json: bool) -> Result<ExitCode, Failure> {
     match command {
         CustodyTokenCommand::Init { custody } => {
-            begin_ledger(site, &custody)?;
+            begin_ledger(site, Some(&folder(site, &custody)))?;
             let recorder = child(site, &custody, "record", |command| {
                 command.arg("--first");
             })?;
@@ -53,12 +53,12 @@ pub fn run(site: &Path, command: CustodyTokenCommand, json: bool) -> Result<Exit
 }
 
 /// Begins the ledger of used approvals. Not where there must have been one: approvals that were used could be used again.
-fn begin_ledger(site: &Path, custody: &CustodyOptions) -> Result<(), Failure> {
+pub fn begin_ledger(site: &Path, other: Option<&Path>) -> Result<(), Failure> {
     if nonces(site).exists() {
         return Ok(());
     }
     let known = has_generations(&site.join("custody/token"))?
-        || has_generations(&folder(site, custody))?
+        || other.map_or(Ok(false), has_generations)?
         || log_tells_of_custody(site)?;
     if known {
         return Err(Failure::new(format!(

@@ -32,8 +32,8 @@ impl AuditHeads for Hours {
 struct Ledger;
 
 impl NonceLedger for Ledger {
-    fn spend(&mut self, _: &Nonce, _: &Digest) -> Result<(), CustodyError> {
-        Ok(())
+    fn spend(&mut self, _: &Nonce, _: &Digest, _: u32, _: UnixTime) -> Result<u32, CustodyError> {
+        Ok(1)
     }
 }
 

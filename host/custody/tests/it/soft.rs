@@ -87,8 +87,14 @@ pub fn custodians() -> Vec<Custodian> {
     people()[..3].iter().map(|soft| soft.custodian.clone()).collect()
 }
 
+/// Asks for everything, and approves nothing.
+pub fn rita() -> &'static Soft {
+    static RITA: OnceLock<Soft> = OnceLock::new();
+    RITA.get_or_init(|| Soft::new("rita", 77))
+}
+
 pub fn roster() -> Roster {
-    Roster::new(SITE, 1, 2, custodians()).unwrap()
+    Roster::with_requesters(SITE, 1, 2, custodians(), vec![rita().custodian.clone()]).unwrap()
 }
 
 /// A log of three records, an hour apart; the last one an hour ago.
@@ -121,11 +127,13 @@ pub fn statement(roster: &Roster) -> Statement {
         epoch: roster.epoch(),
         key: Some(KeyId::from_random([7; 16])),
         class: Some(KeyClass::FpeFf1),
+        name: None,
         version: Some(2),
         tokens: vec!["OPS01".parse().unwrap()],
         template: None,
         subject: None,
         until: None,
+        grant: None,
         reason: "yearly rotation".to_owned(),
         requester: "p-77".parse().unwrap(),
         nonce: Nonce::from_random([1; 16]),
@@ -135,7 +143,17 @@ pub fn statement(roster: &Roster) -> Statement {
     }
 }
 
+/// Signed by these, and by rita where she asks.
 pub fn signed(statement: &Statement, signers: &[&Soft]) -> Envelope {
+    let mut envelope = unproven(statement, signers);
+    if statement.requester == rita().custodian.person {
+        rita().sign(&mut envelope);
+    }
+    envelope
+}
+
+/// Signed by these alone.
+pub fn unproven(statement: &Statement, signers: &[&Soft]) -> Envelope {
     let mut envelope = Envelope::new(statement).unwrap();
     for signer in signers {
         signer.sign(&mut envelope);

@@ -4,10 +4,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use casemate_custody::*;
 use casemate_hsm::KeyId;
-use casemate_types::Profile;
+use casemate_types::{Level, Profile};
 use serde_json::{Value, json};
 
-use crate::soft::{AuditLog, NOW, SITE, Soft, custodians, people, root, roster, signed, statement};
+use crate::soft::{AuditLog, NOW, SITE, Soft, custodians, people, rita, root, roster, signed, statement, unproven};
 
 struct Site {
     folder: tempfile::TempDir,
@@ -419,4 +419,106 @@ fn signing_bytes_are_those_of_dsse() {
     let file = json!({ "payload": STANDARD.encode("hello world"), "payloadType": "http://example.com/HelloWorld", "signatures": [] });
     let envelope = Envelope::parse(file.to_string().as_bytes()).unwrap();
     assert_eq!(envelope.signing_bytes(), b"DSSEv1 29 http://example.com/HelloWorld 11 hello world");
+}
+
+/// The name in a statement is a claim until its owner signs.
+#[test]
+fn requester_whose_name_another_used_is_refused() {
+    let site = Site::new();
+    let [ana, bo, carla, mallory] = people();
+    let asked = statement(&site.roster);
+    let refused = site.approve(&unproven(&asked, &two()));
+    assert!(matches!(refused, Err(CustodyError::RequesterUnproven { .. })), "{refused:?}");
+    assert!(site.approve(&signed(&asked, &two())).unwrap().requester_proven());
+    // A custodian's name too: whoever writes `carla` is not carla.
+    let mut as_carla = statement(&site.roster);
+    (as_carla.requester, as_carla.nonce) = ("p-3".parse().unwrap(), Nonce::from_random([2; 16]));
+    let refused = site.approve(&unproven(&as_carla, &two()));
+    assert!(matches!(refused, Err(CustodyError::RequesterUnproven { .. })), "{refused:?}");
+    assert_eq!(site.approve(&unproven(&as_carla, &[carla, ana, bo])).unwrap().approvers().len(), 2);
+    // Somebody of no roster cannot prove anything.
+    let mut stranger = statement(&site.roster);
+    stranger.requester = "p-9".parse().unwrap();
+    let refused = site.approve(&unproven(&stranger, &two()));
+    assert!(matches!(refused, Err(CustodyError::RequesterUnknown { .. })), "{refused:?}");
+    let mut envelope = unproven(&stranger, &two());
+    mallory.sign(&mut envelope);
+    assert!(matches!(site.approve(&envelope), Err(CustodyError::Stranger { .. })));
+}
+
+#[test]
+fn requester_is_no_second_approver() {
+    let site = Site::new();
+    let [ana, ..] = people();
+    let refused = site.approve(&signed(&statement(&site.roster), &[ana]));
+    assert!(matches!(refused, Err(CustodyError::TooFewSignatures { found: 1, wanted: 2 })), "{refused:?}");
+    // Nor of somebody else's request.
+    let mut other = statement(&site.roster);
+    other.requester = "p-3".parse().unwrap();
+    let mut envelope = unproven(&other, &[ana]);
+    rita().sign(&mut envelope);
+    assert!(matches!(site.approve(&envelope), Err(CustodyError::Stranger { .. })));
+    // Nor under a custodian's hat: nobody is both.
+    let refused = Roster::with_requesters(SITE, 1, 2, custodians(), vec![ana.custodian.clone()]);
+    assert!(matches!(refused, Err(CustodyError::NotDistinct { .. })));
+}
+
+fn grant(uses: u32) -> Grant {
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    Grant {
+        user: None,
+        clearance: Level::Confidential,
+        roles: set(&["analyst"]),
+        groups: set(&[]),
+        departments: set(&["engineering", "sales"]),
+        compartments: ["engineering".parse().unwrap()].into(),
+        uses,
+    }
+}
+
+#[test]
+fn standing_approval_is_refused_when_it_is_used_up() {
+    let site = Site::new();
+    let mut standing = statement(&site.roster);
+    (standing.operation, standing.grant) = (Operation::IssueUser, Some(grant(3)));
+    let envelope = signed(&standing, &two());
+    let used: Vec<u32> = (0..3).map(|_| site.approve(&envelope).unwrap().used()).collect();
+    assert_eq!(used, [1, 2, 3]);
+    assert!(matches!(site.approve(&envelope), Err(CustodyError::UsedUp { uses: 3, .. })));
+    let ledger = NonceFile::open(&site.folder.path().join("nonces")).unwrap();
+    assert_eq!(ledger.uses(&standing.nonce), [Some(NOW); 3]);
+    drop(ledger);
+    // Nor after it has expired, whatever is left of it.
+    standing.nonce = Nonce::from_random([3; 16]);
+    let refused = site.approve_at(&signed(&standing, &two()), standing.expires);
+    assert!(matches!(refused, Err(CustodyError::Expired { .. })));
+    // Counts beyond bounds, a grant of nothing, and grants where none belong are no statements.
+    for change in [
+        |s: &mut Statement| s.grant = Some(grant(0)),
+        |s: &mut Statement| s.grant = Some(grant(MAX_USES + 1)),
+        |s: &mut Statement| s.grant = None,
+        |s: &mut Statement| s.operation = Operation::Rotate,
+        |s: &mut Statement| s.expires = UnixTime(s.not_before.0 + MAX_VALIDITY_SECONDS + 1),
+    ] {
+        let mut bad = standing.clone();
+        change(&mut bad);
+        assert!(Envelope::new(&bad).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn key_beyond_the_grant_is_named() {
+    let exceeded = |change: &dyn Fn(&mut Grant)| {
+        let (mut held, mut wanted) = (grant(5), grant(1));
+        (held.user, wanted.user) = (Some("dora".parse().unwrap()), Some("dora".parse().unwrap()));
+        change(&mut wanted);
+        held.exceeded_by(&wanted)
+    };
+    assert_eq!(exceeded(&|_| ()), None);
+    assert_eq!(exceeded(&|wanted| wanted.user = Some("mallory".parse().unwrap())), Some("user"));
+    assert_eq!(exceeded(&|wanted| wanted.clearance = Level::Secret), Some("clearance"));
+    assert_eq!(exceeded(&|wanted| drop(wanted.roles.insert("curator".to_owned()))), Some("role"));
+    assert_eq!(exceeded(&|wanted| drop(wanted.groups.insert("board".to_owned()))), Some("group"));
+    assert_eq!(exceeded(&|wanted| drop(wanted.departments.insert("legal".to_owned()))), Some("department"));
+    assert_eq!(exceeded(&|wanted| drop(wanted.compartments.insert("legal".parse().unwrap()))), Some("compartment"));
 }

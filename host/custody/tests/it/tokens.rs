@@ -67,7 +67,7 @@ impl World {
         }
     }
 
-    /// A statement that ana and bo sign in their tokens.
+    /// A statement that ana and bo sign in their tokens, and carla, who asks for it.
     pub fn approve(&self, operation: Operation, token: &TokenSerial) -> Approved<Statement> {
         self.approve_with(operation, token, |_| {})
     }
@@ -80,13 +80,14 @@ impl World {
     ) -> Approved<Statement> {
         let mut wanted = statement(&self.roster);
         wanted.operation = operation;
+        wanted.requester = "p-carla".parse().unwrap();
         wanted.tokens = vec![token.clone()];
         more(&mut wanted);
         let mut nonce = [0; 16];
         SystemEntropy.fill(&mut nonce).unwrap();
         wanted.nonce = Nonce::from_random(nonce);
         let mut envelope = Envelope::new(&wanted).unwrap();
-        for name in ["ana", "bo"] {
+        for name in ["ana", "bo", "carla"] {
             self.token(name).sign_envelope(self.custodian(name), &mut envelope).unwrap();
         }
         let mut ledger = NonceFile::open(&self.folder.join("nonces")).unwrap();

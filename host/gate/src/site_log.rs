@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use casemate_audit::{Record, Verified, entries_from, root_at, verify_dir};
 use casemate_custody::{AuditHeads, CustodyError, UnixTime};
 
-use crate::failure::Failure;
+use crate::GateError;
 
 /// The log of a site, verified as a whole when it is opened.
 pub struct SiteLog {
@@ -15,12 +15,15 @@ pub struct SiteLog {
 }
 
 impl SiteLog {
-    pub fn open(site: &Path) -> Result<Self, Failure> {
+    /// Verifies the log of the site in `site`, up to its newest checkpoint. Another process may be writing it.
+    ///
+    /// # Errors
+    /// [`GateError::Io`] without `log.vkey`; [`GateError::Custody`] with [`CustodyError::AuditLog`] for a log that does not verify.
+    pub fn open(site: &Path) -> Result<Self, GateError> {
         let path = site.join("log.vkey");
-        let key = fs::read_to_string(&path)
-            .map_err(|error| Failure::caused_by(format!("cannot read {}", path.display()), &error))?;
+        let key = fs::read_to_string(&path).map_err(|source| GateError::Io { action: "read", path, source })?;
         let dir = site.join("log");
-        let verified = verify_dir(&dir, key.trim(), |_| {})?;
+        let verified = verify_dir(&dir, key.trim(), |_| {}).map_err(unreadable)?;
         Ok(Self { dir, verified })
     }
 
@@ -59,5 +62,29 @@ impl AuditHeads for SiteLog {
 
     fn size(&self) -> u64 {
         self.verified.size
+    }
+}
+
+/// The log of a site that has none yet.
+pub(crate) struct NoLog;
+
+impl NoLog {
+    /// Size and root (RFC 6962 section 2.1: the hash of nothing).
+    pub(crate) fn head() -> (u64, [u8; 32]) {
+        (0, *casemate_types::Digest::of(b"").as_bytes())
+    }
+}
+
+impl AuditHeads for NoLog {
+    fn root_at(&self, size: u64) -> Result<Option<[u8; 32]>, CustodyError> {
+        Ok((size == 0).then(|| Self::head().1))
+    }
+
+    fn time_of(&self, _: u64) -> Result<Option<UnixTime>, CustodyError> {
+        Ok(None)
+    }
+
+    fn size(&self) -> u64 {
+        0
     }
 }
