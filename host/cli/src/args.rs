@@ -309,6 +309,11 @@ pub enum AuditCommand {
     },
 }
 
+/// The kinds of records. A misspelt one would look like a log without such records.
+const EVENTS: [&str; 11] = [
+    "answer", "bundle", "decision", "erasure", "ingest", "key-operation", "log-key", "run", "segment", "session", "site",
+];
+
 /// Which records to print. A record must meet every option.
 #[derive(Args)]
 pub struct ShowOptions {
@@ -322,7 +327,7 @@ pub struct ShowOptions {
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub until: Option<u64>,
     /// The kind, for instance `decision`, `answer`, `key-operation`, `session`, `bundle`.
-    #[arg(long)]
+    #[arg(long, value_parser = EVENTS)]
     pub event: Option<String>,
     /// The user it concerns.
     #[arg(long)]
@@ -331,7 +336,7 @@ pub struct ShowOptions {
     #[arg(long)]
     pub policy: Option<String>,
     /// `allow`, `deny` or `transform`.
-    #[arg(long)]
+    #[arg(long, value_parser = ["allow", "deny", "transform"])]
     pub decision: Option<String>,
     /// Identifier of the key that was used.
     #[arg(long)]

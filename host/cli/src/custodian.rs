@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use casemate_custody::{
-    AuditHead, Card, Custodian, Envelope, HsmToken, Nonce, NonceFile, Operation, QuorumBackend, Roster, Statement, StatementFormat,
+    AuditHead, Card, Custodian, DestructionCertificate, Envelope, HsmToken, Nonce, NonceFile, Operation, QuorumBackend, Roster, Signed, Statement, StatementFormat,
     SystemEntropy, UnixTime, Verifier, files,
 };
 use casemate_gate::{Founding, Gate, Officer, SiteConfig};
@@ -71,6 +71,42 @@ pub fn run(site: &Path, command: CustodianCommand, json: bool) -> Result<ExitCod
             } else {
                 let threshold = roster.threshold();
                 output::line(&format!("\nSigned by {name}. Approvals: {approvals} of {threshold}."))?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        CustodianCommand::Certify { certificate, name, token, pin_file, yes, roster, module } => {
+            let roster = read_roster(site, roster.as_deref())?;
+            let mut envelope = read_envelope(&certificate)?;
+            let document: DestructionCertificate = envelope.document()?;
+            if document.site != roster.site() {
+                return Err(Failure::new("the certificate is of another site").with_code(code::VERIFICATION));
+            }
+            if let (Some(name), Some(token)) = (&name, &token) {
+                let custodian = roster.custodian(name)?;
+                eprintln!("{document}");
+                confirm(yes, &custodian.name.to_string())?;
+                let module = load(&module)?;
+                let pin = read_pin(&format!("PIN of token `{token}`"), pin_file.as_deref())?;
+                HsmToken::open(module, token, &pin)?.sign_envelope(custodian, &mut envelope)?;
+                files::replace(&certificate, &envelope.to_bytes()?)?;
+                let signatures = envelope.signatures().len();
+                if json {
+                    output::json(&serde_json::json!({ "signed-by": name, "signatures": signatures }))?;
+                } else {
+                    output::line(&format!("\nSigned by {name}. Signatures: {signatures} of {}.", roster.threshold()))?;
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
+            let signed = Signed::<DestructionCertificate>::verify(&envelope, &roster)?;
+            if json {
+                output::json(&serde_json::json!({
+                    "verified": true, "certificate": document, "signers": signed.signers(), "digest": signed.digest(),
+                }))?;
+            } else {
+                output::line(&document.to_string())?;
+                for signer in signed.signers() {
+                    output::line(&format!("signed by {} (person {})", signer.name, signer.person))?;
+                }
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -101,7 +101,7 @@ impl From<GateError> for Failure {
             GateError::SessionEnded => (code::UNAUTHENTICATED, None),
             GateError::Bundle(_) | GateError::Change(_) | GateError::Store(_) => (code::VERIFICATION, None),
             GateError::Audit(_) => (code::VERIFICATION, Some("`casemate audit verify` names the first bad record")),
-            GateError::Consent(_) | GateError::Custody(_) => (code::VERIFICATION, None),
+            GateError::Undestroyed { .. } | GateError::Consent(_) | GateError::Custody(_) => (code::VERIFICATION, None),
             GateError::NoSite { .. } => (code::FAILED, Some("casemate init")),
             GateError::InUse { .. } => (code::FAILED, Some("stop `casemate serve` or wait for the other command")),
             GateError::KeyOffice(_) | GateError::Question(_) => (2, None),

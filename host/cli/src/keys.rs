@@ -68,6 +68,22 @@ pub enum KeysCommand {
         #[command(flatten)]
         consent: Consent,
     },
+    /// Destroy a compartment's key for good, and with it everything that was ever ingested into the compartment.
+    ///
+    /// Asks for two custodians' approval (operation destroy) and for the number of passages that nobody will read any more. The keys of
+    /// users who hold it end: `keys issue --all` gives them new ones for what is left. Ends with a certificate that each custodian signs
+    /// (`casemate custodian certify`). If it is cut off, call it again: it goes on without another approval.
+    ///
+    /// Example: casemate keys destroy compartment/legal --confirm-passages 120 --approval destroy.json
+    Destroy {
+        /// The key's name: compartment/NAME. A site's own key that is in use is not destroyed.
+        name: String,
+        /// How many passages are lost, decoys included; the command names the number when it is missing or wrong.
+        #[arg(long, value_name = "N")]
+        confirm_passages: Option<u64>,
+        #[command(flatten)]
+        consent: Consent,
+    },
     /// Make the keys of a compartment, and add its rule to site.toml.
     ///
     /// Users who satisfy the rule get in with their next key: `casemate keys issue USER`.
@@ -162,6 +178,9 @@ pub fn run(site: &Path, command: KeysCommand, json: bool) -> Result<ExitCode, Fa
         KeysCommand::RenewCredential { name, consent } => {
             print(&[gate.renew_credential(&consent.officer(&by)?, &name)?], json)
         }
+        KeysCommand::Destroy { name, confirm_passages, consent } => {
+            destroy(&gate, &consent.officer(&by)?, &name, confirm_passages, json)
+        }
         KeysCommand::AddCompartment { name, rule, consent } => {
             let users = gate.add_compartment(&consent.officer(&by)?, &name, rule.into_rule().as_ref())?;
             if json {
@@ -176,6 +195,52 @@ pub fn run(site: &Path, command: KeysCommand, json: bool) -> Result<ExitCode, Fa
         }
         KeysCommand::Revoke { .. } => Ok(ExitCode::SUCCESS),
     }
+}
+
+fn destroy(
+    gate: &Gate,
+    officer: &Officer<'_>,
+    name: &str,
+    confirmed: Option<u64>,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    let Some(compartment) = name.strip_prefix("compartment/") else {
+        return Err(Failure::new(format!("`{name}` is no compartment's key"))
+            .hint("name compartment/NAME; the site's own keys are in use, and are replaced and not destroyed")
+            .with_code(2));
+    };
+    let compartment: CompartmentName = compartment
+        .parse()
+        .map_err(|error| Failure::caused_by(format!("`{compartment}` names no compartment"), &error).with_code(2))?;
+    // What was begun was confirmed then.
+    let goes_on = gate.unfinished_destruction()?.as_ref() == Some(&compartment);
+    let passages = match confirmed {
+        Some(passages) => passages,
+        None if goes_on => 0,
+        None => {
+            let passages = gate.passages_of(&compartment)?;
+            return Err(Failure::new(format!(
+                "{passages} passages of `{compartment}` (decoys included) will be unreadable for ever, for everybody"
+            ))
+            .hint(format!("--confirm-passages {passages}"))
+            .with_code(2));
+        }
+    };
+    let done = gate.destroy_compartment(officer, &compartment, passages)?;
+    if json {
+        output::json(&serde_json::json!({ "certificate": done.certificate, "file": done.path }))?;
+    } else {
+        output::line(&done.certificate.to_string())?;
+        output::line(&format!(
+            "The certificate is {}. Each custodian signs it: casemate custodian certify {} --as NAME --token LABEL",
+            done.path.display(),
+            done.path.display()
+        ))?;
+        if !done.certificate.users.is_empty() {
+            output::line("Users whose keys ended get new ones with `casemate keys issue --all`.")?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Beside a running server the server revokes: it has the site, and the sessions that must end.

@@ -15,6 +15,7 @@
 #![deny(unsafe_code)]
 
 mod approval;
+mod certificate;
 mod entropy;
 mod envelope;
 mod error;
@@ -36,6 +37,7 @@ mod text;
 mod token;
 
 pub use approval::{ApprovalRecord, Approved, AuditHeads, Verifier};
+pub use certificate::{CertificateFormat, DestructionCertificate};
 pub use entropy::{Entropy, SystemEntropy, TokenEntropy};
 pub use envelope::{Document, Envelope, Signature, Signed, Signer};
 pub use error::CustodyError;

@@ -191,7 +191,7 @@ impl Gate {
     }
 }
 
-fn floor_key(name: &CompartmentName) -> String {
+pub(crate) fn floor_key(name: &CompartmentName) -> String {
     format!("site/collection-version/{name}")
 }
 

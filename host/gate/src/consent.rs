@@ -112,6 +112,14 @@ impl Consent {
         Some(Event::Site { action: "approval-used".to_owned(), detail })
     }
 
+    /// What was signed.
+    pub(crate) fn statement(&self) -> Option<Digest> {
+        match self {
+            Self::Alone => None,
+            Self::Approved(approved) => Some(approved.digest()),
+        }
+    }
+
     pub(crate) fn grant(&self) -> Option<&Grant> {
         match self {
             Self::Alone => None,

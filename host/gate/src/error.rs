@@ -176,6 +176,14 @@ pub enum GateError {
         /// What the owner's checks saw.
         trick: String,
     },
+    /// A destruction is not proven, or its notes were altered.
+    #[error("destruction of {name}: {what}")]
+    Undestroyed {
+        /// Of what.
+        name: String,
+        /// What still answers.
+        what: String,
+    },
     /// Wrong or missing credentials.
     #[error("the credentials are wrong or missing")]
     Unauthenticated,

@@ -315,26 +315,43 @@ impl Gate {
 
 /// One operation: what it changes becomes real with a commit.
 pub(crate) struct Office<'a> {
-    gate: &'a Gate,
+    pub(crate) gate: &'a Gate,
     by: String,
     config: SiteConfig,
-    state: SiteState,
+    pub(crate) state: SiteState,
     /// What custodians granted, by user.
     granted: BTreeMap<UserName, Grant>,
     _exclusive: MutexGuard<'a, ()>,
 }
 
 /// A new wrapping key, under which every user's key-encryption key lies already, and the old one.
-struct Epoch {
+pub(crate) struct Epoch {
     old: KeyRef,
     new: KeyRef,
 }
 
 impl Office<'_> {
-    /// Asks the custodians to agree to an operation, and notes that they did.
-    pub(crate) fn ask(&mut self, by: &Officer<'_>, operation: Operation, wanted: &Wanted) -> Result<(), GateError> {
+    /// Asks the custodians to agree to an operation, and notes that they did. Returns the digest of what they signed; nothing on a site
+    /// of one person.
+    pub(crate) fn ask(
+        &mut self,
+        by: &Officer<'_>,
+        operation: Operation,
+        wanted: &Wanted,
+    ) -> Result<Option<Digest>, GateError> {
         let desk = self.gate.desk(by, self.gate.keyring.serials())?;
-        self.ask_at(desk, by, operation, wanted).map(drop)
+        Ok(self.ask_at(desk, by, operation, wanted)?.1.statement())
+    }
+
+    /// Who gives the order, as it is recorded.
+    pub(crate) fn by(&self) -> &str {
+        &self.by
+    }
+
+    /// Records a step of an operation. Returns the record's index.
+    pub(crate) fn note(&self, key: &KeyRef, operation: &str, result: &str) -> Result<u64, GateError> {
+        let event = officer_operation(key, operation, None, None, &self.by, result);
+        self.gate.journal.record_blocking(event)
     }
 
     fn ask_at(
@@ -521,7 +538,7 @@ impl Office<'_> {
     }
 
     /// Makes a new wrapping key and puts every remaining user's key-encryption key under it, in the uncommitted state.
-    fn begin_epoch(&mut self) -> Result<Epoch, GateError> {
+    pub(crate) fn begin_epoch(&mut self) -> Result<Epoch, GateError> {
         let keyring = &self.gate.keyring;
         let old = self.state.key(SiteKey::UserKekWrapping)?.clone();
         let (new, new_key) = self.generate(KeyClass::KekWrapping, WRAPPING_LABEL)?;
@@ -533,7 +550,7 @@ impl Office<'_> {
     }
 
     /// Commits the state with the new wrapping key, then destroys the old one.
-    fn commit_epoch(&mut self, Epoch { old, new }: Epoch) -> Result<(), GateError> {
+    pub(crate) fn commit_epoch(&mut self, Epoch { old, new }: Epoch) -> Result<(), GateError> {
         self.state.doomed.retain(|doomed| *doomed != new);
         self.state.doomed.push(old);
         self.state.keys.insert(SiteKey::UserKekWrapping, new);
@@ -576,7 +593,7 @@ impl Office<'_> {
         self.gate.commit_state(self.state.clone())
     }
 
-    fn set_policy(&mut self, config: SiteConfig) {
+    pub(crate) fn set_policy(&mut self, config: SiteConfig) {
         self.gate.set_policy(config.clone());
         self.config = config;
     }

@@ -21,6 +21,7 @@ mod chain;
 mod collection;
 mod combine;
 mod config;
+mod destruction;
 mod doomed;
 mod consent;
 mod error;
@@ -57,6 +58,7 @@ pub use config::{
     InferenceConfig, MemorySize, Mode, PolicyEntry, SearchConfig, SiteConfig, UserConfig, WitnessConfig,
 };
 pub use consent::{AdoptedRoster, Founding, Officer, approvals_path, ledger_path, roster_path};
+pub use destruction::Destroyed;
 pub use error::GateError;
 pub use fips::{FipsOverrides, fips_status, install_snapshot, signatures_path, snapshot_path};
 pub use ingest::{Document, Ingested};

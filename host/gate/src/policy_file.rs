@@ -37,6 +37,15 @@ pub(crate) fn add_compartment(
     edit(site, |document| insert(document, "compartments", name.as_str(), table))
 }
 
+/// Takes a compartment out, if it is there.
+pub(crate) fn remove_compartment(site: &Path, name: &CompartmentName) -> Result<SiteConfig, GateError> {
+    edit(site, |document| {
+        if let Some(compartments) = document.get_mut("compartments").and_then(Item::as_table_like_mut) {
+            compartments.remove(name.as_str());
+        }
+    })
+}
+
 /// Reads, changes, checks and replaces the file, whole or not at all.
 fn edit(site: &Path, change: impl FnOnce(&mut DocumentMut)) -> Result<SiteConfig, GateError> {
     let path = site.join("site.toml");

@@ -394,6 +394,26 @@ impl Vault {
         }
     }
 
+    /// Searches every token for a key that must be in none. Returns the tokens' serial numbers.
+    ///
+    /// # Errors
+    /// [`HsmError::DestructionUnproven`] for a key that is found; [`HsmError::PairIncomplete`] while a token is down.
+    pub fn gone(&self, key: &KeyRef) -> Result<Vec<String>, HsmError> {
+        let missing = |ring: &Arc<Keyring>| match ring.find(key) {
+            Err(HsmError::KeyMissing { .. }) => Ok(ring.serial().to_owned()),
+            Err(error) => Err(error),
+            Ok(_) => Err(HsmError::DestructionUnproven { id: key.id, proof: "a search still finds it" }),
+        };
+        match &self.0 {
+            Tokens::One(ring) => Ok(vec![missing(ring)?]),
+            Tokens::Two(two) => {
+                two.pair.complete()?;
+                let both = [Role::Primary, Role::Backup].map(|role| two.pair.keyring_at(role, missing));
+                both.into_iter().collect()
+            }
+        }
+    }
+
     /// Serial numbers of the site's tokens.
     pub fn serials(&self) -> Vec<String> {
         match &self.0 {

@@ -75,6 +75,29 @@ pub enum CustodianCommand {
         #[command(flatten)]
         module: TokenOptions,
     },
+    /// Show a certificate of destruction, ask, and sign it in the custodian's token. Whoever signs has destroyed what it says is out of
+    /// the site's reach.
+    Certify {
+        /// The certificate; the signature is added to it.
+        certificate: PathBuf,
+        /// Which custodian signs; without it, the certificate is verified: exit code 4 unless enough custodians have signed it.
+        #[arg(long = "as", value_name = "NAME", requires = "token")]
+        name: Option<UserName>,
+        /// The label of the custodian's token.
+        #[arg(long)]
+        token: Option<String>,
+        /// A file with the token's PIN; asked for otherwise.
+        #[arg(long)]
+        pin_file: Option<PathBuf>,
+        /// Do not ask; for scripts, after the certificate was read.
+        #[arg(long)]
+        yes: bool,
+        /// The roster; `custody/roster.json` of the site otherwise.
+        #[arg(long)]
+        roster: Option<PathBuf>,
+        #[command(flatten)]
+        module: TokenOptions,
+    },
     /// Check whether a statement would be accepted now. Exit code 4 when not. Nothing is used up.
     Verify {
         /// The statement.
