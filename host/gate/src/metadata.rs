@@ -161,7 +161,9 @@ impl FieldCipher {
         compartment: &CompartmentName,
         records: &mut [Tokens],
     ) -> Result<(), GateError> {
-        let mut batches: BTreeMap<(u32, u32), (Vec<(usize, usize)>, Vec<Ff1Value>)> = BTreeMap::new();
+        // By version and radix: record and field of each value, and the values.
+        type Outdated = (Vec<(usize, usize)>, Vec<Ff1Value>);
+        let mut batches: BTreeMap<(u32, u32), Outdated> = BTreeMap::new();
         for (record, tokens) in records.iter().enumerate() {
             for (place, token) in tokens.iter().enumerate() {
                 let Some(version) = self.older_version(token) else { continue };
