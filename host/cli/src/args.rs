@@ -311,7 +311,17 @@ pub enum AuditCommand {
 
 /// The kinds of records. A misspelt one would look like a log without such records.
 const EVENTS: [&str; 11] = [
-    "answer", "bundle", "decision", "erasure", "ingest", "key-operation", "log-key", "run", "segment", "session", "site",
+    "answer",
+    "bundle",
+    "decision",
+    "erasure",
+    "ingest",
+    "key-operation",
+    "log-key",
+    "run",
+    "segment",
+    "session",
+    "site",
 ];
 
 /// Which records to print. A record must meet every option.

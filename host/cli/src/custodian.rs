@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use casemate_custody::{
-    AuditHead, Card, Custodian, DestructionCertificate, Envelope, HsmToken, Nonce, NonceFile, Operation, QuorumBackend, Roster, Signed, Statement, StatementFormat,
-    SystemEntropy, UnixTime, Verifier, files,
+    AuditHead, Card, Custodian, DestructionCertificate, Envelope, HsmToken, Nonce, NonceFile, Operation, QuorumBackend,
+    Roster, Signed, Statement, StatementFormat, SystemEntropy, UnixTime, Verifier, files,
 };
 use casemate_gate::{Founding, Gate, Officer, SiteConfig};
 use casemate_hsm::{KeyClass, KeyId, Module, Pin};
@@ -168,9 +168,8 @@ fn roster(site: &Path, command: RosterCommand, json: bool) -> Result<ExitCode, F
     match command {
         RosterCommand::Build { cards, requesters, threshold, epoch, site_name, out } => {
             let open = |paths: &[PathBuf]| {
-                let card = |path: &PathBuf| {
-                    Card::open(&files::read(path)?).map_err(|error| Failure::from(error).about(path))
-                };
+                let card =
+                    |path: &PathBuf| Card::open(&files::read(path)?).map_err(|error| Failure::from(error).about(path));
                 paths.iter().map(card).collect::<Result<Vec<_>, Failure>>()
             };
             let (custodians, requesters) = (open(&cards)?, open(&requesters)?);
@@ -184,6 +183,10 @@ fn roster(site: &Path, command: RosterCommand, json: bool) -> Result<ExitCode, F
                     .map_err(|error| Failure::caused_by(format!("cannot create {}", parent.display()), &error))?;
             }
             files::write_new(&out, &roster.to_bytes()?)?;
+            // A site's first roster begins its ledger of used approvals; later ones find it.
+            if out.parent() == nonces(site).parent() && roster.epoch() == 1 && !token::log_tells_of_custody(site)? {
+                begin_ledger(site)?;
+            }
             show_roster(&roster, json)
         }
         RosterCommand::Adopt { roster, approval } => {
@@ -195,10 +198,14 @@ fn roster(site: &Path, command: RosterCommand, json: bool) -> Result<ExitCode, F
             let officer = Officer { name: &by, approval: approval.as_deref().map(read_envelope).transpose()? };
             let changed = Gate::open_without_plugins(site)?.adopt_roster(&officer, &roster)?;
             if json {
-                output::json(&serde_json::json!({ "adopted": roster.digest(), "epoch": roster.epoch(), "changed": changed }))?;
+                output::json(
+                    &serde_json::json!({ "adopted": roster.digest(), "epoch": roster.epoch(), "changed": changed }),
+                )?;
                 return Ok(ExitCode::SUCCESS);
             }
-            output::line("From now on these custodians are asked before a key is made, issued, replaced or destroyed.")?;
+            output::line(
+                "From now on these custodians are asked before a key is made, issued, replaced or destroyed.",
+            )?;
             show_roster(&roster, json)
         }
         RosterCommand::Show { roster } => show_roster(&read_roster(site, roster.as_deref())?, json),
@@ -420,6 +427,13 @@ fn by_name(options: &[String]) -> Result<Vec<(casemate_types::UserName, String)>
         Ok((name, value))
     };
     options.iter().map(parse).collect()
+}
+
+/// Begins the ledger of used approvals, unless there is one.
+pub fn begin_ledger(site: &Path) -> Result<(), Failure> {
+    let path = nonces(site);
+    drop(if path.exists() { NonceFile::open(&path)? } else { NonceFile::create(&path)? });
+    Ok(())
 }
 
 pub fn nonces(site: &Path) -> PathBuf {

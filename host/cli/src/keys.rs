@@ -1,3 +1,5 @@
+mod rotate;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -68,15 +70,15 @@ pub enum KeysCommand {
         #[command(flatten)]
         consent: Consent,
     },
-    /// Destroy a compartment's key for good, and with it everything that was ever ingested into the compartment.
+    /// Destroy an older version of a key, or a compartment's key with everything that was ever ingested into it, for good.
     ///
-    /// Asks for two custodians' approval (operation destroy) and for the number of passages that nobody will read any more. The keys of
+    /// `metadata@1` is an older version under which nothing is encrypted any more. `compartment/NAME` asks for two custodians' approval (operation destroy) and for the number of passages that nobody will read any more. The keys of
     /// users who hold it end: `keys issue --all` gives them new ones for what is left. Ends with a certificate that each custodian signs
     /// (`casemate custodian certify`). If it is cut off, call it again: it goes on without another approval.
     ///
     /// Example: casemate keys destroy compartment/legal --confirm-passages 120 --approval destroy.json
     Destroy {
-        /// The key's name: compartment/NAME. A site's own key that is in use is not destroyed.
+        /// A key's older version as `metadata@1`, `mask@1` or `at-rest@1`, or compartment/NAME. A key in use is not destroyed.
         name: String,
         /// How many passages are lost, decoys included; the command names the number when it is missing or wrong.
         #[arg(long, value_name = "N")]
@@ -84,6 +86,9 @@ pub enum KeysCommand {
         #[command(flatten)]
         consent: Consent,
     },
+    /// Rotate the site's own keys: 48 hours' notice, two custodians, re-encryption.
+    #[command(subcommand)]
+    Rotate(rotate::RotateCommand),
     /// Make the keys of a compartment, and add its rule to site.toml.
     ///
     /// Users who satisfy the rule get in with their next key: `casemate keys issue USER`.
@@ -102,7 +107,7 @@ pub enum KeysCommand {
 #[derive(Args)]
 pub struct Consent {
     /// A statement that the site's custodians signed. Without it, one in custody/approvals that fits is used.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, visible_alias = "statement", value_name = "FILE")]
     pub approval: Option<PathBuf>,
 }
 
@@ -150,9 +155,14 @@ pub fn run(site: &Path, command: KeysCommand, json: bool) -> Result<ExitCode, Fa
     environment::prepare(site)?;
     environment::lock_down()?;
     let by = environment::officer();
-    if let KeysCommand::Revoke { name } = &command {
-        return revoke(site, name, &by, json);
-    }
+    let command = match command {
+        KeysCommand::Revoke { name } => return revoke(site, &name, &by, json),
+        KeysCommand::Rotate(command) => return rotate::run(site, command, json),
+        KeysCommand::Destroy { name, consent, .. } if !name.starts_with("compartment/") => {
+            return rotate::destroy(site, &name, &consent, json);
+        }
+        other => other,
+    };
     let gate = Gate::open_without_plugins(site)?;
     match command {
         KeysCommand::List => list(&gate.key_list()?, json),
@@ -193,7 +203,7 @@ pub fn run(site: &Path, command: KeysCommand, json: bool) -> Result<ExitCode, Fa
             }
             Ok(ExitCode::SUCCESS)
         }
-        KeysCommand::Revoke { .. } => Ok(ExitCode::SUCCESS),
+        KeysCommand::Revoke { .. } | KeysCommand::Rotate(_) => Ok(ExitCode::SUCCESS),
     }
 }
 
@@ -204,11 +214,7 @@ fn destroy(
     confirmed: Option<u64>,
     json: bool,
 ) -> Result<ExitCode, Failure> {
-    let Some(compartment) = name.strip_prefix("compartment/") else {
-        return Err(Failure::new(format!("`{name}` is no compartment's key"))
-            .hint("name compartment/NAME; the site's own keys are in use, and are replaced and not destroyed")
-            .with_code(2));
-    };
+    let compartment = name.trim_start_matches("compartment/");
     let compartment: CompartmentName = compartment
         .parse()
         .map_err(|error| Failure::caused_by(format!("`{compartment}` names no compartment"), &error).with_code(2))?;

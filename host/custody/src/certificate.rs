@@ -92,7 +92,10 @@ impl fmt::Display for DestructionCertificate {
             ("Keys of users that ended:", &self.users),
             ("What was tried and failed:", &self.proofs),
             ("Deleted:", &self.deleted),
-            ("Out of the site's reach; each custodian who signs has destroyed what he or she holds of it:", &self.elsewhere),
+            (
+                "Out of the site's reach; each custodian who signs has destroyed what he or she holds of it:",
+                &self.elsewhere,
+            ),
         ] {
             writeln!(f, "\n{title}")?;
             if lines.is_empty() {

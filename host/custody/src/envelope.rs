@@ -192,9 +192,8 @@ impl<T: Document> Signed<T> {
             signers.push(Signer { name, person, token_serial });
         }
         // Whoever asks as `bo` is not another one than `bo`, person `p-2`.
-        let is_requester = |signer: &Signer| {
-            document.requester().is_some_and(|requester| requester.is(&signer.name, &signer.person))
-        };
+        let is_requester =
+            |signer: &Signer| document.requester().is_some_and(|requester| requester.is(&signer.name, &signer.person));
         let signed = signers.len();
         let requester = signers.iter().position(is_requester).map(|position| signers.remove(position));
         // A name and a person can be two people.

@@ -95,8 +95,10 @@ impl NonceLedger for NonceFile {
         spent.push(Some(now));
         let line = format!("{nonce} {statement} {}\n", now.0);
         let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
-        written
-            .map(|()| used + 1)
-            .map_err(|source| CustodyError::Io { action: "note a used approval", path: self.path.clone(), source })
+        written.map(|()| used + 1).map_err(|source| CustodyError::Io {
+            action: "note a used approval",
+            path: self.path.clone(),
+            source,
+        })
     }
 }

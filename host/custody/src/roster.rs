@@ -220,7 +220,11 @@ impl Roster {
     fn checked(file: RosterFile) -> Result<Self, CustodyError> {
         check_words("a site's name (no control characters, at most 128 bytes)", &file.site, 128)?;
         let count = file.custodians.len();
-        if usize::from(file.threshold) < 2 || usize::from(file.threshold) > count || count > MAX_CUSTODIANS || file.requesters.len() > MAX_CUSTODIANS {
+        if usize::from(file.threshold) < 2
+            || usize::from(file.threshold) > count
+            || count > MAX_CUSTODIANS
+            || file.requesters.len() > MAX_CUSTODIANS
+        {
             return Err(CustodyError::Threshold { threshold: file.threshold, custodians: count });
         }
         if file.epoch == 0 || file.epoch > json::MAX_INTEGER {

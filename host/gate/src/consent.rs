@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use casemate_audit::Event;
 use casemate_custody::{
-    Approved, AuditHeads, CustodyError, Envelope, Grant, NonceFile, Operation, QuorumBackend, Roster, Statement,
-    TokenSerial, UnixTime, Verifier, files,
+    Approved, CustodyError, Envelope, Grant, NonceFile, Operation, QuorumBackend, Roster, Statement, TokenSerial,
+    UnixTime, Verifier, files,
 };
 use casemate_hsm::{KeyClass, KeyId};
 use casemate_types::{Digest, Profile};
@@ -97,7 +97,8 @@ impl Consent {
         let Self::Approved(approved) = self else { return None };
         let statement = approved.statement();
         let uses = statement.grant.as_ref().map_or(1, |grant| grant.uses);
-        let claim = if approved.requester_proven() { "signed by the requester" } else { "the requester's name is a claim" };
+        let claim =
+            if approved.requester_proven() { "signed by the requester" } else { "the requester's name is a claim" };
         let detail = format!(
             "{} by {}, requested by {} ({claim}), statement {}, use {} of {uses}, roster {} of epoch {}, tier {}",
             statement.operation,
@@ -139,7 +140,7 @@ pub(crate) struct Desk {
     profile: Profile,
     roster: Roster,
     ledger: NonceFile,
-    log: Box<dyn AuditHeads>,
+    log: SiteLog,
     tokens: Vec<TokenSerial>,
     brought: Vec<(String, Envelope)>,
     explicit: bool,
@@ -163,7 +164,9 @@ impl Desk {
     ) -> Result<Option<Self>, GateError> {
         let Some(adopted) = &state.custody else {
             if roster_path(dir).exists() {
-                return refuse("custody/roster.json is there, and this site has not adopted it; compare its digest, then `casemate custodian roster adopt`");
+                return refuse(
+                    "custody/roster.json is there, and this site has not adopted it; compare its digest, then `casemate custodian roster adopt`",
+                );
             }
             if strict(profile) {
                 return Err(GateError::Consent(format!(
@@ -171,7 +174,9 @@ impl Desk {
                 )));
             }
             if approval.is_some() {
-                return refuse("this site has no custodians who could have signed; leave --approval away, or adopt a roster");
+                return refuse(
+                    "this site has no custodians who could have signed; leave --approval away, or adopt a roster",
+                );
             }
             return Ok(None);
         };
@@ -192,7 +197,7 @@ impl Desk {
         };
         let tokens = serials.iter().map(|serial| serial.trim().parse()).collect::<Result<_, _>>()?;
         let ledger = NonceFile::open(&ledger_path(dir))?;
-        let log = Box::new(SiteLog::open(dir)?);
+        let log = SiteLog::open(dir)?;
         Ok(Some(Self { site: name.to_owned(), profile, roster, ledger, log, tokens, brought, explicit }))
     }
 
@@ -201,20 +206,14 @@ impl Desk {
     /// # Errors
     /// [`GateError::Custody`] as [`Verifier::approve`] for an approval that was brought; [`GateError::Consent`] when none fits.
     pub(crate) fn ask(&mut self, operation: Operation, wanted: &Wanted) -> Result<Consent, GateError> {
-        let verifier = Verifier {
-            site: &self.site,
-            roster: &self.roster,
-            tier: TIER,
-            profile: self.profile,
-            max_head_age: Verifier::MAX_HEAD_AGE,
-        };
+        let verifier = verifier(&self.site, &self.roster, self.profile);
         let now = now()?;
         let mut nearest = None;
         for (name, envelope) in &self.brought {
-            let fits = verifier.inspect(envelope, now, &*self.log).and_then(|signed| {
-                fits(signed.document(), operation, wanted, &self.tokens)
-            });
-            match fits.and_then(|()| verifier.approve(envelope, now, &*self.log, &mut self.ledger)) {
+            let fits = verifier
+                .inspect(envelope, now, &self.log)
+                .and_then(|signed| fits(signed.document(), operation, wanted, &self.tokens));
+            match fits.and_then(|()| verifier.approve(envelope, now, &self.log, &mut self.ledger)) {
                 Ok(approved) => return Ok(Consent::Approved(Box::new(approved))),
                 Err(error) if self.explicit => return Err(error.into()),
                 // What was said of another operation explains nothing.
@@ -229,6 +228,10 @@ impl Desk {
             nearest.unwrap_or_default()
         )))
     }
+}
+
+fn verifier<'a>(site: &'a str, roster: &'a Roster, profile: Profile) -> Verifier<'a> {
+    Verifier { site, roster, tier: TIER, profile, max_head_age: Verifier::MAX_HEAD_AGE }
 }
 
 fn fits(
@@ -334,8 +337,7 @@ impl Founding {
         let text = fs::read(&path).map_err(|source| GateError::Io { action: "read", path, source })?;
         let wanted = Wanted { subject: Some(Digest::of(&text)), ..Wanted::default() };
         let roster = &self.roster;
-        let verifier =
-            Verifier { site, roster, tier: TIER, profile, max_head_age: Verifier::MAX_HEAD_AGE };
+        let verifier = verifier(site, roster, profile);
         let now = now()?;
         let signed = verifier.inspect(&self.approval, now, &NoLog)?;
         fits(signed.document(), Operation::Found, &wanted, &[])?;
@@ -412,6 +414,37 @@ impl Gate {
         })?;
         write_private(&roster_path(&self.dir), &roster.to_bytes()?)?;
         Ok(true)
+    }
+
+    /// Verifies what the site's custodians signed against its log as it is now, and uses it up. Whoever gets the answer compares what was
+    /// approved with what is to be done.
+    ///
+    /// # Errors
+    /// [`GateError::Consent`] for a site that has adopted no roster; [`GateError::Custody`] as [`Verifier::approve`].
+    pub fn approve(&self, envelope: Envelope) -> Result<(Approved<Statement>, SiteLog), GateError> {
+        let officer = Officer { name: "", approval: Some(envelope.clone()) };
+        let Some(mut desk) = self.desk(&officer, Vec::new())? else {
+            return refuse("this site has no custodians; `casemate custodian roster adopt`");
+        };
+        let verifier = verifier(&desk.site, &desk.roster, desk.profile);
+        let approved = verifier.approve(&envelope, now()?, &desk.log, &mut desk.ledger)?;
+        Ok((approved, desk.log))
+    }
+
+    /// Refuses what other people than the site's custodians approved.
+    ///
+    /// # Errors
+    /// [`GateError::Consent`], [`GateError::Custody`].
+    pub(crate) fn by_adopted(&self, approved: &Approved<Statement>) -> Result<(), GateError> {
+        let state = self.state();
+        let Some(adopted) = &state.custody else {
+            return refuse("this site has no custodians; `casemate custodian roster adopt`");
+        };
+        let Statement { roster, epoch, .. } = approved.statement();
+        if *roster == adopted.digest && *epoch == adopted.epoch {
+            return Ok(());
+        }
+        Err(CustodyError::OtherRoster { epoch: *epoch, current: adopted.epoch }.into())
     }
 
     pub(crate) fn desk(&self, officer: &Officer<'_>, serials: Vec<String>) -> Result<Option<Desk>, GateError> {

@@ -203,7 +203,9 @@ impl Gate {
 
     /// Tries everything, and writes down how it failed.
     fn certify(&self, plan: &Plan, deleted: Vec<String>) -> Result<Destroyed, GateError> {
-        let alive = |what: &str| Err(GateError::Undestroyed { name: format!("compartment/{}", plan.name), what: what.to_owned() });
+        let alive = |what: &str| {
+            Err(GateError::Undestroyed { name: format!("compartment/{}", plan.name), what: what.to_owned() })
+        };
         self.journal.checkpoint()?;
         let mut proofs = self.recorded_proofs(plan)?;
         if proofs.is_empty() {
@@ -258,7 +260,11 @@ impl Gate {
             at: now()?,
         };
         let folder = self.dir.join("custody/destroyed");
-        fs::create_dir_all(&folder).map_err(|source| GateError::Io { action: "create", path: folder.clone(), source })?;
+        fs::create_dir_all(&folder).map_err(|source| GateError::Io {
+            action: "create",
+            path: folder.clone(),
+            source,
+        })?;
         let envelope = Envelope::new(&certificate)?;
         let path = folder.join(format!("{}.json", plan.key.id));
         write_private(&path.with_extension("txt"), certificate.to_string().as_bytes())?;
@@ -304,7 +310,8 @@ impl Gate {
         };
         let altered = || GateError::Undestroyed {
             name: PLAN.to_owned(),
-            what: "the file was altered; put back the one that was written, or remove it and ask the custodians again".to_owned(),
+            what: "the file was altered; put back the one that was written, or remove it and ask the custodians again"
+                .to_owned(),
         };
         let file: PlanFile = serde_json::from_slice(&bytes).map_err(|_| altered())?;
         let tag = self.plan_tag(&file.plan)?;

@@ -33,9 +33,6 @@ pub enum GateError {
     /// Custodians have to be asked, and what is there does not show that they agreed.
     #[error("{0}")]
     Consent(String),
-    /// An approval was refused.
-    #[error("custody: {0}")]
-    Custody(#[from] casemate_custody::CustodyError),
     /// A file of the site is malformed.
     #[error("{path}: {problem}")]
     Config {
@@ -50,6 +47,22 @@ pub enum GateError {
         /// What does not fit.
         problem: String,
     },
+    /// A key's older version was to encrypt.
+    #[error("{key}@{version} only decrypts; {key}@{in_force} is in force")]
+    OlderVersion {
+        /// The key.
+        key: &'static str,
+        /// The older version.
+        version: u32,
+        /// The version in force.
+        in_force: u32,
+    },
+    /// A step of a rotation or destruction was refused.
+    #[error("{0}")]
+    Rotation(#[from] casemate_custody::RotationError),
+    /// Custody refused.
+    #[error("{0}")]
+    Custody(#[from] casemate_custody::CustodyError),
     /// The embedder failed.
     #[error("embedding: {0}")]
     Embed(#[from] casemate_embed::EmbedError),
@@ -205,8 +218,10 @@ impl GateError {
             Self::Tier { .. } => Reason::scores_refused(),
             Self::Below { reason, .. } => reason.clone(),
             Self::NotLoaded { .. } => Reason::no_plugin(),
-            Self::Ingest(_) | Self::KeyOffice(_) | Self::Question(_) => Reason::bad_request(),
-            Self::Consent(_) | Self::Custody(_) | Self::SessionEnded | Self::Unauthenticated => Reason::unauthenticated(),
+            Self::Ingest(_) | Self::KeyOffice(_) | Self::Question(_) | Self::Rotation(_) => Reason::bad_request(),
+            Self::Consent(_) | Self::Custody(_) | Self::SessionEnded | Self::Unauthenticated => {
+                Reason::unauthenticated()
+            }
             _ => Reason::capability_failed(),
         }
     }

@@ -21,9 +21,9 @@ mod chain;
 mod collection;
 mod combine;
 mod config;
+mod consent;
 mod destruction;
 mod doomed;
-mod consent;
 mod error;
 mod fips;
 mod ingest;
@@ -47,6 +47,7 @@ mod site_log;
 mod state;
 mod user_key;
 mod vault;
+mod versions;
 mod watch;
 
 pub use ask::{Citation, MAX_QUESTION, MAX_TEXT, Outcome, Question, Reply};
@@ -72,6 +73,7 @@ pub use session::Session;
 pub use site::{Active, Gate, pair_status};
 pub use site_log::SiteLog;
 pub use state::{STATE_FORMAT, SiteKey, SiteState};
+pub use versions::{KeyStatus, OlderStatus, ReEncrypted};
 
 use casemate_types::DecisionId;
 

@@ -17,12 +17,13 @@ pub struct Office {
 
 impl Office {
     pub fn of(site: Site) -> Self {
-        let desk = Desk::beside(site);
+        let desk = Desk::at(site);
         for name in ["ana", "bo", "carla", "rita"] {
             desk.enrol(name);
         }
         let roster = desk.site.dir.join("custody/roster.json");
-        let built = format!("roster build @ana.card @bo.card @carla.card --requester @rita.card --out {}", text(&roster));
+        let built =
+            format!("roster build @ana.card @bo.card @carla.card --requester @rita.card --out {}", text(&roster));
         assert_eq!(desk.custodian(&built, false).code, 0);
         let state: Value = serde_json::from_slice(&fs::read(desk.site.dir.join("state.json")).unwrap()).unwrap();
         let serial = state["token-serial"].as_str().unwrap().trim().to_owned();
@@ -38,7 +39,10 @@ impl Office {
 
     /// A statement that rita asks for and signs, without approvals.
     pub fn ask(&self, operation: &str, file: &str) {
-        let arguments = format!("request --operation {operation} --on {} --reason test --requester p-rita --out @{file}", self.serial);
+        let arguments = format!(
+            "request --operation {operation} --on {} --reason test --requester p-rita --out @{file}",
+            self.serial
+        );
         self.desk.custodian(&arguments, false).expect(0);
         self.desk.approve("rita", file).expect(0);
     }
@@ -112,7 +116,8 @@ fn approval_of_one_custodian_or_for_something_else_issues_no_key() {
     let good = office.approved(DORA, "good.json");
     let forged = fs::read_to_string(&good).unwrap();
     let mut envelope: Value = serde_json::from_str(&forged).unwrap();
-    let other: Value = serde_json::from_slice(&fs::read(office.desk.path("the-user-goes-beyond.json")).unwrap()).unwrap();
+    let other: Value =
+        serde_json::from_slice(&fs::read(office.desk.path("the-user-goes-beyond.json")).unwrap()).unwrap();
     envelope["signatures"] = other["signatures"].clone();
     fs::write(office.desk.path("forged.json"), envelope.to_string()).unwrap();
     let forged = text(&office.desk.path("forged.json")).to_owned();
@@ -135,9 +140,12 @@ fn approval_of_one_custodian_or_for_something_else_issues_no_key() {
 fn request_in_anothers_name_is_refused() {
     let office = Office::adopted(site::bare());
     let serial = &office.serial;
-    for (requester, why) in [("p-rita", "did not sign"), ("p-carla", "did not sign"), ("p-77", "neither a custodian nor")] {
+    for (requester, why) in
+        [("p-rita", "did not sign"), ("p-carla", "did not sign"), ("p-77", "neither a custodian nor")]
+    {
         let file = format!("{requester}.json");
-        let arguments = format!("request --operation {DORA} --on {serial} --reason test --requester {requester} --out @{file}");
+        let arguments =
+            format!("request --operation {DORA} --on {serial} --reason test --requester {requester} --out @{file}");
         office.desk.custodian(&arguments, false).expect(0);
         office.desk.approve("ana", &file).expect(0);
         office.desk.approve("bo", &file).expect(0);
@@ -180,7 +188,9 @@ fn standing_approval_serves_many_users_and_no_more_than_it_says() {
         .records()
         .iter()
         .filter(|record| record["action"] == "approval-used")
-        .map(|record| record["detail"].as_str().unwrap().split(", ").find(|part| part.starts_with("use ")).unwrap().to_owned())
+        .map(|record| {
+            record["detail"].as_str().unwrap().split(", ").find(|part| part.starts_with("use ")).unwrap().to_owned()
+        })
         .collect();
     assert_eq!(uses, ["use 1 of 3", "use 2 of 3", "use 3 of 3"]);
 }
@@ -217,9 +227,13 @@ fn roster_that_was_exchanged_or_taken_away_gives_nobody_the_keys() {
     fs::rename(office.desk.path("nonces"), &nonces).unwrap();
     // A change of the roster takes the old one's custodians.
     let next = office.desk.path("next.json");
-    office.desk.custodian(&format!("roster build @bo.card @carla.card --requester @rita.card --epoch 2 --out {}", text(&next)), false);
+    office.desk.custodian(
+        &format!("roster build @bo.card @carla.card --requester @rita.card --epoch 2 --out {}", text(&next)),
+        false,
+    );
     refused(office.desk.custodian("roster adopt @next.json", false), "needs 2 custodians");
-    let digest = office.desk.custodian("roster show @next.json", false).expect(0)["digest"].as_str().unwrap().to_owned();
+    let digest =
+        office.desk.custodian("roster show @next.json", false).expect(0)["digest"].as_str().unwrap().to_owned();
     office.approved(&format!("change-roster --subject {digest}"), "change.json");
     office.desk.custodian("roster adopt @next.json --approval @change.json", false).expect(0);
     refused(office.add_dora(&["--approval", &good]), "another roster");
@@ -232,7 +246,8 @@ fn log_key_and_compartment_are_replaced_and_made_with_two_custodians() {
     let made = office.approved(&format!("generate --class compartment --name compartment/legal {rule}"), "legal.json");
     let lax = ["add-compartment", "legal", "--clearance", "public", "--department", "legal", "--approval", &made];
     refused(office.keys(&lax), "subject");
-    let compartment = ["add-compartment", "legal", "--clearance", "internal", "--department", "legal", "--approval", &made];
+    let compartment =
+        ["add-compartment", "legal", "--clearance", "internal", "--department", "legal", "--approval", &made];
     office.keys(&compartment).expect(0);
     let state: Value = serde_json::from_slice(&fs::read(office.desk.site.dir.join("state.json")).unwrap()).unwrap();
     let key = state["keys"]["audit"]["id"].as_str().unwrap();
@@ -254,7 +269,13 @@ fn site_that_custodians_found_is_not_founded_by_one_or_twice() {
         let site = Site::at(folder.path().join(name));
         let approval = office.desk.path(approval);
         let ended = site.casemate(&[
-            "init", "--config", text(config), "--roster", text(&roster), "--approval", text(&approval),
+            "init",
+            "--config",
+            text(config),
+            "--roster",
+            text(&roster),
+            "--approval",
+            text(&approval),
         ]);
         (site, ended)
     };
@@ -279,6 +300,10 @@ fn site_that_custodians_found_is_not_founded_by_one_or_twice() {
     office.approved(&format!("found --subject-of {}", text(&strict)), "strict.json");
     refused(found("d", &strict, "strict.json").1, "approvals-only");
     let alone = Site::at(folder.path().join("e")).casemate(&["init", "--config", text(&strict)]);
-    assert!(alone.text.contains("without two custodians") || alone.text.contains("must not hold keys"), "{}", alone.text);
+    assert!(
+        alone.text.contains("without two custodians") || alone.text.contains("must not hold keys"),
+        "{}",
+        alone.text
+    );
     alone.expect(UNVERIFIED);
 }

@@ -18,10 +18,11 @@ pub struct Desk {
 
 impl Desk {
     fn new() -> Self {
-        Self::beside(site::bare())
+        Self::at(site::bare())
     }
 
-    pub fn beside(site: Site) -> Self {
+    /// A module of five blank tokens beside a site.
+    pub fn at(site: Site) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let slots: String = (1..=5)
             .map(|slot| {
@@ -31,8 +32,7 @@ impl Desk {
             .collect();
         let configuration = folder.path().join("tokens.conf");
         fs::write(&configuration, slots).unwrap();
-        let desk =
-            Self { site, environment: format!("KRYOPTIC_CONF={}", configuration.display()), folder };
+        let desk = Self { site, environment: format!("KRYOPTIC_CONF={}", configuration.display()), folder };
         for name in ["ana", "bo", "carla", "rita", "officer"] {
             desk.secret(name, &format!("the pin of {name}"));
         }

@@ -305,8 +305,10 @@ impl GrantOptions {
 
     fn rule(&self) -> Result<CompartmentRule, Failure> {
         let clearance = self.clearance.ok_or_else(|| {
-            Failure::new("generate needs the compartment's rule: --clearance, and --role, --group or --department, or --subject")
-                .with_code(2)
+            Failure::new(
+                "generate needs the compartment's rule: --clearance, and --role, --group or --department, or --subject",
+            )
+            .with_code(2)
         })?;
         let set = |names: &[String]| names.iter().cloned().collect();
         Ok(CompartmentRule {

@@ -1,0 +1,186 @@
+//! A compartment's key is destroyed: nothing of the collection comes back, whoever kept a copy and whenever the command was killed.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::consent::Office;
+use crate::site::{self, Site, copy_folder};
+
+const UNVERIFIED: i32 = 4;
+
+fn state(site: &Site) -> Value {
+    serde_json::from_slice(&fs::read(site.dir.join("state.json")).unwrap()).unwrap()
+}
+
+/// The number of passages, as the command names it.
+fn passages(site: &Site, name: &str) -> String {
+    let asked = site.casemate(&["keys", "destroy", name]);
+    assert!(asked.code == 2 && asked.text.contains("unreadable for ever"), "{}", asked.text);
+    asked.json["hint"].as_str().unwrap().split(' ').nth(1).unwrap().to_owned()
+}
+
+#[test]
+fn destroyed_compartment_does_not_come_back_from_a_backup() {
+    let office = Office::adopted(site::copy());
+    let site = &office.desk.site;
+    let before = state(site);
+    let key = before["compartments"]["cryptography"]["key"]["id"].as_str().unwrap();
+    // A package of the key, in escrow, and another key's.
+    let backup = tempfile::tempdir().unwrap();
+    copy_folder(&site.dir, &backup.path().join("site"));
+    let count = passages(site, "compartment/cryptography");
+    assert_ne!(count, "0");
+    let destroy = |more: &[&str]| {
+        let order = ["destroy", "compartment/cryptography", "--confirm-passages", &count];
+        office.keys(&[&order, more].concat())
+    };
+    let refused = destroy(&[]);
+    assert!(refused.text.contains("needs 2 custodians"), "{}", refused.text);
+    refused.expect(UNVERIFIED);
+    let other = before["compartments"]["engineering"]["key"]["id"].as_str().unwrap();
+    let wrong = office
+        .approved(&format!("destroy --class compartment --name compartment/cryptography --key {other}"), "wrong.json");
+    let refused = destroy(&["--approval", &wrong]);
+    assert!(refused.text.contains("not the key that was approved") || refused.text.contains("key"), "{}", refused.text);
+    refused.expect(UNVERIFIED);
+    let good = office
+        .approved(&format!("destroy --class compartment --name compartment/cryptography --key {key}"), "good.json");
+    // Not more than was confirmed.
+    let order = ["destroy", "compartment/cryptography", "--confirm-passages", "1", "--approval", &good];
+    office.keys(&order).expect(2);
+    assert_eq!(state(site)["compartments"], before["compartments"]);
+
+    let done = destroy(&["--approval", &good]).expect(0);
+    let certificate = &done["certificate"];
+    assert_eq!(certificate["key"]["id"], key);
+    assert_eq!(certificate["users"], json!(["ana", "carla"]));
+    let proofs = certificate["proofs"].to_string();
+    for proof in [
+        "old handle is invalid",
+        "an operation begun before is dead",
+        "old ciphertext does not open",
+        &format!("a search by CKA_ID {key} finds nothing in token"),
+        "old backup: the key of user ana no longer unwraps",
+        "old backup: nothing opens the collection's sealed secrets",
+    ] {
+        assert!(proofs.contains(proof), "{proof}: {proofs}");
+    }
+    let after = state(site);
+    assert!(after["compartments"].get("cryptography").is_none() && after["users"].get("ana").is_none());
+    assert!(!fs::read_to_string(site.dir.join("site.toml")).unwrap().contains("[compartments.cryptography]"));
+    site.casemate(&["audit", "verify"]).expect(0);
+    assert!(site.records().iter().any(|record| record["action"] == "key-destroyed"));
+    // Whoever held another compartment goes on, and the others get new keys for what is left.
+    assert_eq!(site.ask("ben", "How is a key wrapped?").code, 0);
+    assert_ne!(site.ask("ana", "How is a key wrapped?").code, 0);
+    // Everything of the folder but the token, put back.
+    for name in ["state.json", "state.floor", "site.toml", "store", "gate", "users"] {
+        let (from, to) = (backup.path().join("site").join(name), site.dir.join(name));
+        let keep = office.desk.path(&format!("after-{name}"));
+        fs::rename(&to, &keep).unwrap();
+        if from.is_dir() { copy_folder(&from, &to) } else { drop(fs::copy(&from, &to).unwrap()) }
+    }
+    let restored = site.ask("ana", "How is a key wrapped?");
+    assert!(restored.code != 0 && !restored.text.contains("\"citations\""), "{}", restored.text);
+    for name in ["state.json", "state.floor", "site.toml", "store", "gate", "users"] {
+        let (kept, to) = (office.desk.path(&format!("after-{name}")), site.dir.join(name));
+        if to.is_dir() {
+            fs::remove_dir_all(&to).unwrap()
+        } else {
+            fs::remove_file(&to).unwrap()
+        }
+        fs::rename(kept, to).unwrap();
+    }
+    assert_eq!(site.ask("ben", "How is a key wrapped?").code, 0);
+
+    // The certificate counts with two custodians, as it was signed.
+    let file = done["file"].as_str().unwrap();
+    assert!(fs::read_to_string(file.replace(".json", ".txt")).unwrap().starts_with("CERTIFICATE OF DESTRUCTION"));
+    let verify = || office.desk.custodian(&format!("certify {file}"), false);
+    assert!(verify().text.contains("0 of 2 custodians signed"));
+    let certify = |name: &str| {
+        office.desk.custodian(&format!("certify {file} --as {name} --token {name} --pin-file @{name}.pin --yes"), true)
+    };
+    certify("ana").expect(0);
+    assert_ne!(certify("ana").code, 0, "twice");
+    assert_ne!(certify("rita").code, 0, "no custodian");
+    assert!(verify().text.contains("1 of 2 custodians signed"));
+    certify("carla").expect(0);
+    assert_eq!(verify().expect(0)["signers"][1]["name"], "carla");
+}
+
+#[test]
+fn kill_9_at_any_moment_of_a_destruction_is_finished_by_the_same_command() {
+    let (mut killed_begun, mut killed_late) = (0, 0);
+    for round in 0..14u64 {
+        let site = site::bare();
+        let before = state(&site);
+        let key = before["compartments"]["cryptography"]["key"]["id"].as_str().unwrap().to_owned();
+        let count = passages(&site, "compartment/cryptography");
+        let order = ["keys", "destroy", "compartment/cryptography", "--confirm-passages", &count];
+        let mut child = site.command(&order).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Until the moment that is wanted: the plan is written, or a while after.
+        let plan = site.dir.join("destruction.json");
+        let mut ended = false;
+        while !plan.exists() && !ended {
+            ended = child.try_wait().unwrap().is_some();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(round * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if plan.exists() {
+            killed_begun += 1;
+            let committed = state(&site)["compartments"].get("cryptography").is_none();
+            killed_late += u32::from(committed);
+            // Neither altered nor for something else.
+            let written = fs::read(&plan).unwrap();
+            let altered = String::from_utf8(written.clone()).unwrap().replace("cryptography", "engineering");
+            fs::write(&plan, altered).unwrap();
+            site.casemate(&order).expect(UNVERIFIED);
+            fs::write(&plan, written).unwrap();
+            let other = site.casemate(&["keys", "destroy", "compartment/engineering", "--confirm-passages", "0"]);
+            assert!(other.code == 2 && other.text.contains("was cut off"), "{}", other.text);
+            let done = site.casemate(&["keys", "destroy", "compartment/cryptography"]).expect(0);
+            assert_eq!(done["certificate"]["key"]["id"], key);
+            assert_eq!(done["certificate"]["rehearsal"], true);
+        }
+        assert!(!plan.exists());
+        let after = state(&site);
+        assert_eq!((after["compartments"].get("cryptography"), &after["doomed"]), (None, &json!([])), "round {round}");
+        assert!(site.dir.join(format!("custody/destroyed/{key}.json")).exists(), "round {round}");
+        site.casemate(&["audit", "verify"]).expect(0);
+    }
+    assert!(
+        killed_begun > 2 && killed_late > 0,
+        "{killed_begun} kills under way, {killed_late} of them after the commit"
+    );
+}
+
+#[test]
+fn destruction_on_a_pair_leaves_the_key_in_neither_token() {
+    let site = site::pair("embedded");
+    let key = state(&site)["compartments"]["cryptography"]["key"]["id"].as_str().unwrap().to_owned();
+    let count = passages(&site, "compartment/cryptography");
+    let done = site.casemate(&["keys", "destroy", "compartment/cryptography", "--confirm-passages", &count]).expect(0);
+    let proofs = done["certificate"]["proofs"].to_string();
+    assert_eq!(proofs.matches(&format!("a search by CKA_ID {key} finds nothing in token")).count(), 2, "{proofs}");
+    assert_eq!(done["certificate"]["tokens"].as_array().unwrap().len(), 2);
+    assert_eq!(site.ask("ben", "How is a key wrapped?").code, 0);
+    // A remade compartment of the same name is a new one.
+    site.casemate(&[
+        "keys",
+        "add-compartment",
+        "cryptography",
+        "--clearance",
+        "secret",
+        "--department",
+        "cryptography",
+    ])
+    .expect(0);
+    let issued = site.casemate(&["keys", "issue", "--all"]);
+    assert_eq!(issued.code, 0, "{}", issued.text);
+}
