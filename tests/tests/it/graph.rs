@@ -184,3 +184,26 @@ fn nothing_we_ship_is_an_http_client() {
         assert!(!shipped.get(name).is_some_and(|features| features.contains(client)), "{name} has feature {client}");
     }
 }
+
+/// A permit to use FF3-1 comes from a verified approval of custodians, and from nowhere else in the program.
+#[test]
+fn nothing_but_an_approval_makes_a_legacy_permit() {
+    let mut callers = Vec::new();
+    let mut folders = vec![root().join("host")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            // Tests make what they like.
+            if path.is_dir() && !path.ends_with("tests") && !path.ends_with("target") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                if text.contains("from_verified_approvals") {
+                    callers.push(path.strip_prefix(root()).unwrap().display().to_string());
+                }
+            }
+        }
+    }
+    callers.sort();
+    assert_eq!(callers, ["host/custody/src/approval.rs", "host/hsm/src/fpe/legacy.rs"]);
+}
