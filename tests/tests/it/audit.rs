@@ -367,3 +367,19 @@ fn a_witness_with_a_token_of_its_own_cosigns() {
     let key = casemate_audit::WitnessKey::from_vkey(&key).unwrap();
     casemate_audit::verify_cosignature(&cosigned, &key).unwrap();
 }
+
+/// A misspelt filter would look like a log that holds no such records.
+#[test]
+fn filter_that_names_no_kind_of_record_is_refused() {
+    let site = site::shared();
+    for arguments in [["--event", "decison"], ["--event", "key-operations"], ["--decision", "denied"]] {
+        let refused = site.casemate(&[&["audit", "show"], &arguments[..]].concat());
+        assert!(refused.code == 2 && refused.text.contains("possible values"), "{}", refused.text);
+    }
+    // Every kind that is recorded can be asked for.
+    let kinds: std::collections::BTreeSet<String> =
+        site.records().iter().map(|record| record["event"].as_str().unwrap().to_owned()).collect();
+    for kind in kinds {
+        assert_eq!(site.casemate(&["audit", "show", "--last", "1", "--event", &kind]).code, 0, "{kind}");
+    }
+}

@@ -116,7 +116,11 @@ fn destroyed_compartment_does_not_come_back_from_a_backup() {
         let (from, to) = (backup.path().join("site").join(name), site.dir.join(name));
         let keep = office.desk.path(&format!("after-{name}"));
         fs::rename(&to, &keep).unwrap();
-        if from.is_dir() { copy_folder(&from, &to) } else { drop(fs::copy(&from, &to).unwrap()) }
+        if from.is_dir() {
+            copy_folder(&from, &to);
+        } else {
+            fs::copy(&from, &to).unwrap();
+        }
     }
     assert!(!served(site, "ana") && !served(site, "carla"));
 }

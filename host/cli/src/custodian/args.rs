@@ -52,7 +52,7 @@ pub enum CustodianCommand {
     #[command(subcommand)]
     Roster(RosterCommand),
     /// Write a statement that asks the custodians for an operation.
-    Request(RequestOptions),
+    Request(Box<RequestOptions>),
     /// Show what is to be approved, ask, and sign it in the custodian's token.
     Approve {
         /// The statement; the signature is added to it.

@@ -517,8 +517,28 @@ fn key_beyond_the_grant_is_named() {
     assert_eq!(exceeded(&|_| ()), None);
     assert_eq!(exceeded(&|wanted| wanted.user = Some("mallory".parse().unwrap())), Some("user"));
     assert_eq!(exceeded(&|wanted| wanted.clearance = Level::Secret), Some("clearance"));
-    assert_eq!(exceeded(&|wanted| drop(wanted.roles.insert("curator".to_owned()))), Some("role"));
-    assert_eq!(exceeded(&|wanted| drop(wanted.groups.insert("board".to_owned()))), Some("group"));
-    assert_eq!(exceeded(&|wanted| drop(wanted.departments.insert("legal".to_owned()))), Some("department"));
-    assert_eq!(exceeded(&|wanted| drop(wanted.compartments.insert("legal".parse().unwrap()))), Some("compartment"));
+    assert_eq!(
+        exceeded(&|wanted| {
+            wanted.roles.insert("curator".to_owned());
+        }),
+        Some("role")
+    );
+    assert_eq!(
+        exceeded(&|wanted| {
+            wanted.groups.insert("board".to_owned());
+        }),
+        Some("group")
+    );
+    assert_eq!(
+        exceeded(&|wanted| {
+            wanted.departments.insert("legal".to_owned());
+        }),
+        Some("department")
+    );
+    assert_eq!(
+        exceeded(&|wanted| {
+            wanted.compartments.insert("legal".parse().unwrap());
+        }),
+        Some("compartment")
+    );
 }
