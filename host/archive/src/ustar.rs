@@ -14,7 +14,8 @@ pub struct Limits {
     pub entries: usize,
 }
 
-/// Which names an archive may hold: parts joined by `/`, at most 100 bytes, none empty, `.`, `..` or with `-` in front.
+/// Which names an archive may hold: parts joined by `/`, at most 100 bytes, none empty, `.`, `..` or, but below the first part of a
+/// kit's names, with `-` in front.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Names {
     /// Lower-case letters, digits, `.`, `_` and `-`: bundles and exports.
@@ -267,7 +268,10 @@ fn check_name(name: &str, alphabet: Names) -> Result<(), ArchiveError> {
     let allowed =
         |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-' | b'/') || more(b);
     // A part that starts with `-` would be an option to a tool that extracts it.
-    let parts_ok = name.split('/').all(|part| !part.is_empty() && part != "." && !part.starts_with('-'));
+    // (Within a kit's index of crates there are folders like `id/-a`: only the first part is what a tool is given.)
+    let dash = |at: usize, part: &str| part.starts_with('-') && (at == 0 || alphabet == Names::Strict);
+    let mut parts = name.split('/').enumerate();
+    let parts_ok = parts.all(|(at, part)| !part.is_empty() && part != "." && !dash(at, part));
     if name.len() <= NAME && name.bytes().all(allowed) && parts_ok && !name.contains("..") {
         Ok(())
     } else {
@@ -293,7 +297,7 @@ mod tests {
     #[test]
     fn names_of_crates_pass_in_kits_only_and_traversal_nowhere() {
         let pushed = |name: &str, names| Writer::new(Vec::new(), SMALL).names(names).push(name, b"").is_ok();
-        for name in ["README.md", "registry/openssl-src-300.6.1+3.6.3.crate"] {
+        for name in ["README.md", "index/id/-a/id-arena", "registry/openssl-src-300.6.1+3.6.3.crate"] {
             assert!(pushed(name, Names::Files) && !pushed(name, Names::Strict), "{name}");
             let mut writer = Writer::new(Vec::new(), SMALL).names(Names::Files);
             writer.push(name, b"").unwrap();

@@ -15,7 +15,8 @@ cargo xtask setup            install what building needs (idempotent; offline on
 cargo xtask demo             set up, build, and run the main job on real text
 cargo xtask test             set up and run every test
 cargo xtask bench [NAME] [--json]
-                             decision | search | fpe | audit | http; all without a name
+                             decision | search | fpe | audit | http; all without a name;
+                             audit-large by its name only (2 GB)
 cargo xtask kit [--out DIR] [--key FILE]... [--model] [--pack] [--check]
                              the offline install package; --check installs from it with networking cut off
 cargo xtask lint             formatting and clippy, warnings as errors";

@@ -367,3 +367,29 @@ fn a_witness_with_a_token_of_its_own_cosigns() {
     let key = casemate_audit::WitnessKey::from_vkey(&key).unwrap();
     casemate_audit::verify_cosignature(&cosigned, &key).unwrap();
 }
+
+#[test]
+fn follow_prints_each_match_once_as_it_comes() {
+    use std::io::{BufRead, BufReader};
+
+    let site = site::copy();
+    let decide = || drop(site.casemate(&["policy", "eval", "--text", "What is a pool?", "--as", "ben"]).expect(0));
+    decide();
+    let filter = ["--event", "decision", "--user", "ben"];
+    let before = shown(&site, &filter).len();
+    let arguments = [&["audit", "show", "--last", "1", "--follow"], &filter[..]].concat();
+    let mut follower = site.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    let mut followed = vec![next()];
+    decide();
+    decide();
+    let expected = shown(&site, &filter).split_off(before - 1);
+    assert!(expected.len() > 2, "{expected:?}");
+    while followed.len() < expected.len() {
+        followed.push(next());
+    }
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    assert_eq!(followed, expected);
+}

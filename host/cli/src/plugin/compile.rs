@@ -70,7 +70,7 @@ pub fn built_with(dir: &Path, sources: &Sources) -> Result<BuiltWith, Failure> {
     let version = answer(Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())).arg("--version"))?;
     // The packages that this plugin takes in, and not those of the workspace that it may lie in.
     let mut tree = cargo("tree", dir, sources);
-    tree.args(["--locked", "--edges", "normal,build", "--target", TARGET, "--prefix", "none", "--no-dedupe"]);
+    tree.args(["--edges", "normal,build", "--target", TARGET, "--prefix", "none", "--no-dedupe"]);
     tree.args(["--format", "{p}"]);
     let mut packages: Vec<String> = answer(&mut tree)?
         .lines()
@@ -90,7 +90,8 @@ fn module(dir: &Path, sources: &Sources) -> Result<PathBuf, Failure> {
     let manifest = dir.join("Cargo.toml");
     let target = match &sources.target {
         Some(target) => target.clone(),
-        None => target_of(dir, sources)?,
+        // Apart from what cargo compiles there without the script: cargo would take the one for the other.
+        None => target_of(dir, sources)?.join("component"),
     };
     let wrapper = wrapper(&target)?;
     let mut cargo = cargo("build", dir, sources);
@@ -132,6 +133,9 @@ fn cargo(subcommand: &str, dir: &Path, sources: &Sources) -> Command {
     cargo.arg(subcommand).arg("--manifest-path").arg(dir.join("Cargo.toml")).current_dir(dir).stdin(Stdio::null());
     if sources.offline {
         cargo.args(["--locked", "--offline"]);
+    } else if subcommand == "tree" {
+        // The lock file as the build left it.
+        cargo.arg("--locked");
     }
     if let Some(registry) = &sources.registry {
         for setting in super::new::replaced_by(registry) {

@@ -126,3 +126,55 @@ fn sections(component: &[u8]) -> Vec<Section<'_>> {
     }
     found
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+mod tests {
+    use wasm_encoder::{Component, CustomSection};
+
+    use super::*;
+
+    fn made(sections: &[(&str, &[u8])], built: Option<&BuiltWith>) -> Vec<u8> {
+        let mut component = Component::new();
+        for (name, data) in sections {
+            component.section(&CustomSection { name: (*name).into(), data: (*data).into() });
+        }
+        if let Some(built) = built {
+            let data = serde_json::to_vec(built).unwrap();
+            component.section(&CustomSection { name: BUILT_WITH.into(), data: data.into() });
+        }
+        component.finish()
+    }
+
+    fn built(rustc: &str, lock: &[u8]) -> BuiltWith {
+        BuiltWith { rustc: rustc.to_owned(), lock: Digest::of(lock) }
+    }
+
+    #[test]
+    fn toolchain_lock_file_and_section_are_named_apart() {
+        let here = built("rustc 2", b"packages");
+        let ours = made(&[("a", b"1"), ("b", b"2")], Some(&here));
+        let cases = [
+            (built("rustc 1", b"packages"), "the toolchain: rustc 1 there, rustc 2 here"),
+            (built("rustc 2", b"others"), "the lock file"),
+            (built("rustc 2", b"packages"), "the sources differ"),
+        ];
+        for (there, named) in cases {
+            let found = differences(&made(&[("a", b"1"), ("b", b"3")], Some(&there)), &ours, &here);
+            assert!(found[0].contains(named), "{found:?}");
+            assert!(found.last().unwrap().contains("custom section `b`"), "{found:?}");
+        }
+        let found = differences(&made(&[("a", b"1")], None), &ours, &here);
+        assert!(found[0].contains("does not say"), "{found:?}");
+        assert!(found.last().unwrap().contains("here custom section `b`"), "{found:?}");
+    }
+
+    #[test]
+    fn garbage_for_a_component_is_a_difference_and_no_panic() {
+        let here = built("rustc 2", b"packages");
+        let ours = made(&[("a", b"1")], Some(&here));
+        for end in 0..ours.len() {
+            assert!(!differences(&ours[..end], &ours, &here).is_empty(), "{end}");
+        }
+    }
+}

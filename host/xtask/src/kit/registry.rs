@@ -159,7 +159,8 @@ fn index_path(name: &str) -> PathBuf {
     }
 }
 
-/// One line of the index (the Cargo book, Registry Index, JSON schema). Development dependencies are left out: nobody needs them.
+/// One line of the index (the Cargo book, Registry Index, JSON schema). Development dependencies are in it, because features may name
+/// them; cargo does not look for them.
 fn line(package: &Value, sum: &str) -> Value {
     let crates_io = "https://github.com/rust-lang/crates.io-index";
     let ours = !package["source"].is_string();
@@ -167,7 +168,6 @@ fn line(package: &Value, sum: &str) -> Value {
         .as_array()
         .into_iter()
         .flatten()
-        .filter(|dependency| dependency["kind"] != "dev")
         .map(|dependency| {
             let renamed = dependency["rename"].as_str();
             json!({
@@ -217,7 +217,7 @@ mod tests {
             {"name": "tests-only", "rename": null, "req": "^1", "features": [], "optional": false, "uses_default_features": true,
              "target": null, "kind": "dev"}]});
         let line = line(&package, "00");
-        assert_eq!(line["deps"].as_array().map(Vec::len), Some(1));
+        assert_eq!(line["deps"][1]["kind"], "dev");
         assert_eq!((&line["deps"][0]["name"], &line["deps"][0]["package"]), (&json!("nick"), &json!("real")));
     }
 }
