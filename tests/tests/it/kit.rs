@@ -119,7 +119,8 @@ fn a_kit_builds_its_plugins_with_networking_cut_off_and_every_tampering_is_named
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
     };
-    let some_crate = fs::read_dir(kit.join("registry")).unwrap().flatten().find(|entry| entry.path().is_file()).unwrap();
+    let some_crate =
+        fs::read_dir(kit.join("registry")).unwrap().flatten().find(|entry| entry.path().is_file()).unwrap();
     let some_crate = format!("registry/{}", some_crate.file_name().into_string().unwrap());
     for file in [&some_crate, "install.sh", "source/Cargo.lock", "plugins/clearance.wasm", "sbom.cdx.json"] {
         tampered(file, &flip, file);
@@ -181,7 +182,8 @@ fn the_bill_of_materials_names_every_package_with_the_sum_of_the_lock_file() {
     let mut locked: Vec<&str> = locked.iter().map(|sum| sum.trim_matches('"')).collect();
     (sums.sort_unstable(), locked.sort_unstable());
     assert_eq!(sums, locked);
-    let references: std::collections::BTreeSet<_> = components.iter().map(|each| each["bom-ref"].as_str().unwrap()).collect();
+    let references: std::collections::BTreeSet<_> =
+        components.iter().map(|each| each["bom-ref"].as_str().unwrap()).collect();
     for dependency in bill["dependencies"].as_array().unwrap() {
         assert!(references.contains(dependency["ref"].as_str().unwrap()), "{dependency}");
     }

@@ -22,6 +22,7 @@ mod kit;
 mod lockdown;
 mod malicious;
 mod probe;
+mod rotation;
 mod search_quality;
 mod serve;
 mod settings;

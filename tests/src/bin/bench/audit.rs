@@ -129,7 +129,13 @@ pub fn large(report: &mut Report) {
     let (dir, index) = (folder.path().join("log"), folder.path().join("index"));
     let started = Instant::now();
     let key = fill(&dir, LARGE);
-    report.row("audit-large", "append 10,000,000 records", LARGE as f64 / started.elapsed().as_secs_f64(), "records/s", None);
+    report.row(
+        "audit-large",
+        "append 10,000,000 records",
+        LARGE as f64 / started.elapsed().as_secs_f64(),
+        "records/s",
+        None,
+    );
     let mut seconds = |what: &str, work: &mut dyn FnMut()| {
         let started = Instant::now();
         work();
@@ -143,7 +149,11 @@ pub fn large(report: &mut Report) {
     for (what, query, found) in [
         ("one user's 10,000 records", Query { user: user("user77"), ..none() }, LARGE / 1000),
         ("a user that is not there", Query { user: user("nobody"), ..none() }, 0),
-        ("a second of time", Query { since_ms: Some(noon + 5_000_000), until_ms: Some(noon + 5_001_000), ..none() }, 1000),
+        (
+            "a second of time",
+            Query { since_ms: Some(noon + 5_000_000), until_ms: Some(noon + 5_001_000), ..none() },
+            1000,
+        ),
         ("a generation that is not there", Query { generation: Some(7), ..none() }, 0),
     ] {
         seconds(&format!("ask for {what}"), &mut || assert_eq!(ask(&dir, &index, &query), found));
