@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::guest::root;
 use crate::site::{self, Site, text};
@@ -31,6 +31,12 @@ fn made() -> &'static Made {
         site.casemate(&["kit", "keys", text(&keys)]).expect(0);
         Made { kit, keys, site }
     })
+}
+
+/// The kit for one test alone: one of them alters it.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn make(kit: &Path) {
@@ -72,6 +78,7 @@ fn two(keys: &Path) -> [PathBuf; 2] {
 
 #[test]
 fn a_kit_builds_its_plugins_with_networking_cut_off_and_every_tampering_is_named() {
+    let _alone = alone();
     let Made { kit, keys, site } = made();
     let build = tempfile::tempdir().unwrap();
     let installed = install(kit, &two(keys), &["--plugins-only", "--to", text(build.path())]);
@@ -146,6 +153,7 @@ fn a_kit_builds_its_plugins_with_networking_cut_off_and_every_tampering_is_named
 
 #[test]
 fn equal_inputs_give_a_kit_of_equal_bytes() {
+    let _alone = alone();
     let Made { kit, site, .. } = made();
     let folder = tempfile::tempdir().unwrap();
     let second = folder.path().join("second");
@@ -172,6 +180,7 @@ fn equal_inputs_give_a_kit_of_equal_bytes() {
 
 #[test]
 fn the_bill_of_materials_names_every_package_with_the_sum_of_the_lock_file() {
+    let _alone = alone();
     let Made { kit, .. } = made();
     let bill: serde_json::Value = serde_json::from_slice(&fs::read(kit.join("sbom.cdx.json")).unwrap()).unwrap();
     assert_eq!((bill["bomFormat"].as_str(), bill["specVersion"].as_str()), (Some("CycloneDX"), Some("1.6")));

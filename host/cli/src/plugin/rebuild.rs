@@ -1,5 +1,6 @@
 //! Rebuild and compare: what two people signed elsewhere is what the sources give here.
 
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -15,6 +16,9 @@ use crate::plugin::read;
 /// Nothing that was compiled before is used. Exit code 4 when they differ.
 pub fn run(bundle: &Path, source: &Path, registry: Option<&Path>, json: bool) -> Result<ExitCode, Failure> {
     let theirs = component_in(bundle)?;
+    // Cargo runs in the plugin's folder.
+    let source = &fs::canonicalize(source)
+        .map_err(|error| Failure::caused_by(format!("cannot find {}", source.display()), &error))?;
     let fresh = tempfile::tempdir().map_err(|error| Failure::caused_by("cannot make a folder to build in", &error))?;
     let sources =
         Sources { offline: true, registry: registry.map(Path::to_owned), target: Some(fresh.path().join("target")) };
