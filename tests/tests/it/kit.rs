@@ -99,7 +99,7 @@ fn a_kit_builds_its_plugins_with_networking_cut_off_and_every_tampering_is_named
     };
     let [ana, bo] = two(keys);
     refused(&[], "0 of the keys given");
-    refused(&[ana.clone()], "1 of the keys given");
+    refused(std::slice::from_ref(&ana), "1 of the keys given");
     let copy = build.path().join("other-name.pem");
     fs::copy(&ana, &copy).unwrap();
     refused(&[ana.clone(), copy], "1 of the keys given");
@@ -189,7 +189,8 @@ fn the_bill_of_materials_names_every_package_with_the_sum_of_the_lock_file() {
     let components = bill["components"].as_array().unwrap();
     let mut sums: Vec<&str> = components.iter().filter_map(|each| each["hashes"][0]["content"].as_str()).collect();
     let mut locked: Vec<&str> = locked.iter().map(|sum| sum.trim_matches('"')).collect();
-    (sums.sort_unstable(), locked.sort_unstable());
+    sums.sort_unstable();
+    locked.sort_unstable();
     assert_eq!(sums, locked);
     let references: std::collections::BTreeSet<_> =
         components.iter().map(|each| each["bom-ref"].as_str().unwrap()).collect();
