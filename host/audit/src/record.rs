@@ -137,9 +137,9 @@ pub enum Event {
     },
     /// A signed order of custodians was carried out, or refused.
     Order {
-        /// `stopped`, `resumed` or `refused`.
+        /// `stopped`, `resumed`, `revoked`, `rollback` or `refused`.
         action: String,
-        /// `everything` or the name of a component; empty for a refused order that nobody signed.
+        /// `everything`, `component:NAME`, the digest that is revoked, or `NAME@DIGEST` to come back; empty for a refused order that nobody signed.
         scope: String,
         /// Digest of the order's statement: names it whoever signed.
         order: Digest,

@@ -52,6 +52,9 @@ pub enum Command {
     /// Write, build, inspect, sign, verify and load plugins.
     #[command(subcommand)]
     Plugin(PluginCommand),
+    /// Stop, resume, roll back and revoke, by signed orders of custodians.
+    #[command(subcommand)]
+    Change(crate::change::ChangeCommand),
     /// Ask the policies about something, without an agent.
     #[command(subcommand)]
     Policy(PolicyCommand),
