@@ -61,7 +61,11 @@ impl ActiveSet {
         if next.entries.insert(name.clone(), ActiveEntry::new(version, bundle)).is_none() {
             return Err(ChangeError::NotActive { name: name.clone() });
         }
-        next.rolled_back.insert(name.clone());
+        // Going forward again, up to the floor, is the same step.
+        match self.floors.get(name) {
+            Some(floor) if version < *floor => next.rolled_back.insert(name.clone()),
+            _ => next.rolled_back.remove(name),
+        };
         next.step()
     }
 
@@ -170,6 +174,25 @@ mod tests {
         let back = set.with_entry(&name(), entry(3, "a")).unwrap();
         assert_eq!((back.generation, back.retired.len()), (Generation(3), 0));
         back.check().unwrap();
+    }
+
+    #[test]
+    fn going_back_is_a_generation_and_leaves_the_floor() {
+        let (old, new) = (entry(1, "a"), entry(2, "b"));
+        let set = ActiveSet::default().with_entry(&name(), old.clone()).unwrap();
+        let set = set.with_entry(&name(), new.clone()).unwrap();
+        let back = set.back_to(&name(), 1, old.bundle_digest).unwrap();
+        assert_eq!((back.generation, back.floors[&name()]), (Generation(3), 2));
+        back.check().unwrap();
+        // Whoever edits the file cannot go back without the mark, nor keep it.
+        let mut unmarked = back.clone();
+        unmarked.rolled_back.clear();
+        assert!(unmarked.check().is_err());
+        let forward = back.back_to(&name(), 2, new.bundle_digest).unwrap();
+        assert_eq!((forward.generation, forward.rolled_back.len()), (Generation(4), 0));
+        forward.check().unwrap();
+        assert!(matches!(back.with_entry(&name(), entry(1, "c")), Err(ChangeError::Rollback { .. })));
+        assert!(back.with_entry(&name(), entry(3, "c")).unwrap().check().is_ok());
     }
 
     #[test]

@@ -116,7 +116,9 @@ pub enum ChangeError {
 #[non_exhaustive]
 pub enum OrderError {
     /// A signature that is not of a key of the root, or not over this order.
-    #[error("a signature of key {key_id} does not hold: the order was altered, or its signer is not in the site's root of trust")]
+    #[error(
+        "a signature of key {key_id} does not hold: the order was altered, or its signer is not in the site's root of trust"
+    )]
     BadSignature {
         /// The key it claims.
         key_id: String,
@@ -142,7 +144,9 @@ pub enum OrderError {
         bundle: Digest,
     },
     /// The stop it would lift is not in force.
-    #[error("`{scope}` is not stopped by {stop}; see `casemate change status`, and sign an order about the stop in force")]
+    #[error(
+        "`{scope}` is not stopped by {stop}; see `casemate change status`, and sign an order about the stop in force"
+    )]
     NotStopped {
         /// What.
         scope: String,
@@ -180,7 +184,9 @@ pub enum OrderError {
         name: String,
     },
     /// Something else is active than the signers saw.
-    #[error("`{name}` is no longer the bundle that the order was signed for; look at `casemate change status` and sign anew")]
+    #[error(
+        "`{name}` is no longer the bundle that the order was signed for; look at `casemate change status` and sign anew"
+    )]
     Stale {
         /// The plugin.
         name: PluginName,

@@ -101,7 +101,10 @@ impl Standing {
             return Err(format!("it is of generation {}, the log has seen {}", written.generation, log.generation));
         }
         if written.generation.0 > log.generation.0.saturating_add(1) {
-            return Err(format!("it is of generation {}, the log has seen only {}", written.generation, log.generation));
+            return Err(format!(
+                "it is of generation {}, the log has seen only {}",
+                written.generation, log.generation
+            ));
         }
         if written.generation == log.generation && written.entries != log.entries {
             return Err(format!("its bundles are not those of generation {} in the log", log.generation));

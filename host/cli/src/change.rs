@@ -122,7 +122,8 @@ pub fn run(site: &Path, command: ChangeCommand, json: bool) -> Result<ExitCode, 
             let scope = Scope::from(scope);
             let standing = casemate_gate::standing_of(site)?;
             let stop = standing.stops.get(&scope).copied();
-            let stop = stop.ok_or_else(|| Failure::new(format!("`{scope}` is not stopped")).hint("casemate change status"))?;
+            let stop =
+                stop.ok_or_else(|| Failure::new(format!("`{scope}` is not stopped")).hint("casemate change status"))?;
             let order = Order::Resume { scope, stop, reason: by.reason.clone(), expires: expires(out.hours)? };
             write_new(site, order, &by, &out.out, json)
         }
@@ -132,9 +133,8 @@ pub fn run(site: &Path, command: ChangeCommand, json: bool) -> Result<ExitCode, 
             let active = active.ok_or_else(|| Failure::new(format!("no plugin `{name}` is active")))?;
             let before = || {
                 let known = standing.history.get(&name)?.iter();
-                let older = known.filter(|(bundle, version)| {
-                    **version < active.version && !standing.revoked.contains(*bundle)
-                });
+                let older =
+                    known.filter(|(bundle, version)| **version < active.version && !standing.revoked.contains(*bundle));
                 older.max_by_key(|(_, version)| **version).map(|(bundle, _)| *bundle)
             };
             let to = to.or_else(before);
@@ -170,7 +170,9 @@ fn submit(site: &Path, bytes: &[u8], json: bool) -> Result<ExitCode, Failure> {
     } else {
         let word = |name: &str| done[name].as_str().unwrap_or_default().to_owned();
         let (action, what) = (word("action"), word("what"));
-        output::line(&format!("{what} is {action}. It is in the log, and stays so whatever happens to files of the site."))?;
+        output::line(&format!(
+            "{what} is {action}. It is in the log, and stays so whatever happens to files of the site."
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }

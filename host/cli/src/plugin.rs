@@ -116,7 +116,11 @@ fn load(site: &Path, bundles: &[PathBuf], json: bool) -> Result<ExitCode, Failur
                     activated.generation,
                     if gate.is_some() { "" } else { " of the running server" },
                     activated.signers.join(" and "),
-                    if activated.capabilities.is_empty() { "nothing".to_owned() } else { activated.capabilities.join(", ") }
+                    if activated.capabilities.is_empty() {
+                        "nothing".to_owned()
+                    } else {
+                        activated.capabilities.join(", ")
+                    }
                 ))?;
             }
         }

@@ -89,9 +89,14 @@ pub(crate) fn apply(standing: &mut Standing, event: &Event) -> Result<(), GateEr
             "resumed" => standing.resumed(&scope.parse().map_err(|error: String| damaged(&error))?, *order),
             "revoked" => standing.revoke(scope.parse().map_err(|_| damaged("a revoked digest is none"))?, *order),
             "rollback" => {
-                let (name, to) = scope.split_once('@').ok_or_else(|| damaged("a rollback in the log names no bundle"))?;
+                let (name, to) =
+                    scope.split_once('@').ok_or_else(|| damaged("a rollback in the log names no bundle"))?;
                 let name = name.parse().map_err(|_| damaged("a rollback in the log names no plugin"))?;
-                standing.ordered(name, to.parse().map_err(|_| damaged("a rollback in the log names no bundle"))?, *order);
+                standing.ordered(
+                    name,
+                    to.parse().map_err(|_| damaged("a rollback in the log names no bundle"))?,
+                    *order,
+                );
             }
             _ => {}
         },
