@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::approver::key_id;
-use crate::json::{canonical, malformed, parse_canonical};
+use crate::json::{canonical, malformed, parse_canonical, spelled};
 use crate::{ApproverPublic, BundleError};
 
 pub(crate) const SNAPSHOT: &str = "tuf/snapshot.json";
@@ -149,7 +149,7 @@ impl Envelope {
     pub(crate) fn to_bytes(&self, file: &str) -> Result<Vec<u8>, BundleError> {
         let signatures: Vec<Value> =
             self.signatures.iter().map(|(key_id, sig)| json!({"keyid": key_id, "sig": sig})).collect();
-        canonical(file, &json!({"signatures": signatures, "signed": self.signed}))
+        spelled(file, &json!({"signatures": signatures, "signed": self.signed}))
     }
 }
 

@@ -191,6 +191,12 @@ impl Gate {
                 document.id
             )));
         }
+        if document.metadata.keys().any(|name| name.is_empty() || name.chars().any(char::is_control)) {
+            return Err(GateError::Ingest(format!(
+                "document `{}`: a metadata field's name is empty or has control characters",
+                document.id
+            )));
+        }
         if document.text.trim().is_empty() || document.text.len() > MAX_TEXT {
             return Err(GateError::Ingest(format!(
                 "document `{}`: the text must have 1 to {MAX_TEXT} bytes",

@@ -89,6 +89,7 @@ pub fn create(
         token_serial: primary.token.serial.clone(),
         probed: prints.map(|print| (print.serial.clone(), print)).collect(),
         keys: BTreeMap::new(),
+        versions: BTreeMap::new(),
         sealed_site_secrets: Vec::new(),
         compartments: BTreeMap::new(),
         issued: 0,
@@ -104,7 +105,7 @@ pub fn create(
         None => {
             let keyring = Vault::one(primary.login(config)?);
             for (name, class) in SITE_KEYS {
-                state.keys.insert(name, made.generate(&keyring, class, &site_label(name))?);
+                state.keys.insert(name, made.generate(&keyring, class, &name.label())?);
             }
             (keyring, None)
         }
@@ -153,7 +154,7 @@ pub fn create(
         journal.record_blocking(Event::Site { action: "hsm-pair-founded".to_owned(), detail })?;
     }
     for (name, key) in &made_keys {
-        journal.record_blocking(key_operation(key, "generate", None, &format!("ok: {name}")))?;
+        journal.record_blocking(key_operation(key, None, "generate", None, &format!("ok: {name}")))?;
     }
     for (user, held) in &state.users {
         journal.record_blocking(user_key_operation(&held.kek.key, "issue", held.version, user, "ok"))?;
@@ -183,10 +184,6 @@ const SITE_KEYS: [(SiteKey, KeyClass); 6] = [
     (SiteKey::Tokens, KeyClass::Token),
     (SiteKey::UserKekWrapping, KeyClass::KekWrapping),
 ];
-
-fn site_label(name: SiteKey) -> String {
-    format!("site/{}", serde_json::to_value(name).ok().as_ref().and_then(|v| v.as_str()).unwrap_or("key"))
-}
 
 /// A new token that was initialised and found fit, and holds nothing yet.
 struct Prepared {
@@ -251,11 +248,11 @@ fn found(
     for (name, class) in SITE_KEYS {
         let key = if class.is_replicable() {
             let both = |label: &str| Ok(replicate([&**primary, &**backup], [&keys[0], &keys[1]], class, label)?);
-            let key = made.note(class, &site_label(name), both)?;
+            let key = made.note(class, &name.label(), both)?;
             shared.push(ManifestKey::new(&key, 1));
             key
         } else {
-            own(made, primary, class, &site_label(name))?
+            own(made, primary, class, &name.label())?
         };
         state.keys.insert(name, key);
     }

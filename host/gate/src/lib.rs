@@ -44,6 +44,7 @@ mod site;
 mod state;
 mod user_key;
 mod vault;
+mod versions;
 mod watch;
 
 pub use ask::{Citation, MAX_QUESTION, MAX_TEXT, Outcome, Question, Reply};
@@ -66,6 +67,7 @@ pub use rotation::rotate_log_key;
 pub use session::Session;
 pub use site::{Active, Gate, pair_status};
 pub use state::{STATE_FORMAT, SiteKey, SiteState};
+pub use versions::{KeyStatus, OlderStatus, ReEncrypted};
 
 use casemate_types::DecisionId;
 

@@ -215,8 +215,9 @@ impl Gate {
         let journal = Arc::new(open_journal(dir, &config, &state, &keyring, recordings, Arc::clone(&site_key))?);
         let watch = TokenWatch::start(&keyring, &journal)?;
         let (store, scorer) = open_tier(dir, &config)?;
-        let masker = Masker::open(&keyring, state.key(SiteKey::Mask)?, state.key(SiteKey::Tokens)?)?;
-        let fields = FieldCipher::open(&keyring, &config, state.key(SiteKey::Metadata)?, state.key(SiteKey::Tokens)?)?;
+        let masker = Masker::open(&keyring, &state.live(SiteKey::Mask)?, state.key(SiteKey::Tokens)?)?;
+        let fields =
+            FieldCipher::open(&keyring, &config, &state.live(SiteKey::Metadata)?, state.key(SiteKey::Tokens)?)?;
         let engine = open_engine(dir, &keyring, &state)?;
         let tokens = keyring.find(state.key(SiteKey::Tokens)?)?;
         let names_key = Zeroizing::new(keyring.mac(&tokens, b"casemate/names-of-small-state")?);
@@ -417,7 +418,25 @@ impl Gate {
         who: &impl std::fmt::Display,
         what: &str,
     ) -> Result<(), GateError> {
-        let event = key_operation(self.state().key(key)?, operation, Some(who.to_string()), what);
+        let state = self.state();
+        let version = state.version_in_force(key);
+        let event = key_operation(state.key(key)?, Some(version), operation, Some(who.to_string()), what);
+        self.journal.record(event).await.map(drop)
+    }
+
+    /// As [`Gate::record_key_use`], for a version that may be an older one.
+    pub(crate) async fn record_version_use(
+        &self,
+        key: SiteKey,
+        version: u32,
+        operation: &str,
+        who: &impl std::fmt::Display,
+        what: &str,
+    ) -> Result<(), GateError> {
+        let live = self.state().live(key)?;
+        let held = live.iter().find(|(held, _)| *held == version);
+        let (_, reference) = held.ok_or(GateError::StateIncomplete { what: format!("{key}@{version}") })?;
+        let event = key_operation(reference, Some(version), operation, Some(who.to_string()), what);
         self.journal.record(event).await.map(drop)
     }
 
@@ -429,7 +448,9 @@ impl Gate {
         who: &impl std::fmt::Display,
         what: &str,
     ) -> Result<(), GateError> {
-        let event = key_operation(self.state().key(key)?, operation, Some(who.to_string()), what);
+        let state = self.state();
+        let version = state.version_in_force(key);
+        let event = key_operation(state.key(key)?, Some(version), operation, Some(who.to_string()), what);
         self.journal.record_blocking(event).map(drop)
     }
 

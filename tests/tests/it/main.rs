@@ -21,6 +21,7 @@ mod hostile;
 mod lockdown;
 mod malicious;
 mod probe;
+mod rotation;
 mod search_quality;
 mod serve;
 mod settings;
