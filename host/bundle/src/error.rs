@@ -108,6 +108,14 @@ pub enum BundleError {
         /// The cap in bytes.
         max: u64,
     },
+    /// A file of evidence that is none, or is about something else.
+    #[error("`{entry}` is no evidence for this bundle: {why}")]
+    Evidence {
+        /// The file.
+        entry: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The metadata is past its date.
     #[error("the {role} metadata expired at {expires}; have it re-issued and signed again")]
     Expired {
@@ -222,7 +230,7 @@ pub enum BundleError {
         entry: String,
     },
     /// The code is not a WebAssembly component.
-    #[error("component.wasm is not a WebAssembly component: it is {reason}")]
+    #[error("the component is not a WebAssembly component: it is {reason}")]
     NotAComponent {
         /// What it is instead.
         reason: &'static str,
@@ -246,6 +254,12 @@ pub enum BundleError {
         /// The threshold.
         needed: usize,
     },
+    /// The OCI image layout is not the one of component and manifest.
+    #[error("`{entry}` is not what the OCI layout of this component and manifest holds: build the bundle again")]
+    OciLayout {
+        /// The file.
+        entry: String,
+    },
     /// A PAX extended header.
     #[error("the header at byte {offset} is a PAX extension: only plain USTAR files are allowed")]
     PaxHeader {
@@ -257,6 +271,16 @@ pub enum BundleError {
     Root {
         /// What is wrong.
         why: String,
+    },
+    /// A root that is not the next one.
+    #[error(
+        "the root offered has version {offered}, and this site's is {pinned}: roots are taken one after the other, never an older one"
+    )]
+    RootVersion {
+        /// Its version.
+        offered: u64,
+        /// The version of the pinned root.
+        pinned: u64,
     },
     /// The bundle is larger than 64 MiB or has more than 1,024 entries.
     #[error("the bundle is too large: at most 64 MiB and 1,024 entries are read")]
@@ -283,7 +307,9 @@ pub enum BundleError {
         source: sigstore_tuf::Error,
     },
     /// A file that a bundle cannot have.
-    #[error("a bundle cannot hold `{entry}`: the only free names are below `evidence/`")]
+    #[error(
+        "a bundle cannot hold `{entry}`: there are manifest, settings, one OCI layout and what is below `evidence/`"
+    )]
     UnexpectedEntry {
         /// The file.
         entry: String,

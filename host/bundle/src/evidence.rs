@@ -40,7 +40,7 @@ impl Evidence {
     /// Errors: [`BundleError::Evidence`], [`BundleError::BadSignature`], [`BundleError::DuplicateSignature`].
     pub(crate) fn read(name: &str, bytes: &[u8], subject: Digest, trust: &TrustRoot) -> Result<Self, BundleError> {
         let bad = |why: String| BundleError::Evidence { entry: name.to_owned(), why };
-        if !name.strip_prefix(EVIDENCE).and_then(|rest| rest.strip_suffix(SUFFIX)).is_some_and(|stem| !stem.is_empty()) {
+        if name.strip_prefix(EVIDENCE).and_then(|rest| rest.strip_suffix(SUFFIX)).is_none_or(str::is_empty) {
             return Err(bad(format!("evidence is called `{EVIDENCE}NAME{SUFFIX}`")));
         }
         let envelope = Envelope::parse(bytes, MAX_EVIDENCE).map_err(|error| bad(error.to_string()))?;

@@ -26,11 +26,12 @@ pub(crate) const SPEC: &str = "1.0.34";
 /// The largest metadata file, in bytes.
 pub(crate) const MAX_METADATA: usize = 512 << 10;
 
-/// The signed parts for a bundle of `files`, by the file they go to.
+/// The signed parts for a bundle of `files`, by the file they go to. `custom` is said about the target of that name.
 pub(crate) fn signed_parts(
     version: u64,
     expires: Timestamp,
     files: &BTreeMap<String, Vec<u8>>,
+    custom: (&str, &Value),
 ) -> Result<[(&'static str, Value); 3], BundleError> {
     let expires = whole_seconds(expires)?;
     let part = |role: &str, content: (&str, Value)| {
@@ -49,7 +50,10 @@ pub(crate) fn signed_parts(
     let list: Map<String, Value> = files
         .iter()
         .map(|(name, body)| {
-            let entry = json!({"hashes": {"sha256": Digest::of(body).hex()}, "length": body.len()});
+            let mut entry = json!({"hashes": {"sha256": Digest::of(body).hex()}, "length": body.len()});
+            if name == custom.0 {
+                entry["custom"] = custom.1.clone();
+            }
             (name.clone(), entry)
         })
         .collect();
@@ -126,6 +130,16 @@ impl Envelope {
         file: &str,
         approvers: &BTreeMap<String, ApproverPublic>,
     ) -> Result<BTreeSet<String>, BundleError> {
+        let keys = self.signing_keys(file, approvers)?;
+        Ok(keys.iter().filter_map(|key_id| approvers.get(key_id)).map(|approver| approver.name.clone()).collect())
+    }
+
+    /// The key ids of those who have signed; as [`Envelope::signers`]. One key has one id, because ids are digests of keys.
+    pub(crate) fn signing_keys(
+        &self,
+        file: &str,
+        approvers: &BTreeMap<String, ApproverPublic>,
+    ) -> Result<BTreeSet<String>, BundleError> {
         let mut signers = BTreeSet::new();
         for (key_id, sig) in &self.signatures {
             let Some(approver) = approvers.get(key_id) else {
@@ -138,11 +152,16 @@ impl Envelope {
             if !verifies(approver, &self.canonical, sig) {
                 return Err(BundleError::BadSignature { file, approver: name });
             }
-            if !signers.insert(name.clone()) {
+            if !signers.insert(key_id.clone()) {
                 return Err(BundleError::DuplicateSignature { file, approver: name });
             }
         }
         Ok(signers)
+    }
+
+    /// Drops the signatures of other key ids.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.signatures.retain(|(key_id, _)| keep(key_id));
     }
 
     /// The file.

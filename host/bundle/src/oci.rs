@@ -60,10 +60,7 @@ pub(crate) fn layout(manifest: &Manifest, component: &[u8]) -> Result<BTreeMap<S
     )?;
     let mut entry = descriptor(MANIFEST_TYPE, &image);
     entry["annotations"] = json!({"org.opencontainers.image.ref.name": manifest.version});
-    let index = canonical(
-        INDEX,
-        &json!({"manifests": [entry], "mediaType": INDEX_TYPE, "schemaVersion": 2}),
-    )?;
+    let index = canonical(INDEX, &json!({"manifests": [entry], "mediaType": INDEX_TYPE, "schemaVersion": 2}))?;
     Ok([
         (LAYOUT.to_owned(), b"{\"imageLayoutVersion\":\"1.0.0\"}".to_vec()),
         (INDEX.to_owned(), index),

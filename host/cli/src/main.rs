@@ -4,6 +4,7 @@
 
 mod args;
 mod audit;
+mod bundle;
 mod ceremony;
 mod custodian;
 mod drill;
@@ -47,6 +48,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Init(options) => init::run(&site, &options, json),
         Command::Ingest(options) => ingest::run(&site, &options, json),
         Command::Ask(options) => question::run(&site, &options, json),
+        Command::Bundle(command) => bundle::run(&site, command, json),
         Command::Plugin(command) => plugin::run(&site, command, json),
         Command::Policy(command) => policy::run(&site, command, json),
         Command::Audit(command) => audit::run(&site, command, json),

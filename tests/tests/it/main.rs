@@ -6,6 +6,7 @@
 
 mod access;
 mod audit;
+mod carry;
 mod ceremony;
 mod corpus;
 mod custodian;

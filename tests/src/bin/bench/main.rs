@@ -1,4 +1,4 @@
-//! `cargo xtask bench [decision | search | fpe | audit | http] [--json]`: every figure beside a named baseline of the same run.
+//! `cargo xtask bench [decision | search | fpe | audit | bundle | http] [--json]`: every figure beside a named baseline of the same run.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod bundle;
 mod decision;
 mod fixture;
 mod fpe_token;
@@ -22,11 +23,12 @@ use report::Report;
 /// A benchmark: its name, and what prints its rows.
 type Bench = (&'static str, fn(&mut Report));
 
-const ALL: [Bench; 5] = [
+const ALL: [Bench; 6] = [
     ("decision", decision::run),
     ("search", search::run),
     ("fpe", fpe_token::run),
     ("audit", audit::run),
+    ("bundle", bundle::run),
     ("http", http::run),
 ];
 
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
     let json = arguments.iter().any(|argument| argument == "--json");
     let named: Vec<&String> = arguments.iter().filter(|argument| *argument != "--json").collect();
     if let Some(unknown) = named.iter().find(|name| !ALL.iter().any(|(bench, _)| bench == **name)) {
-        eprintln!("error: no benchmark `{unknown}`; there are decision, search, fpe, audit and http");
+        eprintln!("error: no benchmark `{unknown}`; there are decision, search, fpe, audit, bundle and http");
         return ExitCode::from(2);
     }
     let mut report = Report::new(json);

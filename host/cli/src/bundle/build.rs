@@ -1,65 +1,75 @@
+//! From a plugin's folder to an unsigned bundle with its evidence.
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
-use casemate_bundle::{BuildInput, Manifest, TrustRoot};
+use casemate_bundle::{Additions, BuildInput, Manifest};
 use casemate_types::Digest;
-use serde::Serialize;
 use wit_component::ComponentEncoder;
 
+use super::args::BuildOptions;
+use super::{evidence, read, trust, write};
 use crate::failure::Failure;
-use crate::plugin::{read, write};
+use crate::output;
 
-/// What was packed.
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Packed {
-    pub bundle: PathBuf,
-    pub name: String,
-    pub version: String,
-    pub component: Digest,
-    pub bytes: usize,
-}
-
-/// Compiles a plugin's folder and packs component, manifest and settings, unsigned.
-pub fn run(
-    trust: &TrustRoot,
-    dir: &Path,
-    out: Option<PathBuf>,
-    bundle_version: u64,
-    valid_days: u32,
-    component: Option<&Path>,
-) -> Result<Packed, Failure> {
+/// Compiles a plugin's folder and packs component, manifest, settings and evidence, unsigned.
+pub fn run(site: &Path, options: &BuildOptions, json: bool) -> Result<ExitCode, Failure> {
+    let (trust, dir) = (trust(site)?, &options.dir);
     let manifest_toml = text(&dir.join("manifest.toml"))?;
     let manifest = Manifest::parse(&manifest_toml)?;
     let settings = dir.join("settings.json");
     let settings_json = if settings.exists() { read(&settings)? } else { b"{}".to_vec() };
-    let component = match component {
+    let mut pinned = BTreeMap::new();
+    let component = match &options.component {
         Some(path) => read(path)?,
-        None => encode(&read(&compile(dir)?)?)?,
+        None => {
+            let component = encode(&read(&compile(dir)?)?)?;
+            pinned = evidence::of(dir, &manifest, Digest::of(&component))?;
+            component
+        }
     };
-    let expires = jiff::Timestamp::now()
-        .checked_add(jiff::SignedDuration::from_hours(24 * i64::from(valid_days)))
-        .map_err(|error| Failure::caused_by("--valid-days is out of range", &error))?;
-    let bundle = casemate_bundle::build(
-        trust,
-        BuildInput {
-            manifest_toml: &manifest_toml,
-            component: &component,
-            settings_json: &settings_json,
-            version: bundle_version,
-            expires,
-        },
-    )?;
-    let path = out.unwrap_or_else(|| PathBuf::from(format!("{}.casemate", manifest.name)));
+    for path in &options.evidence {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if pinned.insert(format!("evidence/{name}"), read(path)?).is_some() {
+            return Err(Failure::new(format!("there are two files of evidence called `{name}`")).with_code(2));
+        }
+    }
+    let valid = jiff::SignedDuration::from_hours(24 * i64::from(options.valid_days));
+    let expires = match options.expires {
+        Some(expires) => expires,
+        None => jiff::Timestamp::now()
+            .checked_add(valid)
+            .map_err(|error| Failure::caused_by("--valid-days is out of range", &error))?,
+    };
+    let input = BuildInput {
+        manifest_toml: &manifest_toml,
+        component: &component,
+        settings_json: &settings_json,
+        version: options.bundle_version,
+        expires,
+    };
+    let additions = Additions { evidence: pinned, replaces: options.replaces };
+    let bundle = casemate_bundle::build_with(&trust, input, &additions)?;
+    let path = options.out.clone().unwrap_or_else(|| PathBuf::from(format!("{}.casemate", manifest.name)));
     write(&path, &bundle)?;
-    Ok(Packed {
-        bundle: path,
-        name: manifest.name.to_string(),
-        version: manifest.version.to_string(),
-        component: Digest::of(&component),
-        bytes: bundle.len(),
-    })
+    if json {
+        output::json(&serde_json::json!({
+            "bundle": path, "name": manifest.name, "version": manifest.version, "component": Digest::of(&component),
+            "bytes": bundle.len(), "digest": Digest::of(&bundle),
+        }))?;
+    } else {
+        output::line(&format!(
+            "{} holds {} {}: {} bytes, {}; unsigned, two approvers must sign it",
+            path.display(),
+            manifest.name,
+            manifest.version,
+            bundle.len(),
+            Digest::of(&component)
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn text(path: &Path) -> Result<String, Failure> {
