@@ -13,7 +13,7 @@ use casemate_bundle::{ApproverKey, TrustRoot};
 use casemate_fhe_owner::DataKey;
 use casemate_hsm::pair::{Manifest, ManifestKey, ManifestSigner, TokenSigner, replicate};
 use casemate_hsm::probe::{self, Access, Fingerprint};
-use casemate_hsm::{HsmError, KeyClass, KeyRef, Keyring, Module, Pin, Role, TokenInfo};
+use casemate_hsm::{HsmError, KeyClass, KeyRef, Keyring, Login, Module, Pin, Role, TokenInfo};
 use zeroize::Zeroizing;
 
 use crate::GateError;
@@ -226,7 +226,8 @@ impl Prepared {
 
     fn login(&self, config: &SiteConfig) -> Result<Arc<Keyring>, GateError> {
         let (_, label) = config.hsm.place(self.role).ok_or(HsmError::PairIncomplete { role: self.role })?;
-        Ok(Keyring::open(Arc::clone(&self.module), label, &self.pin)?)
+        let login = Login { pin: Some(&self.pin), native_ff1: config.hsm.native_ff1(self.role) };
+        Ok(Keyring::open_with(Arc::clone(&self.module), label, &login)?)
     }
 }
 

@@ -230,6 +230,21 @@ pub enum HsmError {
     /// The PIN is empty or has a length the token does not take.
     #[error("set or use a PIN: it is empty, too short, too long or not accepted by the token; choose another")]
     PinInvalid,
+    /// A PIN was to be sent to a token that takes it by a way of its own.
+    #[error(
+        "open token `{label}`: it takes its PIN by a way of its own (keypad, cards, a quorum), and none may go through this \
+         machine; take the PIN file away"
+    )]
+    PinUnwanted {
+        /// The label.
+        label: String,
+    },
+    /// No PIN for a token that takes it from the host.
+    #[error("open token `{label}`: it takes its PIN from this machine, and none was given; name its PIN file")]
+    PinMissing {
+        /// The label.
+        label: String,
+    },
     /// The PIN is locked.
     #[error("log in to the token: the PIN is locked; a security officer must reset it")]
     PinLocked,

@@ -102,7 +102,7 @@ impl Keyring {
         let (class, id) = (key.class(), key.id());
         let handle = key.handle_for(&self.sessions, "read a key's attributes", &[class])?;
         let origin = key.reference().origin;
-        let mut told = self.told(handle, &class.template(id, origin), &class.history(origin))?;
+        let mut told = self.told(handle, &self.template(class, id, origin), &class.history(origin))?;
         if key.public.is_some() {
             for object in self.objects(id)?.into_iter().filter(|object| *object != handle) {
                 let public = self.told(object, &class.public_template(id), &[])?;

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::class::{Generation, Template};
 use crate::key::PublicHalf;
 use crate::sessions::Sessions;
-use crate::{HsmError, Key, KeyClass, KeyId, KeyRef, Module, OaepHash, Origin, Pin};
+use crate::{HsmError, Key, KeyClass, KeyId, KeyRef, Module, NativeFf1, OaepHash, Origin, Pin};
 
 /// The keys of one token, after login. Shared between threads; the PIN is not kept.
 ///
@@ -21,14 +21,33 @@ pub struct Keyring {
     pub(crate) oaep: OnceLock<OaepHash>,
 }
 
+/// What a login takes.
+#[derive(Clone, Copy, Default)]
+pub struct Login<'a> {
+    /// The user's PIN; none for a token that takes it by a way of its own (`CKF_PROTECTED_AUTHENTICATION_PATH`).
+    pub pin: Option<&'a Pin>,
+    /// The token's own FF1. Keys of class `fpe-ff1` allow it from their birth on; others are encrypted with in lock-step.
+    pub native_ff1: Option<NativeFf1>,
+}
+
 impl Keyring {
-    /// Logs in as the token's user.
+    /// Logs in as the token's user, with a PIN.
     ///
     /// # Errors
     /// [`HsmError::TokenMissing`], [`HsmError::TokenTwin`], [`HsmError::PinIncorrect`], [`HsmError::PinLocked`],
     /// [`HsmError::AlreadyOpen`] when this process is logged in already, or as the module answers.
     pub fn open(module: Arc<Module>, token_label: &str, pin: &Pin) -> Result<Arc<Self>, HsmError> {
-        let sessions = Sessions::open(module, token_label, pin)?;
+        Self::open_with(module, token_label, &Login { pin: Some(pin), native_ff1: None })
+    }
+
+    /// Logs in as the token's user.
+    ///
+    /// # Errors
+    /// As [`Keyring::open`]; [`HsmError::PinUnwanted`] and [`HsmError::PinMissing`] where the token's way and the PIN contradict;
+    /// [`HsmError::NativeFf1`] for a mechanism that is no vendor's.
+    pub fn open_with(module: Arc<Module>, token_label: &str, login: &Login<'_>) -> Result<Arc<Self>, HsmError> {
+        login.native_ff1.map_or(Ok(()), |native| native.number().map(drop))?;
+        let sessions = Sessions::open(module, token_label, login)?;
         Ok(Arc::new(Self { sessions, witness: Mutex::default(), oaep: OnceLock::new() }))
     }
 
@@ -86,7 +105,7 @@ impl Keyring {
             }
             more => return Err(HsmError::KeyTwin { count: more.len(), id }),
         };
-        self.check_attributes(handle, class, id, &class.template(id, origin), &class.history(origin))?;
+        self.check_attributes(handle, class, id, &self.template(class, id, origin), &class.history(origin))?;
         if !self.matches(class, handle, public.as_ref(), &key.check)? {
             return Err(HsmError::KeyCheckMismatch { id });
         }
@@ -119,6 +138,19 @@ impl Keyring {
         }
     }
 
+    /// What a key of a class has to be in this token.
+    pub(crate) fn template(&self, class: KeyClass, id: KeyId, origin: Origin) -> Template {
+        let mut template = class.template(id, origin);
+        if let (KeyClass::FpeFf1, Some(Ok(native))) = (class, self.sessions.native_ff1.map(|native| native.number())) {
+            for attribute in &mut template.optional {
+                if let Attribute::AllowedMechanisms(allowed) = attribute {
+                    allowed.push(native);
+                }
+            }
+        }
+        template
+    }
+
     /// Refuses an object whose attributes differ from what its class requires.
     pub(crate) fn check_attributes(
         &self,
@@ -134,7 +166,7 @@ impl Keyring {
         for attribute in wanted {
             let told = found.iter().find(|found| found.attribute_type() == attribute.attribute_type());
             let fits = match told {
-                Some(told) => told == attribute,
+                Some(told) => told == attribute || allows_less(told, attribute),
                 None => template.optional.contains(attribute),
             };
             if !fits {
@@ -212,7 +244,7 @@ impl Keyring {
         origin: Origin,
         mechanism: &Mechanism<'_>,
     ) -> Result<(ObjectHandle, Option<PublicHalf>), HsmError> {
-        let template = class.template(id, origin);
+        let template = self.template(class, id, origin);
         let extra = [KeyClass::length(), Attribute::Label(label.as_bytes().to_vec())];
         let handle = self.sessions.with_anchor("generate a key", |session| {
             with_fallback(&template, &extra, |attributes| session.generate_key(mechanism, attributes))
@@ -263,6 +295,16 @@ pub(crate) fn with_fallback<T>(
         }
     }
     Err(refusal)
+}
+
+/// A key that allows fewer mechanisms than it might: one of before the token's own FF1 was named.
+fn allows_less(told: &Attribute, wanted: &Attribute) -> bool {
+    match (told, wanted) {
+        (Attribute::AllowedMechanisms(told), Attribute::AllowedMechanisms(wanted)) => {
+            !told.is_empty() && told.iter().all(|mechanism| wanted.contains(mechanism))
+        }
+        _ => false,
+    }
 }
 
 fn is_about_attributes(code: RvError) -> bool {

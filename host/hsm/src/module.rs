@@ -150,7 +150,10 @@ impl Module {
         if self.slots()?.iter().any(|(_, info)| info.initialised && info.label == label) {
             return Err(HsmError::TokenTwin { label: label.to_owned() });
         }
-        let (free, _) = self.free_slot()?;
+        let (free, info) = self.free_slot()?;
+        if info.protected_authentication_path {
+            return Err(HsmError::PinUnwanted { label: label.to_owned() });
+        }
 
         let fail = |source| HsmError::from_pkcs11("initialise a token", source);
         self.context.init_token(free, &so_pin.to_auth(), label).map_err(fail)?;
@@ -207,7 +210,10 @@ impl Module {
         action: impl FnOnce(&Session) -> Result<(), Pkcs11Error>,
     ) -> Result<(), HsmError> {
         let fail = |source| HsmError::from_pkcs11("change or check a PIN", source);
-        let (slot, _) = self.slot(label)?;
+        let (slot, info) = self.slot(label)?;
+        if info.protected_authentication_path {
+            return Err(HsmError::PinUnwanted { label: label.to_owned() });
+        }
         let session = self.context.open_rw_session(slot).map_err(fail)?;
         match session.login(user, Some(&pin.to_auth())) {
             Ok(()) => {}

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use cryptoki::error::Error as Pkcs11Error;
 use cryptoki::mechanism::vendor_defined::VendorDefinedMechanism;
 use cryptoki::mechanism::{Mechanism, MechanismType};
-use cryptoki::object::ObjectHandle;
+use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
 use cryptoki_sys::{CK_MECHANISM_TYPE, CK_ULONG};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,15 @@ pub struct NativeFf1 {
     pub mechanism: u64,
     /// How the mechanism takes its parameter and its data.
     pub layout: NativeLayout,
+}
+
+impl NativeFf1 {
+    /// The mechanism.
+    pub(crate) fn number(self) -> Result<MechanismType, HsmError> {
+        let number = CK_MECHANISM_TYPE::try_from(self.mechanism).ok();
+        let mechanism = number.and_then(|number| MechanismType::new_vendor_defined(number).ok());
+        mechanism.ok_or(HsmError::NativeFf1 { reason: "its number is no vendor's (0x80000000 or above)" })
+    }
 }
 
 /// Layouts of a vendor's FF1 parameter.
@@ -56,11 +65,7 @@ pub(super) struct Native {
 
 impl Native {
     pub(super) fn new(native: NativeFf1) -> Result<Self, HsmError> {
-        let number = CK_MECHANISM_TYPE::try_from(native.mechanism).ok();
-        let mechanism = number.and_then(|number| MechanismType::new_vendor_defined(number).ok());
-        let mechanism =
-            mechanism.ok_or(HsmError::NativeFf1 { reason: "its number is no vendor's (0x80000000 or above)" })?;
-        Ok(Self { mechanism, layout: native.layout, agrees: Mutex::new(None) })
+        Ok(Self { mechanism: native.number()?, layout: native.layout, agrees: Mutex::new(None) })
     }
 
     /// Encrypts every value in place, after the first use has compared the mechanism with FF1 here. On any error no value is
@@ -82,8 +87,22 @@ impl Native {
         Ok(BatchReport { hsm_calls, values: batch.len(), backend: Backend::Native })
     }
 
+    /// Whether the token lists the mechanism and the key allows it.
+    pub(super) fn is_offered(&self, sessions: &Sessions, key: ObjectHandle) -> Result<bool, HsmError> {
+        if !sessions.has_mechanism(self.mechanism)? {
+            return Ok(false);
+        }
+        let told = sessions.with("read a key's attributes", |session| {
+            session.get_attributes(key, &[AttributeType::AllowedMechanisms])
+        })?;
+        Ok(told.iter().all(|told| match told {
+            Attribute::AllowedMechanisms(allowed) => allowed.contains(&self.mechanism),
+            _ => true,
+        }))
+    }
+
     /// Refuses a mechanism that is not FF1. An error of the token decides nothing: the next use compares again.
-    fn compare(&self, sessions: &Sessions, key: ObjectHandle, radix: u32) -> Result<(), HsmError> {
+    pub(super) fn compare(&self, sessions: &Sessions, key: ObjectHandle, radix: u32) -> Result<(), HsmError> {
         let mut agrees = self.agrees.lock().unwrap_or_else(PoisonError::into_inner);
         let verdict = match *agrees {
             Some(verdict) => verdict,
