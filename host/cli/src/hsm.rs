@@ -14,9 +14,12 @@ use crate::args::{HsmCommand, ProbeOptions};
 use crate::failure::{Failure, code};
 use crate::{drill, environment, init, output};
 
+mod token;
+
 pub fn run(site: &Path, command: HsmCommand, json: bool) -> Result<ExitCode, Failure> {
     match command {
         HsmCommand::Drill(options) => drill::run(site, &options, json),
+        HsmCommand::InitToken(options) => token::initialise(&options, json),
         HsmCommand::Probe(options) => probe(site, &options, json),
         HsmCommand::Status => status(site, json),
     }

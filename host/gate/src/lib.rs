@@ -42,6 +42,7 @@ mod services;
 mod session;
 mod site;
 mod state;
+mod taken;
 mod user_key;
 mod vault;
 mod watch;
@@ -57,7 +58,7 @@ pub use config::{
 pub use error::GateError;
 pub use fips::{FipsOverrides, fips_status, install_snapshot, signatures_path, snapshot_path};
 pub use ingest::{Document, Ingested};
-pub use init::{Created, create, prepare};
+pub use init::{Created, create, create_from, prepare};
 pub use journal::{Journal, Recording};
 pub use keys::{Issued, KeyList, UserLine, UserStatus};
 pub use people::Pseudonyms;
@@ -66,6 +67,7 @@ pub use rotation::rotate_log_key;
 pub use session::Session;
 pub use site::{Active, Gate, pair_status};
 pub use state::{STATE_FORMAT, SiteKey, SiteState};
+pub use taken::{Taken, TakenToken};
 
 use casemate_types::DecisionId;
 

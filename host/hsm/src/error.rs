@@ -312,6 +312,17 @@ pub enum HsmError {
         /// The module's answer.
         source: Pkcs11Error,
     },
+    /// A token that is in use was to be initialised.
+    #[error(
+        "initialise token {serial}: it is initialised already, as `{label}`, and may hold keys; if nobody needs them, erase it with \
+         its maker's tool first"
+    )]
+    TokenInUse {
+        /// Its serial number.
+        serial: String,
+        /// Its label.
+        label: String,
+    },
     /// No token has this label.
     #[error("open token `{label}`: no initialised token has this label; check the module's configuration")]
     TokenMissing {

@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use cryptoki::error::{Error as Pkcs11Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectHandle};
+use cryptoki_sys::CK_MECHANISM_TYPE;
 use zeroize::Zeroizing;
 
 use crate::class::{Generation, Template};
@@ -161,12 +162,24 @@ impl Keyring {
         history: &[Attribute],
     ) -> Result<(), HsmError> {
         let wanted = template.required.iter().chain(&template.optional).chain(history).collect::<Vec<_>>();
+        let (allowed, wanted): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|attribute| class == KeyClass::FpeFf1 && is_list_of_mechanisms(attribute));
+        for attribute in allowed {
+            let told = self.allowed_mechanisms(handle)?;
+            if told.is_some_and(|told| !allows_no_more(&told, attribute)) {
+                return Err(HsmError::AttributeMismatch {
+                    attribute: attribute.attribute_type().to_string(),
+                    class,
+                    id,
+                });
+            }
+        }
         let types = wanted.iter().map(|attribute| attribute.attribute_type()).collect::<Vec<_>>();
         let found = self.sessions.with("read a key's attributes", |session| session.get_attributes(handle, &types))?;
         for attribute in wanted {
             let told = found.iter().find(|found| found.attribute_type() == attribute.attribute_type());
             let fits = match told {
-                Some(told) => told == attribute || allows_less(told, attribute),
+                Some(told) => told == attribute,
                 None => template.optional.contains(attribute),
             };
             if !fits {
@@ -187,6 +200,12 @@ impl Keyring {
             }
         }
         Ok(())
+    }
+
+    /// The mechanisms that a key allows, by number, also a vendor's; nothing where the token does not know the attribute.
+    pub(crate) fn allowed_mechanisms(&self, handle: ObjectHandle) -> Result<Option<Vec<CK_MECHANISM_TYPE>>, HsmError> {
+        let raw = &self.sessions.module.raw;
+        self.sessions.with("read a key's attributes", |session| raw.allowed_mechanisms(session, handle))
     }
 
     /// Makes a key and its reference; whatever was created does not outlive an error.
@@ -297,10 +316,15 @@ pub(crate) fn with_fallback<T>(
     Err(refusal)
 }
 
-/// A key that allows fewer mechanisms than it might: one of before the token's own FF1 was named.
-fn allows_less(told: &Attribute, wanted: &Attribute) -> bool {
-    match (told, wanted) {
-        (Attribute::AllowedMechanisms(told), Attribute::AllowedMechanisms(wanted)) => {
+pub(crate) fn is_list_of_mechanisms(attribute: &Attribute) -> bool {
+    matches!(attribute, Attribute::AllowedMechanisms(_))
+}
+
+/// Whether a list names some of the wanted mechanisms and no other: a key of before the token's own FF1 was named allows less.
+fn allows_no_more(told: &[CK_MECHANISM_TYPE], wanted: &Attribute) -> bool {
+    match wanted {
+        Attribute::AllowedMechanisms(wanted) => {
+            let wanted: Vec<CK_MECHANISM_TYPE> = wanted.iter().map(|mechanism| (*mechanism).into()).collect();
             !told.is_empty() && told.iter().all(|mechanism| wanted.contains(mechanism))
         }
         _ => false,

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use cryptoki::error::Error as Pkcs11Error;
 use cryptoki::mechanism::vendor_defined::VendorDefinedMechanism;
 use cryptoki::mechanism::{Mechanism, MechanismType};
-use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
+use cryptoki::object::ObjectHandle;
 use cryptoki_sys::{CK_MECHANISM_TYPE, CK_ULONG};
 use serde::{Deserialize, Serialize};
 
@@ -92,13 +92,10 @@ impl Native {
         if !sessions.has_mechanism(self.mechanism)? {
             return Ok(false);
         }
-        let told = sessions.with("read a key's attributes", |session| {
-            session.get_attributes(key, &[AttributeType::AllowedMechanisms])
-        })?;
-        Ok(told.iter().all(|told| match told {
-            Attribute::AllowedMechanisms(allowed) => allowed.contains(&self.mechanism),
-            _ => true,
-        }))
+        let raw = &sessions.module.raw;
+        let told =
+            sessions.with("read a key's attributes", |session| raw.allowed_mechanisms(session, key))?;
+        Ok(told.is_none_or(|allowed| allowed.contains(&self.mechanism.into())))
     }
 
     /// Refuses a mechanism that is not FF1. An error of the token decides nothing: the next use compares again.

@@ -24,6 +24,7 @@ crate::list![
     a_native_mechanism_that_differs_is_refused,
     a_native_mechanism_is_allowed_from_birth_or_not_used,
     no_pin_is_sent_to_a_token_with_a_pad_of_its_own,
+    an_initialisation_that_was_cut_off_is_finished_and_none_is_repeated,
 ];
 
 /// Codes after which the operator has to look at the token: [`HsmError::is_outage`].
@@ -337,12 +338,13 @@ fn a_native_mechanism_is_allowed_from_birth_or_not_used(fixture: &Fixture) {
     // One of afterwards allows the two, and nothing else.
     let newer = ring.generate(KeyClass::FpeFf1, "newer").unwrap();
     let told = ring.read_back(&ring.find(&newer).unwrap()).unwrap();
-    assert!(told.iter().any(|line| line.contains("ALLOWED_MECHANISMS")), "{told:?}");
+    assert!(told.iter().any(|line| line == "CKA_ALLOWED_MECHANISMS = CKM_AES_ECB 0x80004646"), "{told:?}");
     let (backend, natively) = encrypted(&ring, &newer).unwrap();
     assert_eq!(backend, Backend::Native);
     // A mechanism that lies is found out before the first value.
+    let key = ring.find(&newer).unwrap();
     arm("C_Encrypt", 2, "wrong");
-    let lying = Ff1::best(Arc::clone(&ring), ring.find(&newer).unwrap(), 10);
+    let lying = Ff1::best(Arc::clone(&ring), key, 10);
     assert!(matches!(lying, Err(HsmError::NativeFf1 { .. })));
     disarm();
     drop(lying);
@@ -397,4 +399,33 @@ fn no_pin_is_sent_to_a_token_with_a_pad_of_its_own(fixture: &Fixture) {
     typed("pad=a wrong one");
     assert!(matches!(Keyring::open_with(module(), "pad", &without), Err(HsmError::PinIncorrect)));
     typed("");
+}
+
+fn an_initialisation_that_was_cut_off_is_finished_and_none_is_repeated(fixture: &Fixture) {
+    disarm();
+    let (so, user, module) = (pin(SO_PIN), pin(PIN), &fixture.module);
+    module.check_blank(&["cut off"]).unwrap();
+    arm("C_InitPIN", 1, code(CKR_DEVICE_ERROR));
+    assert!(module.initialise("cut off", &so, &user).unwrap_err().is_outage());
+    disarm();
+    assert!(!module.token("cut off").unwrap().user_pin_set);
+    // Only who has the officer's PIN goes on.
+    let other = pin("an officer of another time");
+    assert!(matches!(module.initialise("cut off", &other, &user), Err(HsmError::PinIncorrect)));
+    let made = module.initialise("cut off", &so, &user).unwrap();
+    let ring = Keyring::open(Arc::clone(module), "cut off", &user).unwrap();
+    let key = ring.generate(KeyClass::Token, "of the token").unwrap();
+    // What is initialised is not initialised again, neither by label nor by serial number: its keys would be gone.
+    assert!(matches!(module.initialise("cut off", &so, &user), Err(HsmError::TokenTwin { .. })));
+    let again = module.initialise_this(Some(&made.serial), "another name", &so, &user);
+    assert!(matches!(again, Err(HsmError::TokenInUse { .. })), "{again:?}");
+    let nowhere = module.initialise_this(Some("no such serial"), "another name", &so, &user);
+    assert!(matches!(nowhere, Err(HsmError::TokenMissing { .. })), "{nowhere:?}");
+    assert!(matches!(module.check_blank(&["cut off"]), Err(HsmError::TokenTwin { .. })));
+    assert!(matches!(module.check_blank(&["a\nline"]), Err(HsmError::Label)));
+    ring.find(&key).unwrap();
+    // A PIN that the token would refuse is refused before anything changes.
+    let short = pin("1");
+    assert!(matches!(module.initialise("short", &so, &short), Err(HsmError::PinInvalid)));
+    assert!(matches!(module.token("short"), Err(HsmError::TokenMissing { .. })));
 }
