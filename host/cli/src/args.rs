@@ -81,6 +81,9 @@ pub enum Command {
     /// Encrypted search: what its settings cost.
     #[command(subcommand)]
     Fhe(FheCommand),
+    /// The inference tier as a process of its own: serve it, and make certificates for it.
+    #[command(subcommand)]
+    Inference(crate::inference::args::InferenceCommand),
     /// Serve ask, policy evaluation and health over HTTP/JSON on loopback.
     Serve(ServeOptions),
 }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use casemate_custody::{
-    AuditHead, Card, Custodian, Envelope, HsmToken, Nonce, QuorumBackend, Roster, Statement, StatementFormat,
-    SystemEntropy, UnixTime, Verifier, files,
+    AuditHead, Card, Custodian, Envelope, HsmToken, Nonce, NonceFile, QuorumBackend, Roster, Statement,
+    StatementFormat, SystemEntropy, UnixTime, Verifier, files,
 };
 use casemate_gate::SiteConfig;
 use casemate_hsm::{KeyClass, KeyId, Module, Pin};
@@ -117,6 +117,10 @@ fn roster(site: &Path, command: RosterCommand, json: bool) -> Result<ExitCode, F
                     .map_err(|error| Failure::caused_by(format!("cannot create {}", parent.display()), &error))?;
             }
             files::write_new(&out, &roster.to_bytes()?)?;
+            // A site's first roster begins its ledger of used approvals; later ones find it.
+            if out.parent() == nonces(site).parent() && roster.epoch() == 1 && !token::log_tells_of_custody(site)? {
+                begin_ledger(site)?;
+            }
             show_roster(&roster, json)
         }
         RosterCommand::Show { roster } => show_roster(&read_roster(site, roster.as_deref())?, json),
@@ -308,6 +312,13 @@ fn by_name(options: &[String]) -> Result<Vec<(casemate_types::UserName, String)>
         Ok((name, value))
     };
     options.iter().map(parse).collect()
+}
+
+/// Begins the ledger of used approvals, unless there is one.
+pub fn begin_ledger(site: &Path) -> Result<(), Failure> {
+    let path = nonces(site);
+    drop(if path.exists() { NonceFile::open(&path)? } else { NonceFile::create(&path)? });
+    Ok(())
 }
 
 pub fn nonces(site: &Path) -> PathBuf {

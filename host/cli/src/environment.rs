@@ -2,9 +2,12 @@ use std::fs;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use casemate_gate::{Gate, Session, SiteConfig};
+use casemate_sandbox::Profile;
+use casemate_tier::Endpoint;
 use casemate_types::UserName;
 
 use crate::failure::Failure;
@@ -18,7 +21,17 @@ pub fn prepare(site: &Path) -> Result<(), Failure> {
 /// As [`prepare`], for a configuration that is read already.
 pub fn set(site: &Path, config: &SiteConfig) -> Result<(), Failure> {
     set_variables(variables(site, config)?);
-    Ok(())
+    match &config.inference {
+        None => Ok(()),
+        Some(inference) => {
+            let endpoints: Vec<Endpoint> = inference.endpoints(site).into_iter().collect();
+            // A connected TCP socket could be turned around, unless nothing may connect.
+            if endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Tls { .. })) {
+                TIER_OVER_TCP.store(true, Ordering::Relaxed);
+            }
+            crate::inference::start_broker(endpoints)
+        }
+    }
 }
 
 /// What the modules of the site's tokens read, with the site's folder filled in.
@@ -122,11 +135,15 @@ pub fn pair(text: &str) -> Result<(String, String), Failure> {
 
 /// Closes the network for this process and everything it starts. Call before any thread is started.
 pub fn lock_down() -> Result<(), Failure> {
-    lock_down_with(casemate_sandbox::Profile::FullAirGap)
+    let profile = if TIER_OVER_TCP.load(Ordering::Relaxed) { Profile::LoopbackListener } else { Profile::FullAirGap };
+    lock_down_with(profile)
 }
 
+/// Whether the broker will hand over TCP sockets: then nothing in this process may connect, a daemon of a PKCS#11 module included.
+static TIER_OVER_TCP: AtomicBool = AtomicBool::new(false);
+
 /// As [`lock_down`], with a profile.
-pub fn lock_down_with(profile: casemate_sandbox::Profile) -> Result<(), Failure> {
+pub fn lock_down_with(profile: Profile) -> Result<(), Failure> {
     casemate_sandbox::lock_down(profile).map_err(|error| {
         Failure::caused_by("cannot close the network for this process", &error).hint("Linux with seccomp is needed")
     })

@@ -152,6 +152,12 @@ impl From<casemate_custody::CustodyError> for Failure {
     }
 }
 
+impl From<casemate_tier::TierError> for Failure {
+    fn from(error: casemate_tier::TierError) -> Self {
+        Self::caused_by("the inference tier", &error)
+    }
+}
+
 impl From<casemate_bundle::BundleError> for Failure {
     fn from(error: casemate_bundle::BundleError) -> Self {
         Self { code: code::VERIFICATION, message: error.to_string(), causes: causes(&error), hint: None }

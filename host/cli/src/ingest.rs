@@ -57,7 +57,7 @@ fn report_deleted(deleted: usize, json: bool) -> Result<(), Failure> {
     output::line(&format!("{deleted} passages deleted; their groups were encrypted anew"))
 }
 
-fn progress_bar(documents: usize, json: bool) -> ProgressBar {
+pub fn progress_bar(documents: usize, json: bool) -> ProgressBar {
     if json {
         return ProgressBar::hidden();
     }

@@ -1,3 +1,5 @@
+mod rotate;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,6 +63,11 @@ pub enum KeysCommand {
         /// The user.
         name: UserName,
     },
+    /// Rotate the site's own keys: 48 hours' notice, two custodians, re-encryption.
+    #[command(subcommand)]
+    Rotate(rotate::RotateCommand),
+    /// Destroy an older version of a key in every token, with proofs in the log. Two custodians approve it.
+    Destroy(rotate::Destroy),
     /// Make the keys of a compartment, and add its rule to site.toml.
     ///
     /// Users who satisfy the rule get in with their next key: `casemate keys issue USER`.
@@ -111,9 +118,12 @@ pub fn run(site: &Path, command: KeysCommand, json: bool) -> Result<ExitCode, Fa
     environment::prepare(site)?;
     environment::lock_down()?;
     let by = environment::officer();
-    if let KeysCommand::Revoke { name } = &command {
-        return revoke(site, name, &by, json);
-    }
+    let command = match command {
+        KeysCommand::Revoke { name } => return revoke(site, &name, &by, json),
+        KeysCommand::Rotate(command) => return rotate::run(site, command, json),
+        KeysCommand::Destroy(options) => return rotate::destroy(site, &options, json),
+        other => other,
+    };
     let gate = Gate::open_without_plugins(site)?;
     match command {
         KeysCommand::List => list(&gate.key_list()?, json),
@@ -146,7 +156,7 @@ pub fn run(site: &Path, command: KeysCommand, json: bool) -> Result<ExitCode, Fa
             }
             Ok(ExitCode::SUCCESS)
         }
-        KeysCommand::Revoke { .. } => Ok(ExitCode::SUCCESS),
+        KeysCommand::Revoke { .. } | KeysCommand::Rotate(_) | KeysCommand::Destroy(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -13,6 +13,7 @@ mod fhe;
 mod fips;
 mod fpe;
 mod hsm;
+mod inference;
 mod ingest;
 mod init;
 mod keys;
@@ -57,6 +58,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Fpe(options) => fpe::run(&options, json),
         Command::Witness(command) => witness::run(command, json),
         Command::Fhe(command) => fhe::run(command, json),
+        Command::Inference(command) => inference::run(command, json),
         Command::Serve(options) => serve::run(&site, &options, json),
     }
 }

@@ -90,7 +90,7 @@ fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
         return output::json(&value);
     }
     match &reply.outcome {
-        Outcome::Answered { text, citations, masked } => {
+        Outcome::Answered { text, citations, masked, .. } => {
             output::line(&output::plain(text))?;
             if !citations.is_empty() {
                 output::line("")?;

@@ -311,8 +311,8 @@ impl KeyVersions {
     }
 
     /// Notes that a scheduled destruction is done and proven.
-    pub fn destroyed(&mut self, version: u32) {
-        let scheduled = |older: &&mut Older| older.version == version && older.stage == Stage::DestroyScheduled;
+    pub fn destroyed(&mut self, key: &KeyRef) {
+        let scheduled = |older: &&mut Older| older.key.id == key.id && older.stage == Stage::DestroyScheduled;
         if let Some(older) = self.older.iter_mut().find(scheduled) {
             older.stage = Stage::Destroyed;
         }

@@ -126,7 +126,8 @@ impl fpe::Host for HostState {}
 impl fpe::HostKey for HostState {
     async fn open(&mut self, name: String) -> Fallible<Resource<FpeKey>> {
         self.enter(name.len())?;
-        if !self.may_use_key(&name) {
+        // A manifest names keys; which of their versions is the site's matter.
+        if !self.may_use_key(name.split('@').next().unwrap_or_default()) {
             return Ok(Err(CapabilityError::Denied("key-not-in-manifest".to_owned())));
         }
         let opened: Fallible<()> = ask!(self, HostCall::FpeOpen { key: name.clone() }, Unit);
@@ -134,6 +135,12 @@ impl fpe::HostKey for HostState {
             Ok(()) => Ok(Ok(self.table.push(FpeKey(name))?)),
             Err(error) => Ok(Err(error)),
         }
+    }
+
+    async fn version(&mut self, key: Resource<FpeKey>) -> Result<u64> {
+        self.enter(0)?;
+        let key = self.fpe_key(&key)?;
+        ask!(self, HostCall::FpeVersion { key }, Count)
     }
 
     async fn encrypt(&mut self, key: Resource<FpeKey>, items: Vec<fpe::Item>) -> Fallible<Vec<String>> {

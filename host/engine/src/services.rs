@@ -54,6 +54,8 @@ pub enum HostCall {
     FpeEncrypt { key: String, items: Vec<Item> },
     /// `Unit`
     FpeOpen { key: String },
+    /// `Count`
+    FpeVersion { key: String },
     /// `KeyInfo`
     HsmInfo { key: String },
     /// `Bytes`
@@ -102,6 +104,7 @@ impl HostCall {
             Self::FpeDecrypt { .. } => "fpe.decrypt",
             Self::FpeEncrypt { .. } => "fpe.encrypt",
             Self::FpeOpen { .. } => "fpe.open",
+            Self::FpeVersion { .. } => "fpe.version",
             Self::HsmInfo { .. } => "hsm.info",
             Self::HsmMac { .. } => "hsm.mac",
             Self::HsmOpen { .. } => "hsm.open",

@@ -2,7 +2,7 @@ use std::fmt;
 
 use crate::fft::{fraction, round_small};
 use crate::wire::{self, Kind, Reader};
-use crate::{FheError, Params, PreparedQuery, RING_DEGREE};
+use crate::{EncryptedQuery, FheError, Params, PreparedQuery, RING_DEGREE};
 
 /// The scores of one group under the query's output secret, switched to a small modulus.
 ///
@@ -46,6 +46,16 @@ impl EncryptedScores {
 
     pub(crate) fn with(query: &PreparedQuery, replies: Vec<GroupReply>) -> Self {
         Self { params: *query.params(), query: *query.id(), replies }
+    }
+
+    /// The answer to `query` from the replies of several parts, one per group in the owner's order.
+    pub fn from_replies(query: &EncryptedQuery, replies: Vec<GroupReply>) -> Self {
+        Self { params: *query.params(), query: *query.id(), replies }
+    }
+
+    /// The replies alone.
+    pub fn into_replies(self) -> Vec<GroupReply> {
+        self.replies
     }
 
     /// Adds the replies of `more` behind these.

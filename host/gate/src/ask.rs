@@ -54,6 +54,9 @@ pub enum Outcome {
         citations: Vec<Citation>,
         /// Values masked in the text.
         masked: usize,
+        /// The key that masked them, as `mask@VERSION`; nothing when nothing was masked.
+        #[serde(rename = "mask-key", skip_serializing_if = "Option::is_none")]
+        mask_key: Option<String>,
     },
     /// Why not.
     Denied {
@@ -319,7 +322,8 @@ impl Run<'_> {
             })
             .await?;
         self.clock.step("mask-and-record");
-        Ok(Outcome::Answered { text, citations, masked: applied.masked })
+        let mask_key = (applied.masked > 0).then(|| self.gate.masker.name());
+        Ok(Outcome::Answered { text, citations, masked: applied.masked, mask_key })
     }
 
     fn request(&self, phase: Phase, text: String) -> Request {

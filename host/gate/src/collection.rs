@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use casemate_engine::wit;
 use casemate_fhe_owner::CANARIES_PER_GROUP;
 use casemate_types::{CollectionName, CompartmentName, Level};
-use casemate_vectors::{DocumentId, GroupManifest, PassageRecord, Position, VectorStore};
+use casemate_vectors::{DocumentId, GroupManifest, PassageRecord, Position};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;
@@ -201,8 +201,11 @@ fn stale(name: &CompartmentName, found: u64, floor: u64) -> GateError {
     ))
 }
 
-pub(crate) fn store(error: impl std::fmt::Display) -> GateError {
-    GateError::Store(error.to_string())
+/// A store's or tier's error, with its causes.
+pub(crate) fn store(error: impl Into<Box<dyn std::error::Error>>) -> GateError {
+    let error = error.into();
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    GateError::Store(causes.fold(error.to_string(), |words, cause| format!("{words}: {cause}")))
 }
 
 pub(crate) fn fhe(error: impl std::fmt::Display) -> GateError {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use casemate_audit::{WitnessKey, WitnessLink, WitnessOptions};
 use casemate_hsm::{Alphabet, HsmError, NativeFf1, Role};
+use casemate_tier::Endpoint;
 use casemate_types::{Claims, CompartmentName, Level, PluginName, Profile, UserName};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,9 @@ pub struct SiteConfig {
     /// Encrypted search.
     #[serde(default)]
     pub search: SearchConfig,
+    /// The inference tier, where it is not in this process.
+    #[serde(default)]
+    pub inference: Option<InferenceConfig>,
     /// Which components decide and answer.
     pub chain: ChainConfig,
     /// Access rules; each has keys of its own.
@@ -173,6 +177,35 @@ pub struct SearchConfig {
     /// Memory for groups in the form they are scored in; the least recently used ones give way. A collection may be larger.
     #[serde(default)]
     pub memory: MemorySize,
+}
+
+/// The inference tier, in processes of its own (`casemate inference serve`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct InferenceConfig {
+    /// The tier that keeps the store: `unix:PATH`, relative to the site's folder if it does not begin with `/`, or `tls:HOST:PORT`.
+    pub store: Endpoint,
+    /// The tiers that score, each a share of the groups; without any, the one that keeps the store.
+    #[serde(default)]
+    pub score: Vec<Endpoint>,
+    /// For `tls:`: the folder with `ca.pem`, `revoked.pem`, `gate.pem` and `gate.key`, relative to the site's folder.
+    #[serde(default)]
+    pub certificates: Option<PathBuf>,
+}
+
+impl InferenceConfig {
+    /// Every endpoint, of the site in `dir`.
+    pub fn endpoints(&self, dir: &Path) -> BTreeSet<Endpoint> {
+        std::iter::once(&self.store).chain(&self.score).map(|endpoint| in_site(dir, endpoint)).collect()
+    }
+}
+
+/// The endpoint with its path as seen from anywhere.
+pub(crate) fn in_site(dir: &Path, endpoint: &Endpoint) -> Endpoint {
+    match endpoint {
+        Endpoint::Unix(path) => Endpoint::Unix(dir.join(path)),
+        tls => tls.clone(),
+    }
 }
 
 /// A number of bytes, written as `512 MiB` or `2 GiB`.

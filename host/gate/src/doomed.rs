@@ -49,7 +49,7 @@ impl Gate {
                 return refuse("its lists of keys were altered".to_owned());
             }
         }
-        match state.doomed.iter().find(|doomed| in_force(state).any(|held| held.id == doomed.id)) {
+        match state.doomed.iter().find(|doomed| state.held().any(|held| held.id == doomed.id)) {
             Some(held) => refuse(format!("it would destroy {}, which is in force", held.label)),
             // A change that was cut off before its floor was written.
             None if state.generation > floor => self.raise_generation(state.generation),
@@ -61,7 +61,7 @@ impl Gate {
     /// write them down. The state has passed [`Gate::check_keys`]. Of a pair, the manifest lists the keys, and none is looked for.
     pub(crate) fn stray_wrapping_keys(&self, state: &SiteState) -> Result<Vec<KeyRef>, GateError> {
         let mut found = self.keyring.labelled(KeyClass::KekWrapping, WRAPPING_LABEL)?;
-        found.retain(|key| !in_force(state).chain(&state.doomed).any(|named| named.id == key.id));
+        found.retain(|key| !state.held().chain(&state.doomed).any(|named| named.id == key.id));
         Ok(found)
     }
 
@@ -91,13 +91,14 @@ impl Gate {
     }
 }
 
-fn in_force(state: &SiteState) -> impl Iterator<Item = &KeyRef> {
-    state.keys.values().chain(state.compartments.values().map(|held| &held.key))
-}
-
 /// What the tag covers.
 fn covered(state: &SiteState) -> Result<Vec<u8>, GateError> {
     let compartments: BTreeMap<_, _> = state.compartments.iter().map(|(name, held)| (name, &held.key)).collect();
     let fields = serde_json::to_vec(&(state.generation, &state.doomed, &state.keys, compartments)).map_err(store)?;
-    Ok([b"casemate/state-keys/1".as_slice(), &fields].concat())
+    if state.versions.is_empty() {
+        return Ok([b"casemate/state-keys/1".as_slice(), &fields].concat());
+    }
+    // Of a site whose keys have versions, their stages as well: an older one that was cut out would not be re-encrypted.
+    let versions = serde_json::to_vec(&state.versions).map_err(store)?;
+    Ok([b"casemate/state-keys/2".as_slice(), &fields, b"\0", &versions].concat())
 }

@@ -44,6 +44,22 @@ pub enum GateError {
         /// What does not fit.
         problem: String,
     },
+    /// A key's older version was to encrypt.
+    #[error("{key}@{version} only decrypts; {key}@{in_force} is in force")]
+    OlderVersion {
+        /// The key.
+        key: &'static str,
+        /// The older version.
+        version: u32,
+        /// The version in force.
+        in_force: u32,
+    },
+    /// A step of a rotation or destruction was refused.
+    #[error("{0}")]
+    Rotation(#[from] casemate_custody::RotationError),
+    /// Custody refused.
+    #[error("{0}")]
+    Custody(#[from] casemate_custody::CustodyError),
     /// The embedder failed.
     #[error("embedding: {0}")]
     Embed(#[from] casemate_embed::EmbedError),
@@ -197,7 +213,9 @@ impl GateError {
             Self::Tier { .. } => Reason::scores_refused(),
             Self::Below { reason, .. } => reason.clone(),
             Self::NotLoaded { .. } => Reason::no_plugin(),
-            Self::Ingest(_) | Self::KeyOffice(_) | Self::Question(_) => Reason::bad_request(),
+            Self::Ingest(_) | Self::KeyOffice(_) | Self::Question(_) | Self::Rotation(_) | Self::Custody(_) => {
+                Reason::bad_request()
+            }
             Self::SessionEnded | Self::Unauthenticated => Reason::unauthenticated(),
             _ => Reason::capability_failed(),
         }

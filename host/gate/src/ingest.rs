@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use casemate_audit::record::Event;
 use casemate_fhe_owner::{CANARIES_PER_GROUP, GroupPlace};
 use casemate_types::{Claims, CollectionName, CompartmentName, Digest, Level};
-use casemate_vectors::{Change, DocumentId, GroupEntry, GroupManifest, GroupRecord, Position, VectorStore};
+use casemate_vectors::{Change, DocumentId, GroupEntry, GroupManifest, GroupRecord, Position};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;
@@ -188,6 +188,12 @@ impl Gate {
         if document.metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MAX_METADATA {
             return Err(GateError::Ingest(format!(
                 "document `{}`: the metadata have at most {MAX_METADATA} bytes",
+                document.id
+            )));
+        }
+        if document.metadata.keys().any(|name| name.is_empty() || name.chars().any(char::is_control)) {
+            return Err(GateError::Ingest(format!(
+                "document `{}`: a metadata field's name is empty or has control characters",
                 document.id
             )));
         }

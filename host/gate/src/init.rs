@@ -127,6 +127,7 @@ fn furnish(
         token_serial: primary.token.serial.clone(),
         probed: prints.map(|print| (print.serial.clone(), print)).collect(),
         keys: BTreeMap::new(),
+        versions: BTreeMap::new(),
         sealed_site_secrets: Vec::new(),
         compartments: BTreeMap::new(),
         issued: 0,
@@ -142,7 +143,7 @@ fn furnish(
         None => {
             let keyring = Vault::one(primary.login(config)?);
             for (name, class) in SITE_KEYS {
-                state.keys.insert(name, made.generate(&keyring, class, &site_label(name), &site_name(name))?);
+                state.keys.insert(name, made.generate(&keyring, class, &name.label(), &name.to_string())?);
             }
             (keyring, None)
         }
@@ -203,7 +204,7 @@ fn furnish(
     }
     for (name, key) in &made_keys {
         let operation = if taken.is_some() { "take from the ceremony" } else { "generate" };
-        journal.record_blocking(key_operation(key, operation, None, &format!("ok: {name}")))?;
+        journal.record_blocking(key_operation(key, None, operation, None, &format!("ok: {name}")))?;
     }
     for (user, held) in &state.users {
         journal.record_blocking(user_key_operation(&held.kek.key, "issue", held.version, user, "ok"))?;
@@ -245,15 +246,6 @@ const SITE_KEYS: [(SiteKey, KeyClass); 6] = [
     (SiteKey::Tokens, KeyClass::Token),
     (SiteKey::UserKekWrapping, KeyClass::KekWrapping),
 ];
-
-fn site_label(name: SiteKey) -> String {
-    format!("site/{}", site_name(name))
-}
-
-/// What a ceremony's plan calls it.
-fn site_name(name: SiteKey) -> String {
-    serde_json::to_value(name).ok().as_ref().and_then(|v| v.as_str()).unwrap_or("key").to_owned()
-}
 
 /// A token that was found fit: a new one that was initialised and holds nothing yet, or one of a ceremony.
 struct Prepared {
@@ -360,11 +352,11 @@ fn found(
     for (name, class) in SITE_KEYS {
         let key = if class.is_replicable() {
             let both = |label: &str| Ok(replicate([&**primary, &**backup], [&keys[0], &keys[1]], class, label)?);
-            let key = made.note_on(Role::Primary, class, &site_label(name), &site_name(name), both)?;
+            let key = made.note_on(Role::Primary, class, &name.label(), &name.to_string(), both)?;
             shared.push(ManifestKey::new(&key, 1));
             key
         } else {
-            own(made, Role::Primary, class, &site_label(name), &site_name(name))?
+            own(made, Role::Primary, class, &name.label(), &name.to_string())?
         };
         state.keys.insert(name, key);
     }

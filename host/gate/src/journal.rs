@@ -71,13 +71,19 @@ struct Kept<'a, T> {
 }
 
 /// The record of a use of a key.
-pub(crate) fn key_operation(key: &KeyRef, operation: &str, user: Option<String>, result: &str) -> Event {
+pub(crate) fn key_operation(
+    key: &KeyRef,
+    version: Option<u32>,
+    operation: &str,
+    user: Option<String>,
+    result: &str,
+) -> Event {
     Event::KeyOperation {
         operation: operation.to_owned(),
         class: key.class.to_string(),
         key_id: key.id.to_string(),
         key_check: key.check.clone(),
-        version: None,
+        version: version.map(u64::from),
         user,
         by: None,
         result: result.to_owned(),

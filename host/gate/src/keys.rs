@@ -281,7 +281,7 @@ impl Gate {
         }
     }
 
-    fn office(&self, by: &str) -> Result<Office<'_>, GateError> {
+    pub(crate) fn office(&self, by: &str) -> Result<Office<'_>, GateError> {
         let exclusive = self.lock_office();
         let mut office = Office {
             gate: self,
@@ -299,11 +299,11 @@ impl Gate {
 }
 
 /// One operation: what it changes becomes real with a commit.
-struct Office<'a> {
-    gate: &'a Gate,
+pub(crate) struct Office<'a> {
+    pub(crate) gate: &'a Gate,
     by: String,
     config: SiteConfig,
-    state: SiteState,
+    pub(crate) state: SiteState,
     _exclusive: MutexGuard<'a, ()>,
 }
 
@@ -338,7 +338,7 @@ impl Office<'_> {
         let key = self.state.key(SiteKey::UserKekWrapping)?.clone();
         let version = |office: &Self| user.and_then(|user| office.state.users.get(user)).map(|held| held.version);
         let before = version(self);
-        self.record(&key, operation, before, user, "begun")?;
+        self.record(&key, operation, before, user, "begun").map(drop)?;
         let result = run(self);
         let held = user.and_then(|user| self.state.users.get(user)).map(|held| held.kek.key.clone());
         // What ended has the old version, what was made the new one.
@@ -367,21 +367,23 @@ impl Office<'_> {
                     self.record(held, operation, Some(*version), Some(user), "ok")?;
                 }
             }
-            Err(error) => self.record(&key, operation, None, None, &format!("failed: {}", error.reason()))?,
+            Err(error) => {
+                self.record(&key, operation, None, None, &format!("failed: {}", error.reason()))?;
+            }
         }
         result
     }
 
-    fn record(
+    pub(crate) fn record(
         &self,
         key: &KeyRef,
         operation: &str,
         version: Option<u64>,
         user: Option<&UserName>,
         result: &str,
-    ) -> Result<(), GateError> {
+    ) -> Result<u64, GateError> {
         let event = officer_operation(key, operation, version, user.map(ToString::to_string), &self.by, result);
-        self.gate.journal.record_blocking(event).map(drop)
+        self.gate.journal.record_blocking(event)
     }
 
     fn issue(&mut self, name: &UserName, kept: Option<&str>) -> Result<Issued, GateError> {
@@ -472,9 +474,18 @@ impl Office<'_> {
     }
 
     /// Generates a key in the token. Until it is part of a committed state, the committed one says that it is to be destroyed.
-    fn generate(&mut self, class: KeyClass, label: &str) -> Result<(KeyRef, VaultKey), GateError> {
+    pub(crate) fn generate(&mut self, class: KeyClass, label: &str) -> Result<(KeyRef, VaultKey), GateError> {
+        self.generate_version(class, label, 1)
+    }
+
+    pub(crate) fn generate_version(
+        &mut self,
+        class: KeyClass,
+        label: &str,
+        version: u32,
+    ) -> Result<(KeyRef, VaultKey), GateError> {
         let keyring = &self.gate.keyring;
-        let reference = keyring.generate(class, label)?;
+        let reference = keyring.generate_version(class, label, version)?;
         self.state.doomed.push(reference.clone());
         let mut committed = (*self.gate.state()).clone();
         committed.doomed.push(reference.clone());
@@ -486,7 +497,7 @@ impl Office<'_> {
 
     /// Destroys the keys that no committed state needs. The list is the site's own ([`Gate::check_keys`]), so a key of it that is
     /// not there was destroyed by an attempt before this one.
-    fn destroy_doomed(&mut self) -> Result<(), GateError> {
+    pub(crate) fn destroy_doomed(&mut self) -> Result<(), GateError> {
         if self.state.doomed.is_empty() {
             return Ok(());
         }
@@ -498,11 +509,14 @@ impl Office<'_> {
                 Err(error) => return Err(error.into()),
             };
             self.record(&reference, "destroy", None, None, &result)?;
+            for versions in self.state.versions.values_mut() {
+                versions.destroyed(&reference);
+            }
         }
         self.commit()
     }
 
-    fn commit(&self) -> Result<(), GateError> {
+    pub(crate) fn commit(&self) -> Result<(), GateError> {
         self.gate.commit_state(self.state.clone())
     }
 

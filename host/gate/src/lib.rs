@@ -45,6 +45,7 @@ mod state;
 mod taken;
 mod user_key;
 mod vault;
+mod versions;
 mod watch;
 
 pub use ask::{Citation, MAX_QUESTION, MAX_TEXT, Outcome, Question, Reply};
@@ -53,7 +54,7 @@ pub use chain::{Chain, Decided};
 pub use combine::{Combined, Combining, Expression, Vote};
 pub use config::{
     AuditConfig, BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, FipsConfig, HsmConfig,
-    MemorySize, Mode, PolicyEntry, SearchConfig, SiteConfig, UserConfig, WitnessConfig,
+    InferenceConfig, MemorySize, Mode, PolicyEntry, SearchConfig, SiteConfig, UserConfig, WitnessConfig,
 };
 pub use error::GateError;
 pub use fips::{FipsOverrides, fips_status, install_snapshot, signatures_path, snapshot_path};
@@ -68,6 +69,7 @@ pub use session::Session;
 pub use site::{Active, Gate, pair_status};
 pub use state::{STATE_FORMAT, SiteKey, SiteState};
 pub use taken::{Taken, TakenToken};
+pub use versions::{KeyStatus, OlderStatus, ReEncrypted};
 
 use casemate_types::DecisionId;
 

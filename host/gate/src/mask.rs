@@ -1,6 +1,7 @@
 //! Masks spans of text so that equal values stay equal: FF1 with the key in the HSM where the value is long enough, a keyed token
 //! otherwise.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use casemate_engine::{Alphabet as WitAlphabet, FpeItem};
@@ -10,13 +11,31 @@ use casemate_types::{PluginName, Span};
 use crate::GateError;
 use crate::vault::{Vault, VaultFf1, VaultKey};
 
+/// The name under which plugins open the masking key.
+pub(crate) const MASK: &str = "mask";
+
 /// The keys that mask.
 pub struct Masker {
+    version: u32,
+    in_force: Set,
+    /// From before a rotation: they only decrypt.
+    older: BTreeMap<u32, Set>,
+    keyring: Arc<Vault>,
+    tokens: VaultKey,
+}
+
+/// One version of the masking key.
+struct Set {
     digits: VaultFf1,
     base36: VaultFf1,
     base62: VaultFf1,
-    keyring: Arc<Vault>,
-    tokens: VaultKey,
+}
+
+impl Set {
+    fn open(keyring: &Arc<Vault>, key: &KeyRef) -> Result<Self, HsmError> {
+        let ff1 = |radix| keyring.ff1(keyring.find(key)?, radix);
+        Ok(Self { digits: ff1(10)?, base36: ff1(36)?, base62: ff1(62)? })
+    }
 }
 
 /// Why a value is masked one way and not the other.
@@ -28,15 +47,35 @@ enum Method {
 }
 
 impl Masker {
-    /// Opens the masking key and the token key.
-    pub fn open(keyring: &Arc<Vault>, mask: &KeyRef, tokens: &KeyRef) -> Result<Self, HsmError> {
+    /// Opens the masking key, the version in force first, and the token key.
+    pub fn open(keyring: &Arc<Vault>, mask: &[(u32, KeyRef)], tokens: &KeyRef) -> Result<Self, GateError> {
+        let missing = || GateError::StateIncomplete { what: "site key mask".to_owned() };
+        let ((version, key), older) = mask.split_first().ok_or_else(missing)?;
+        let older = older.iter().map(|(version, key)| Ok((*version, Set::open(keyring, key)?)));
         Ok(Self {
-            digits: keyring.ff1(keyring.find(mask)?, 10)?,
-            base36: keyring.ff1(keyring.find(mask)?, 36)?,
-            base62: keyring.ff1(keyring.find(mask)?, 62)?,
+            version: *version,
+            in_force: Set::open(keyring, key)?,
+            older: older.collect::<Result<_, HsmError>>()?,
             tokens: keyring.find(tokens)?,
             keyring: Arc::clone(keyring),
         })
+    }
+
+    /// The key that masks now, to be told beside what it masked.
+    pub fn name(&self) -> String {
+        format!("{MASK}@{}", self.version)
+    }
+
+    /// The version that `mask` or `mask@N` names, if there is one.
+    pub fn version_of(&self, name: &str) -> Option<u32> {
+        match name.strip_prefix(MASK)?.strip_prefix('@') {
+            None => (name == MASK).then_some(self.version),
+            Some(number) => number
+                .parse()
+                .ok()
+                .filter(|version| format!("{MASK}@{version}") == name)
+                .filter(|version| *version == self.version || self.older.contains_key(version)),
+        }
     }
 
     /// Replaces every span. Two batches of HSM calls whatever the number of spans. On any error nothing is returned: a text is
@@ -58,10 +97,10 @@ impl Masker {
             plan.push((span, value, method));
         }
         if !digits.is_empty() {
-            self.digits.encrypt(&mut digits)?;
+            self.in_force.digits.encrypt(&mut digits)?;
         }
         if !base62.is_empty() {
-            self.base62.encrypt(&mut base62)?;
+            self.in_force.base62.encrypt(&mut base62)?;
         }
 
         let (mut digits, mut base62) = (digits.into_iter(), base62.into_iter());
@@ -84,37 +123,28 @@ impl Masker {
         Ok(out)
     }
 
-    /// Encrypts or decrypts items of the `fpe` capability, all or nothing.
-    pub fn transform(&self, plugin: &PluginName, items: &[FpeItem], encrypt: bool) -> Result<Vec<String>, GateError> {
+    /// Encrypts or decrypts items of the `fpe` capability under one version, all or nothing.
+    ///
+    /// # Errors
+    /// [`GateError::OlderVersion`] for an older version that is to encrypt, [`GateError::StateIncomplete`] for one that is gone.
+    pub fn transform(
+        &self,
+        plugin: &PluginName,
+        version: u32,
+        items: &[FpeItem],
+        encrypt: bool,
+    ) -> Result<Vec<String>, GateError> {
+        let set = match self.older.get(&version) {
+            _ if version == self.version => &self.in_force,
+            Some(_) if encrypt => return Err(GateError::OlderVersion { key: MASK, version, in_force: self.version }),
+            Some(set) => set,
+            None => return Err(GateError::StateIncomplete { what: format!("{MASK}@{version}") }),
+        };
         items
             .chunk_by(|a, b| a.alphabet == b.alphabet)
-            .map(|run| self.transform_run(plugin, run, encrypt))
+            .map(|run| transform_run(set, plugin, run, encrypt))
             .collect::<Result<Vec<_>, _>>()
             .map(|runs| runs.concat())
-    }
-
-    /// One batch of HSM calls for items of one alphabet.
-    fn transform_run(&self, plugin: &PluginName, run: &[FpeItem], encrypt: bool) -> Result<Vec<String>, GateError> {
-        let (alphabet, ff1) = match run.first().map(|item| item.alphabet) {
-            None => return Ok(Vec::new()),
-            Some(WitAlphabet::Digits) => (Alphabet::digits(), &self.digits),
-            Some(WitAlphabet::Base36) => (Alphabet::base36(), &self.base36),
-            Some(WitAlphabet::Base62) => (Alphabet::base62(), &self.base62),
-        };
-        let mut batch = run
-            .iter()
-            .map(|item| {
-                // A tweak space for each plugin: none can unmask answers, or decrypt what another encrypted.
-                let tweak = [b"plugin\0".as_slice(), plugin.as_str().as_bytes(), b"\0", &item.tweak].concat();
-                Ok(Ff1Value { numerals: alphabet.numerals(&item.text)?, tweak })
-            })
-            .collect::<Result<Vec<_>, HsmError>>()?;
-        if encrypt {
-            ff1.encrypt(&mut batch)?
-        } else {
-            ff1.decrypt(&mut batch)?
-        };
-        Ok(batch.iter().map(|item| alphabet.text(&item.numerals)).collect::<Result<_, _>>()?)
     }
 
     /// A keyed token: 48 bits of HMAC-SHA-256 over kind and value.
@@ -122,6 +152,30 @@ impl Masker {
         let mac = self.keyring.mac(&self.tokens, &[b"mask\0", kind.as_bytes(), b"\0", value.as_bytes()].concat())?;
         Ok(format!("[{kind}:{}]", hex::encode(mac.get(..6).unwrap_or_default())))
     }
+}
+
+/// One batch of HSM calls for items of one alphabet.
+fn transform_run(set: &Set, plugin: &PluginName, run: &[FpeItem], encrypt: bool) -> Result<Vec<String>, GateError> {
+    let (alphabet, ff1) = match run.first().map(|item| item.alphabet) {
+        None => return Ok(Vec::new()),
+        Some(WitAlphabet::Digits) => (Alphabet::digits(), &set.digits),
+        Some(WitAlphabet::Base36) => (Alphabet::base36(), &set.base36),
+        Some(WitAlphabet::Base62) => (Alphabet::base62(), &set.base62),
+    };
+    let mut batch = run
+        .iter()
+        .map(|item| {
+            // A tweak space for each plugin: none can unmask answers, or decrypt what another encrypted.
+            let tweak = [b"plugin\0".as_slice(), plugin.as_str().as_bytes(), b"\0", &item.tweak].concat();
+            Ok(Ff1Value { numerals: alphabet.numerals(&item.text)?, tweak })
+        })
+        .collect::<Result<Vec<_>, HsmError>>()?;
+    if encrypt {
+        ff1.encrypt(&mut batch)?
+    } else {
+        ff1.decrypt(&mut batch)?
+    };
+    Ok(batch.iter().map(|item| alphabet.text(&item.numerals)).collect::<Result<_, _>>()?)
 }
 
 fn slice<'a>(text: &'a str, span: &Span) -> Result<&'a str, GateError> {

@@ -11,7 +11,7 @@ use casemate_engine::wit;
 use casemate_fhe_owner::{CANARIES_PER_GROUP, Canaries, Canary, GroupPlace, OwnerKey, fetch_plan};
 use casemate_inference::{ExpectedGroup, Scorer};
 use casemate_types::{CollectionName, CompartmentName};
-use casemate_vectors::{DocumentId, GroupEntry, Position, VectorStore};
+use casemate_vectors::{DocumentId, GroupEntry, Position};
 
 use crate::GateError;
 use crate::collection::{Manifest, Passage, closeness, fhe, store};
@@ -162,8 +162,11 @@ impl Gate {
         }
         let fields: Vec<FieldValue<'_>> =
             filter.iter().map(|field| FieldValue { name: &field.name, value: &field.value }).collect();
-        let tokens = self.fields.encrypt(&self.config, name, &fields)?;
-        Ok(Some(self.store.matching(collection, &tokens).map_err(store)?.into_iter().collect()))
+        let mut found = BTreeSet::new();
+        for tokens in self.fields.filters(&self.config, name, &fields)? {
+            found.extend(self.store.matching(collection, &tokens).map_err(store)?);
+        }
+        Ok(Some(found))
     }
 
     /// The passage at a position: there, unaltered, in its place and in force.

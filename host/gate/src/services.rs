@@ -380,9 +380,13 @@ impl Services for RequestServices {
                 let count = *count as usize;
                 HostAnswer::Bytes(self.blocking(move |this| Ok(this.gate.keyring.random(count)?.to_vec())).await)
             }
-            HostCall::FpeOpen { key } => HostAnswer::Unit(site_key(key, &["mask"])),
-            HostCall::FpeEncrypt { items, .. } => self.fpe(plugin, items, true).await,
-            HostCall::FpeDecrypt { items, .. } => self.fpe(plugin, items, false).await,
+            HostCall::FpeOpen { key } => HostAnswer::Unit(self.mask_version(key).map(drop)),
+            HostCall::FpeVersion { key } => match self.mask_version(key) {
+                Ok(version) => HostAnswer::Count(version.into()),
+                Err(error) => HostAnswer::Unit(Err(error)),
+            },
+            HostCall::FpeEncrypt { key, items } => self.fpe(plugin, key, items, true).await,
+            HostCall::FpeDecrypt { key, items } => self.fpe(plugin, key, items, false).await,
             HostCall::HsmOpen { key } => HostAnswer::Unit(site_key(key, &["audit", "tokens"])),
             HostCall::HsmInfo { key } => HostAnswer::KeyInfo(self.key_info(key)),
             HostCall::HsmSign { key, message } => self.hsm(plugin, key, "audit", message).await,
@@ -490,17 +494,30 @@ impl RequestServices {
         self.gate.record_key_use(key, operation, &who, "requested").await.map_err(|error| self.unavailable(error))
     }
 
-    async fn fpe(&self, plugin: &PluginName, items: &[FpeItem], encrypt: bool) -> HostAnswer {
-        if let Err(error) = self.record_use(plugin, SiteKey::Mask, if encrypt { "encrypt" } else { "decrypt" }).await {
+    fn mask_version(&self, name: &str) -> Result<u32, CapabilityError> {
+        let unknown = || CapabilityError::NotFound(format!("this capability has no key `{name}`"));
+        self.gate.masker.version_of(name).ok_or_else(unknown)
+    }
+
+    async fn fpe(&self, plugin: &PluginName, key: &str, items: &[FpeItem], encrypt: bool) -> HostAnswer {
+        let version = match self.mask_version(key) {
+            Ok(version) => version,
+            Err(error) => return HostAnswer::Texts(Err(error)),
+        };
+        let operation = if encrypt { "encrypt" } else { "decrypt" };
+        let who = format!("{} by {plugin}", self.session.claims.user);
+        let recorded = self.gate.record_version_use(SiteKey::Mask, version, operation, &who, "requested").await;
+        if let Err(error) = recorded.map_err(|error| self.unavailable(error)) {
             return HostAnswer::Texts(Err(error));
         }
         let (items, plugin) = (items.to_vec(), plugin.clone());
         let texts = self
-            .blocking(move |this| match this.gate.masker.transform(&plugin, &items, encrypt) {
+            .blocking(move |this| match this.gate.masker.transform(&plugin, version, &items, encrypt) {
                 Ok(texts) => Ok(Ok(texts)),
                 Err(GateError::Hsm(error)) if is_invalid_value(&error) => {
                     Ok(Err(CapabilityError::Invalid(error.to_string())))
                 }
+                Err(error @ GateError::OlderVersion { .. }) => Ok(Err(CapabilityError::Invalid(error.to_string()))),
                 Err(error) => Err(error),
             })
             .await;

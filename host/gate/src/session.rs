@@ -160,7 +160,7 @@ fn unlock(gate: &Gate, user: &UserName, credential: &str) -> Result<Session, Gat
         let (Some(sealed), true) = (state.compartments.get(name), entitled.contains(name)) else { continue };
         let key = keyring.unwrap_known(&kek, &sealed.key, &wrapped.0);
         let result = if key.is_ok() { "ok" } else { "refused" };
-        journal.record_blocking(key_operation(&sealed.key, "unwrap", Some(user.to_string()), result))?;
+        journal.record_blocking(key_operation(&sealed.key, None, "unwrap", Some(user.to_string()), result))?;
         let compartment = open_compartment(keyring, &key?, name, sealed)?;
         compartments.insert(name.clone(), compartment);
     }

@@ -1,5 +1,6 @@
 //! Opens a site: token, log, store, engine and the active plugins, in that order, refusing at the first that is not sound.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
@@ -15,14 +16,15 @@ use casemate_fhe_owner::DataKey;
 use casemate_hsm::probe::{Judgement, Report};
 use casemate_hsm::{KeyRef, PairStatus};
 use casemate_inference::{Scorer, Tier};
+use casemate_tier::{ClientTls, Endpoint, Remote, Shared, TierError};
 use casemate_types::{Generation, PluginName};
-use casemate_vectors::SledStore;
+use casemate_vectors::{SledStore, VectorStore};
 use zeroize::Zeroizing;
 
 use crate::GateError;
 use crate::chain::Chain;
 use crate::combine::Combining;
-use crate::config::{Mode, SiteConfig};
+use crate::config::{Mode, SiteConfig, in_site};
 use crate::fips;
 use crate::journal::{HsmSigner, Journal, key_operation};
 use crate::mask::Masker;
@@ -46,7 +48,7 @@ pub struct Gate {
     pub(crate) keyring: Arc<Vault>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) monitors: Monitors,
-    pub(crate) store: Arc<SledStore>,
+    pub(crate) store: Arc<dyn VectorStore>,
     pub(crate) scorer: Arc<dyn Scorer>,
     pub(crate) embedder: RwLock<Option<Arc<dyn Embedder>>>,
     pub(crate) masker: Masker,
@@ -212,10 +214,10 @@ impl Gate {
         let kv = small.open_tree("kv").map_err(|e| GateError::Store(e.to_string()))?;
         let journal = Arc::new(open_journal(dir, &config, &state, &keyring, recordings, Arc::clone(&site_key))?);
         let watch = TokenWatch::start(&keyring, &journal)?;
-        let store = Arc::new(SledStore::open(&dir.join("store")).map_err(|e| GateError::Store(e.to_string()))?);
-        let scorer = Arc::new(Tier::new(Arc::clone(&store) as _, config.search.memory.bytes()));
-        let masker = Masker::open(&keyring, state.key(SiteKey::Mask)?, state.key(SiteKey::Tokens)?)?;
-        let fields = FieldCipher::open(&keyring, &config, state.key(SiteKey::Metadata)?, state.key(SiteKey::Tokens)?)?;
+        let (store, scorer) = open_tier(dir, &config)?;
+        let masker = Masker::open(&keyring, &state.live(SiteKey::Mask)?, state.key(SiteKey::Tokens)?)?;
+        let fields =
+            FieldCipher::open(&keyring, &config, &state.live(SiteKey::Metadata)?, state.key(SiteKey::Tokens)?)?;
         let engine = open_engine(dir, &keyring, &state)?;
         let tokens = keyring.find(state.key(SiteKey::Tokens)?)?;
         let names_key = Zeroizing::new(keyring.mac(&tokens, b"casemate/names-of-small-state")?);
@@ -416,7 +418,25 @@ impl Gate {
         who: &impl std::fmt::Display,
         what: &str,
     ) -> Result<(), GateError> {
-        let event = key_operation(self.state().key(key)?, operation, Some(who.to_string()), what);
+        let state = self.state();
+        let version = state.version_in_force(key);
+        let event = key_operation(state.key(key)?, Some(version), operation, Some(who.to_string()), what);
+        self.journal.record(event).await.map(drop)
+    }
+
+    /// As [`Gate::record_key_use`], for a version that may be an older one.
+    pub(crate) async fn record_version_use(
+        &self,
+        key: SiteKey,
+        version: u32,
+        operation: &str,
+        who: &impl std::fmt::Display,
+        what: &str,
+    ) -> Result<(), GateError> {
+        let live = self.state().live(key)?;
+        let held = live.iter().find(|(held, _)| *held == version);
+        let (_, reference) = held.ok_or(GateError::StateIncomplete { what: format!("{key}@{version}") })?;
+        let event = key_operation(reference, Some(version), operation, Some(who.to_string()), what);
         self.journal.record(event).await.map(drop)
     }
 
@@ -428,7 +448,9 @@ impl Gate {
         who: &impl std::fmt::Display,
         what: &str,
     ) -> Result<(), GateError> {
-        let event = key_operation(self.state().key(key)?, operation, Some(who.to_string()), what);
+        let state = self.state();
+        let version = state.version_in_force(key);
+        let event = key_operation(state.key(key)?, Some(version), operation, Some(who.to_string()), what);
         self.journal.record_blocking(event).map(drop)
     }
 
@@ -576,6 +598,40 @@ fn open_sled(path: &Path) -> Result<sled::Db, GateError> {
         .cache_capacity(64 << 20)
         .open()
         .map_err(|error| GateError::Store(format!("{}: {error}", path.display())))
+}
+
+/// Where ciphertext is kept, and where it is scored.
+type StoreAndScorer = (Arc<dyn VectorStore>, Arc<dyn Scorer>);
+
+/// The store and scorer of this process, or wherever `[inference]` says.
+fn open_tier(dir: &Path, config: &SiteConfig) -> Result<StoreAndScorer, GateError> {
+    let Some(inference) = &config.inference else {
+        let store: Arc<dyn VectorStore> =
+            Arc::new(SledStore::open(&dir.join("store")).map_err(crate::collection::store)?);
+        let tier = Tier::new(Arc::clone(&store), config.search.memory.bytes());
+        return Ok((store, Arc::new(tier)));
+    };
+    if dir.join("store").exists() {
+        return Err(GateError::Store(format!(
+            "site.toml has [inference], but {} is here too; move it to the tier (`casemate inference serve --store`)",
+            dir.join("store").display()
+        )));
+    }
+    let tls = inference.certificates.as_ref().map(|folder| ClientTls::read(&dir.join(folder), "gate")).transpose();
+    let tls = tls.map_err(crate::collection::store)?;
+    let remotes = inference.endpoints(dir).into_iter().map(|endpoint| {
+        let remote = Remote::new(endpoint.clone(), tls.clone(), casemate_tier::dialler())?;
+        Ok((endpoint, Arc::new(remote)))
+    });
+    let remotes = remotes.collect::<Result<BTreeMap<_, _>, TierError>>().map_err(crate::collection::store)?;
+    let named = |endpoint: &Endpoint| {
+        let remote = remotes.get(&in_site(dir, endpoint)).map(Arc::clone);
+        remote.ok_or_else(|| GateError::Store(format!("{endpoint} is not among the tiers")))
+    };
+    let store = named(&inference.store)?;
+    let scoring = inference.score.iter().map(named).collect::<Result<Vec<_>, _>>()?;
+    let scoring = if scoring.is_empty() { vec![Arc::clone(&store)] } else { scoring };
+    Ok((store, Arc::new(Shared::new(scoring))))
 }
 
 /// The key that authenticates precompiled code is derived in the HSM, so a copied cache is worthless elsewhere.

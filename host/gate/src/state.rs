@@ -2,10 +2,12 @@
 //! that opens anything without the HSM, and no user's key without that user's credential either.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 
+use casemate_custody::{Ahead, KeyVersions, Stage};
 use casemate_hsm::probe::Fingerprint;
 use casemate_hsm::{KeyRef, WrappedKek};
 use casemate_types::{CompartmentName, Digest, UserName};
@@ -32,6 +34,9 @@ pub struct SiteState {
     pub probed: BTreeMap<String, Fingerprint>,
     /// The site's own keys by name: see [`SiteKey`].
     pub keys: BTreeMap<SiteKey, KeyRef>,
+    /// Versions of the site's own keys that were rotated, or are about to be; `keys` holds those in force.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<SiteKey, KeyVersions>,
     /// The data key of recordings and small state, sealed under [`SiteKey::AtRest`].
     #[serde(with = "hex::serde")]
     pub sealed_site_secrets: Vec<u8>,
@@ -72,6 +77,28 @@ pub enum SiteKey {
     Tokens,
     /// Wraps users' key-encryption keys. Replaced whenever a user's key ends, so that no copy of the old one opens.
     UserKekWrapping,
+}
+
+impl SiteKey {
+    /// The keys with versions, which custodians rotate.
+    pub const ROTATED: [Self; 3] = [Self::AtRest, Self::Mask, Self::Metadata];
+
+    pub(crate) fn label(self) -> String {
+        format!("site/{self}")
+    }
+}
+
+impl fmt::Display for SiteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AtRest => "at-rest",
+            Self::Audit => "audit",
+            Self::Mask => "mask",
+            Self::Metadata => "metadata",
+            Self::Tokens => "tokens",
+            Self::UserKekWrapping => "user-kek-wrapping",
+        })
+    }
 }
 
 /// One compartment's keys.
@@ -139,6 +166,34 @@ impl SiteState {
     /// The reference of a site key.
     pub fn key(&self, key: SiteKey) -> Result<&KeyRef, GateError> {
         self.keys.get(&key).ok_or(GateError::StateIncomplete { what: format!("site key {key:?}") })
+    }
+
+    /// The number of the version of a site key that is in force; 1 for a key that was never rotated.
+    pub fn version_in_force(&self, key: SiteKey) -> u32 {
+        self.versions.get(&key).map_or(1, KeyVersions::in_force)
+    }
+
+    /// The versions of a site key that can still be used, the one in force first, then older ones that are not to be destroyed.
+    pub fn live(&self, key: SiteKey) -> Result<Vec<(u32, KeyRef)>, GateError> {
+        let mut live = vec![(self.version_in_force(key), self.key(key)?.clone())];
+        let older = self.versions.get(&key).map(KeyVersions::older).unwrap_or_default();
+        let usable = older.iter().filter(|older| matches!(older.stage, Stage::DecryptOnly | Stage::ReEncrypted));
+        live.extend(usable.map(|older| (older.version, older.key.clone())));
+        Ok(live)
+    }
+
+    /// Every key that must not be destroyed.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &KeyRef> {
+        let versions = self.versions.values().flat_map(|versions| {
+            let older =
+                versions.older().iter().filter(|older| matches!(older.stage, Stage::DecryptOnly | Stage::ReEncrypted));
+            let next = versions.ahead().and_then(|ahead| match ahead {
+                Ahead::Noticed(notice) => Some(&notice.next),
+                Ahead::Proposed { .. } => None,
+            });
+            older.map(|older| &older.key).chain(next)
+        });
+        self.keys.values().chain(self.compartments.values().map(|held| &held.key)).chain(versions)
     }
 }
 

@@ -181,6 +181,14 @@ impl Vault {
     /// # Errors
     /// As [`Keyring::generate`]; [`HsmError::PairIncomplete`] while a token that would hold the key is down.
     pub fn generate(&self, class: KeyClass, label: &str) -> Result<KeyRef, GateError> {
+        self.generate_version(class, label, 1)
+    }
+
+    /// As [`Vault::generate`], for a key's next version.
+    ///
+    /// # Errors
+    /// As [`Vault::generate`].
+    pub fn generate_version(&self, class: KeyClass, label: &str, version: u32) -> Result<KeyRef, GateError> {
         let two = match &self.0 {
             Tokens::One(ring) => return Ok(ring.generate(class, label)?),
             Tokens::Two(two) => two,
@@ -190,7 +198,7 @@ impl Vault {
         }
         let transports = two.file().transports.clone();
         let key = two.pair.replicate(&transports, class, label)?;
-        two.next_manifest(|keys| keys.push(ManifestKey::new(&key, 1)))?;
+        two.next_manifest(|keys| keys.push(ManifestKey::new(&key, version)))?;
         Ok(key)
     }
 
@@ -213,6 +221,36 @@ impl Vault {
             }
             (_, other) => Err(other.unfit("destroy a key").into()),
         }
+    }
+
+    /// Serial numbers of the tokens, the primary's first.
+    pub fn serials(&self) -> Vec<String> {
+        match &self.0 {
+            Tokens::One(ring) => vec![ring.serial().to_owned()],
+            Tokens::Two(two) => {
+                let manifest = two.pair.manifest();
+                vec![manifest.manifest().primary.clone(), manifest.manifest().backup.clone()]
+            }
+        }
+    }
+
+    /// Shows that a key does its work in every token that has to hold it, with the same result in each: FF1 there and back, or a value
+    /// sealed in one and opened in the other. Returns the tokens.
+    ///
+    /// # Errors
+    /// [`HsmError::PairIncomplete`] while a token is down, [`HsmError::KeyMissing`] where one does not hold the key,
+    /// [`HsmError::SelfTest`] when results differ.
+    pub fn prove(&self, key: &KeyRef) -> Result<Vec<String>, HsmError> {
+        let on: Vec<Proof> = match &self.0 {
+            Tokens::One(ring) => vec![proof(ring, key, None)?],
+            Tokens::Two(two) => {
+                two.pair.complete()?;
+                let first = two.pair.at(Role::Primary, key, |ring, _| proof(ring, key, None))?;
+                let second = two.pair.at(Role::Backup, key, |ring, _| proof(ring, key, Some(&first)))?;
+                vec![first, second]
+            }
+        };
+        Ok(on.into_iter().map(|proof| proof.token).collect())
     }
 
     /// Random bytes from a token.
@@ -526,6 +564,43 @@ impl Held {
         };
         HsmError::WrongClass { action, class }
     }
+}
+
+/// What a key did in one token.
+struct Proof {
+    token: String,
+    made: Vec<u8>,
+}
+
+const PROOF: &[u8] = b"casemate/proof-of-a-key";
+
+/// Uses a key in a token. With another token's proof, what that one made has to come out the same here.
+fn proof(ring: &Arc<Keyring>, reference: &KeyRef, other: Option<&Proof>) -> Result<Proof, HsmError> {
+    let differs = || HsmError::SelfTest { label: reference.label.clone() };
+    let key = ring.find(reference)?;
+    let made = if reference.class == KeyClass::FpeFf1 {
+        let ff1 = Ff1::new(Arc::clone(ring), key, 10)?;
+        let plain: Vec<u16> = (0..16).map(|place| place * 7 % 10).collect();
+        let mut batch = [Ff1Value { numerals: plain.clone(), tweak: PROOF.to_vec() }];
+        ff1.encrypt(&mut batch)?;
+        let made: Vec<u8> = batch[0].numerals.iter().flat_map(|numeral| numeral.to_be_bytes()).collect();
+        if batch[0].numerals == plain || other.is_some_and(|other| other.made != made) {
+            return Err(differs());
+        }
+        ff1.decrypt(&mut batch)?;
+        if batch[0].numerals != plain {
+            return Err(differs());
+        }
+        made
+    } else {
+        let made = ring.seal(&key, PROOF, PROOF)?;
+        let sealed = other.map_or(&made, |other| &other.made);
+        if ring.open_sealed(&key, PROOF, sealed)?.as_slice() != PROOF {
+            return Err(differs());
+        }
+        made
+    };
+    Ok(Proof { token: ring.serial().to_owned(), made })
 }
 
 /// Whether a token of the pair could not be asked, or failed while it was.

@@ -15,6 +15,12 @@ use crate::{KeyClass, KeyId};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HsmError {
+    /// A key gives different results in the tokens that hold it, or none that comes back.
+    #[error("key `{label}` does not do its work the same way in every token; destroy it and make another")]
+    SelfTest {
+        /// The key's label.
+        label: String,
+    },
     /// The process already holds a login on this token; PKCS#11 logins are per process, so a second PIN cannot be checked.
     #[error(
         "open token `{label}`: this process has it open already; share that keyring, or drop it and its keys first"

@@ -64,4 +64,12 @@ pub enum InferenceError {
         /// Its own error.
         source: VectorsError,
     },
+    /// A tier in another process did not answer as it should.
+    #[error("score `{collection}`: the inference tier gave no answer")]
+    Remote {
+        /// The collection.
+        collection: CollectionName,
+        /// What happened.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }

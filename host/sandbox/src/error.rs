@@ -22,6 +22,12 @@ pub enum SandboxError {
         /// Why not.
         source: io::Error,
     },
+    /// Landlock is there and refused.
+    #[error("cannot confine the process to its files")]
+    Confine {
+        /// What Landlock said.
+        source: landlock::RulesetError,
+    },
     /// A socket that was open before the lock-down could carry data out.
     #[error("cannot lock down while descriptor {descriptor} is {what}: close it before")]
     InheritedSocket {

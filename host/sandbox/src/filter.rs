@@ -25,6 +25,14 @@ pub enum Profile {
     /// The TCP sockets that listen on a loopback address already: `accept4` goes on working. In exchange no socket of
     /// any family can `connect`, `bind` or `listen` any more, because an accepted one could be turned around.
     LoopbackListener,
+    /// The same for TCP sockets that listen on whatever address, for a server that has mutual TLS.
+    Listener,
+}
+
+impl Profile {
+    fn listens(self) -> bool {
+        matches!(self, Self::LoopbackListener | Self::Listener)
+    }
 }
 
 /// The highest number of a system call that was looked at for these rules: `file_setattr` of Linux 6.17. From 424 on
@@ -46,7 +54,7 @@ pub(crate) enum When {
 pub(crate) struct Rule {
     pub(crate) call: c_long,
     pub(crate) when: When,
-    /// In [`Profile::LoopbackListener`] only.
+    /// In [`Profile::LoopbackListener`] and [`Profile::Listener`] only.
     pub(crate) listener_only: bool,
 }
 
@@ -100,7 +108,7 @@ pub(crate) fn program(profile: Profile, rules: &[Rule]) -> Result<BpfProgram, Sa
 fn compile(profile: Profile, rules: &[Rule]) -> Result<BpfProgram, BackendError> {
     let rules = rules
         .iter()
-        .filter(|rule| !rule.listener_only || profile == Profile::LoopbackListener)
+        .filter(|rule| !rule.listener_only || profile.listens())
         .map(|rule| Ok((rule.call, rule.when.conditions()?)))
         .collect::<Result<_, BackendError>>()?;
     let eperm = SeccompAction::Errno(libc::EPERM as u32);
@@ -151,7 +159,7 @@ mod tests {
     const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
     const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
     const I386: u32 = 3 | 0x4000_0000;
-    const PROFILES: [Profile; 2] = [Profile::FullAirGap, Profile::LoopbackListener];
+    const PROFILES: [Profile; 3] = [Profile::FullAirGap, Profile::LoopbackListener, Profile::Listener];
 
     /// `AUDIT_ARCH_*` of linux/audit.h for this processor.
     fn native() -> u32 {
@@ -219,6 +227,7 @@ mod tests {
             (libc::SYS_sendmmsg, [0, 0, 0, fast, 0, 0]),
         ] {
             assert_eq!(verdict(Profile::LoopbackListener, call, arguments), EPERM, "{call}");
+            assert_eq!(verdict(Profile::Listener, call, arguments), EPERM, "{call}");
             assert_eq!(verdict(Profile::FullAirGap, call, arguments), ALLOW, "{call}");
         }
         let plain = [0, 0, libc::MSG_NOSIGNAL as u64, libc::MSG_NOSIGNAL as u64, 0, 0];

@@ -36,10 +36,13 @@ fn way_out(profile: Profile, facts: &SocketFacts) -> Option<String> {
     match profile {
         Profile::FullAirGap => Some("an internet socket".to_owned()),
         // Other protocols, SCTP for one, connect by sending.
-        Profile::LoopbackListener if facts.protocol != libc::IPPROTO_TCP => {
+        Profile::LoopbackListener | Profile::Listener if facts.protocol != libc::IPPROTO_TCP => {
             Some("an internet socket other than TCP".to_owned())
         }
-        Profile::LoopbackListener if !facts.listening => Some("a TCP socket that does not listen".to_owned()),
+        Profile::LoopbackListener | Profile::Listener if !facts.listening => {
+            Some("a TCP socket that does not listen".to_owned())
+        }
+        Profile::Listener => None,
         Profile::LoopbackListener => match facts.address {
             Some(address) if address.to_canonical().is_loopback() => None,
             Some(address) => Some(format!("a TCP socket that listens on {address}, not on a loopback address")),
@@ -76,8 +79,12 @@ mod tests {
             [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::new(10, 0, 0, 1).into()]
         {
             assert!(!allowed(&listener(address)), "{address}");
+            assert!(way_out(Profile::Listener, &listener(address)).is_none(), "{address}");
         }
         assert!(!allowed(&SocketFacts { listening: false, ..listener(Ipv4Addr::LOCALHOST) }));
+        assert!(
+            way_out(Profile::Listener, &SocketFacts { listening: false, ..listener(Ipv4Addr::LOCALHOST) }).is_some()
+        );
         assert!(!allowed(&SocketFacts { protocol: libc::IPPROTO_UDP, ..listener(Ipv4Addr::LOCALHOST) }));
         assert!(!allowed(&SocketFacts { protocol: libc::IPPROTO_SCTP, ..listener(Ipv4Addr::LOCALHOST) }));
         assert!(!allowed(&SocketFacts { address: None, ..listener(Ipv4Addr::LOCALHOST) }));

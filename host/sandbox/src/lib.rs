@@ -21,14 +21,16 @@
 //! - Root: mounting a network file system or loading a module needs no socket. Run as a user without capabilities.
 //! - Data carried out in files. That is the disk's and the operator's side.
 //!
-//! Landlock would be a second layer; alone it leaves UDP, netlink and vsock open.
+//! [`confine`] is a second layer, by Landlock: which files and TCP ports are left. Alone it leaves UDP, netlink and vsock open.
 
+mod confine;
 mod error;
 mod filter;
 mod inherited;
 mod probe;
 mod sys;
 
+pub use confine::{Confinement, Enforced, confine};
 pub use error::SandboxError;
 pub use filter::Profile;
 pub use probe::self_check;

@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod conformance;
 mod error;
 mod key;
 mod manifest;

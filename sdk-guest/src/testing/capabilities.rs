@@ -60,6 +60,11 @@ pub mod fpe {
             call("fpe.open", |host| open_key(host, name, |purpose| purpose == KeyPurpose::Fpe)).map(|_| Self(()))
         }
 
+        /// Its version: 1 here.
+        pub fn version(&self) -> u64 {
+            1
+        }
+
         /// Encrypts up to 1,024 items, all or nothing.
         pub fn encrypt(&self, items: &[Item]) -> Result<Vec<String>, CapabilityError> {
             call("fpe.encrypt", |_| Some(shift(items, 1)))

@@ -10,14 +10,19 @@ use tempfile::TempDir;
 use crate::site::{self, Site, text};
 
 /// A site, and a module of four blank tokens beside it.
-struct Desk {
-    site: Site,
+pub struct Desk {
+    pub site: Site,
     folder: TempDir,
     environment: String,
 }
 
 impl Desk {
     fn new() -> Self {
+        Self::at(site::bare())
+    }
+
+    /// A module of four blank tokens beside a site.
+    pub fn at(site: Site) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let slots: String = (1..=4)
             .map(|slot| {
@@ -27,15 +32,14 @@ impl Desk {
             .collect();
         let configuration = folder.path().join("tokens.conf");
         fs::write(&configuration, slots).unwrap();
-        let desk =
-            Self { site: site::bare(), environment: format!("KRYOPTIC_CONF={}", configuration.display()), folder };
+        let desk = Self { site, environment: format!("KRYOPTIC_CONF={}", configuration.display()), folder };
         for name in ["ana", "bo", "carla", "officer"] {
             desk.secret(name, &format!("the pin of {name}"));
         }
         desk
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -45,7 +49,7 @@ impl Desk {
     }
 
     /// `casemate custodian ARGUMENTS`, with `@name` standing for a file of this desk.
-    fn custodian(&self, arguments: &str, token: bool) -> site::Ended {
+    pub fn custodian(&self, arguments: &str, token: bool) -> site::Ended {
         let mut all = vec!["custodian".to_owned()];
         all.extend(arguments.split(' ').map(|argument| match argument.split_once('@') {
             Some((before, name)) => format!("{before}{}", self.path(name).display()),
@@ -57,7 +61,7 @@ impl Desk {
         self.site.casemate(&all.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    fn enrol(&self, name: &str) -> Value {
+    pub fn enrol(&self, name: &str) -> Value {
         let arguments = format!(
             "enrol --name {name} --person p-{name} --token {name} --pin-file @{name}.pin --initialise \
              --so-pin-file @officer.pin --out @{name}.card"
@@ -71,7 +75,7 @@ impl Desk {
         self.custodian(&arguments, false).expect(0)
     }
 
-    fn approve(&self, name: &str, statement: &str) -> site::Ended {
+    pub fn approve(&self, name: &str, statement: &str) -> site::Ended {
         self.custodian(&format!("approve @{statement} --as {name} --token {name} --pin-file @{name}.pin --yes"), true)
     }
 

@@ -15,15 +15,15 @@ const VERIFICATION: i32 = 4;
 const UNAUTHENTICATED: i32 = 5;
 
 /// Storage of a token that can be taken away and brought back.
-struct Storage(PathBuf);
+pub struct Storage(PathBuf);
 
 impl Storage {
-    fn take(&self) {
+    pub fn take(&self) {
         fs::rename(&self.0, self.away()).unwrap();
     }
 
     /// Whatever a program made in its place meanwhile goes.
-    fn give_back(&self) {
+    pub fn give_back(&self) {
         for made in [self.0.clone(), self.0.with_extension("sqlite-journal"), self.0.with_extension("sqlite-wal")] {
             let _ = fs::remove_file(&made);
         }
@@ -36,7 +36,7 @@ impl Storage {
     }
 }
 
-fn pair_of(site: &Site, backup: &str) -> [Storage; 2] {
+pub fn pair_of(site: &Site, backup: &str) -> [Storage; 2] {
     let token = site.dir.join("token");
     [Storage(token.join("token.sqlite")), Storage(token.join(backup))]
 }

@@ -9,11 +9,12 @@ use serde_json::Value;
 use crate::guest::root;
 
 /// Host crates, highest first: an arrow may only point down.
-const ORDER: [&str; 21] = [
+const ORDER: [&str; 22] = [
     "xtask",
     "cli",
     "server",
     "gate",
+    "tier",
     "inference",
     "vectors",
     "fhe-owner",
@@ -103,10 +104,12 @@ fn linked(root: &str) -> BTreeMap<&'static str, BTreeSet<&'static str>> {
 
 #[test]
 fn scoring_tier_links_no_key() {
-    let tier = linked("casemate-inference");
-    assert!(tier.contains_key("casemate-fhe") && tier.contains_key("casemate-vectors"));
-    for key in ["casemate-fhe-owner", "casemate-hsm", "cryptoki", "casemate-gate"] {
-        assert!(!tier.contains_key(key), "the scoring tier links {key}");
+    for tier in ["casemate-inference", "casemate-tier"] {
+        let tier = linked(tier);
+        assert!(tier.contains_key("casemate-fhe") && tier.contains_key("casemate-vectors"));
+        for key in ["casemate-fhe-owner", "casemate-hsm", "cryptoki", "casemate-gate"] {
+            assert!(!tier.contains_key(key), "the scoring tier links {key}");
+        }
     }
 }
 
@@ -168,8 +171,14 @@ fn readme_draws_the_real_graph() {
 fn nothing_we_ship_is_an_http_client() {
     let shipped = linked("casemate-cli");
     assert!(shipped.contains_key("axum") && shipped.contains_key("wasmtime"));
-    for client in ["reqwest", "ureq", "curl", "isahc", "attohttpc", "hickory-resolver", "native-tls", "rustls"] {
+    for client in ["reqwest", "ureq", "curl", "isahc", "attohttpc", "hickory-resolver", "native-tls", "openssl"] {
         assert!(!shipped.contains_key(client), "{client} is linked");
+    }
+    // TLS is for tiers, under the site's own authority: nobody else's is known.
+    let speaks_tls = |name: &str| direct(members()[name]).contains("rustls");
+    assert!(members().keys().copied().filter(|name| speaks_tls(name)).eq(["casemate-tier"]));
+    for authorities in ["webpki-roots", "webpki-root-certs", "rustls-native-certs", "rustls-platform-verifier"] {
+        assert!(!shipped.contains_key(authorities), "{authorities} is linked");
     }
     for (name, client) in [("hyper", "client"), ("hyper-util", "client"), ("hyper-util", "client-legacy")] {
         assert!(!shipped.get(name).is_some_and(|features| features.contains(client)), "{name} has feature {client}");

@@ -57,6 +57,22 @@ impl AuditHeads for SiteLog {
         }
     }
 
+    fn times_from(&self, index: u64) -> Result<Vec<UnixTime>, CustodyError> {
+        let mut times = Vec::new();
+        for (expected, entry) in (index..self.verified.size).zip(entries_from(&self.dir, index).map_err(unreadable)?) {
+            let (found, bytes) = entry;
+            if found != expected {
+                return Err(CustodyError::RecordMissing { index: expected });
+            }
+            let record = Record::from_bytes(&bytes.map_err(unreadable)?).map_err(unreadable)?;
+            times.push(UnixTime(record.time_ms / 1000));
+        }
+        if times.len() as u64 != self.verified.size.saturating_sub(index) {
+            return Err(CustodyError::RecordMissing { index: index + times.len() as u64 });
+        }
+        Ok(times)
+    }
+
     fn size(&self) -> u64 {
         self.verified.size
     }

@@ -72,8 +72,7 @@ fn begin_ledger(site: &Path, custody: &CustodyOptions) -> Result<(), Failure> {
     let folder = site.join("custody");
     std::fs::create_dir_all(&folder)
         .map_err(|error| Failure::caused_by(format!("cannot create {}", folder.display()), &error))?;
-    drop(NonceFile::create(&nonces(site))?);
-    Ok(())
+    super::begin_ledger(site)
 }
 
 /// Whether a custody folder holds a journal or shares.
@@ -94,7 +93,7 @@ fn has_generations(folder: &Path) -> Result<bool, Failure> {
 }
 
 /// Whether the audit log, as far as its records are here, tells of a custody token.
-fn log_tells_of_custody(site: &Path) -> Result<bool, Failure> {
+pub fn log_tells_of_custody(site: &Path) -> Result<bool, Failure> {
     let unreadable = |error: AuditError| Failure::caused_by("cannot read the audit log", &error);
     for bytes in entries(&site.join("log")).map_err(unreadable)? {
         let record = Record::from_bytes(&bytes.map_err(unreadable)?)

@@ -121,7 +121,7 @@ fn from_proposal_to_destruction() {
     assert!(matches!(versions.counted(3), Err(RotationError::NotReEncrypted { left: Some(3) })));
     versions.counted(0).unwrap();
     versions.schedule_destruction(&destroy(), 1, &token()).unwrap();
-    versions.destroyed(1);
+    versions.destroyed(&versions.older()[0].key.clone());
     assert_eq!(versions.older()[0].stage, Stage::Destroyed);
     assert!(matches!(versions.schedule_destruction(&destroy(), 1, &token()), Err(RotationError::Gone { version: 1 })));
     let text = serde_json::to_string(&versions).unwrap();
@@ -248,6 +248,6 @@ fn the_version_in_force_and_one_with_data_under_it_are_not_destroyed() {
         versions.schedule_destruction(&destroy(7), 7, &token()),
         Err(RotationError::Unknown { version: 7 })
     ));
-    versions.destroyed(1);
+    versions.destroyed(&versions.older()[0].key.clone());
     assert_eq!(versions.older()[0].stage, Stage::ReEncrypted, "destroyed without being scheduled");
 }

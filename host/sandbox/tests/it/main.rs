@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
-use casemate_sandbox::{Profile, SandboxError, lock_down, self_check};
+use casemate_sandbox::{Confinement, Profile, SandboxError, confine, lock_down, self_check};
 
 const SCENARIO: &str = "CASEMATE_SANDBOX_SCENARIO";
 const TCP: &str = "CASEMATE_SANDBOX_TCP";
@@ -139,6 +139,11 @@ fn serve(listener: &TcpListener) -> TcpStream {
     stream
 }
 
+/// A port that nobody serves refuses: the attempt got that far.
+fn closed_is_fine(error: io::Error) -> String {
+    if error.kind() == io::ErrorKind::ConnectionRefused { WORKS.to_owned() } else { error.to_string() }
+}
+
 /// The child's side: does nothing unless a scenario is asked for.
 #[test]
 fn scenario() {
@@ -195,6 +200,36 @@ fn scenario() {
             report("turn-around", raw::turn_around(&accepted, target_v4()));
             report("listen", raw::call(libc::SYS_listen));
             report("fast-open", raw::fast_open(&listener, target_v4()));
+        }
+        "listener-everywhere" => {
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+            lock_down(Profile::Listener).unwrap();
+            report("self-check", self_check());
+            let accepted = serve(&listener);
+            attack();
+            attack_by_call();
+            report("turn-around", raw::turn_around(&accepted, target_v4()));
+            report("listen", raw::call(libc::SYS_listen));
+            report("fast-open", raw::fast_open(&listener, target_v4()));
+        }
+        "confined" | "unconfined" => {
+            let (mine, others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            std::fs::write(others.path().join("secret"), "x").unwrap();
+            let read = others.path().to_owned();
+            if scenario == "confined" {
+                let write = vec![mine.path().to_owned()];
+                let left = Confinement { write, connect: vec![target(TCP).port()], ..Confinement::default() };
+                report("enforced", confine(&left).map(|enforced| println!("RESULT how={enforced:?}")));
+            }
+            report("read", std::fs::read(read.join("secret")));
+            report("list", std::fs::read_dir(&read));
+            report("write", std::fs::write(read.join("new"), "x"));
+            report("remove", std::fs::remove_file(read.join("secret")));
+            report("own-write", std::fs::write(mine.path().join("new"), "x"));
+            report("own-read", std::fs::read(mine.path().join("new")));
+            report("listed-port", TcpStream::connect(target(TCP)));
+            report("other-port", TcpStream::connect((Ipv4Addr::LOCALHOST, 9)).map_err(closed_is_fine));
+            report("bind", TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
         }
         "open-listener" => {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -322,6 +357,36 @@ fn a_listener_bound_before_still_serves_and_nothing_gets_out() {
     }
     assert_eq!(table["self-check"], WORKS);
     assert_eq!(arrived, (0, 0));
+}
+
+#[test]
+fn a_listener_on_every_address_still_serves_and_nothing_gets_out() {
+    let (table, arrived) = talk_to("listener-everywhere");
+    for attack in ATTACKS.into_iter().chain(CALLS.map(|(name, _)| name)).chain(["turn-around", "listen", "fast-open"]) {
+        assert_eq!(table[attack], EPERM, "{attack}");
+    }
+    assert_eq!(table["self-check"], WORKS);
+    assert_eq!(arrived, (0, 0));
+}
+
+#[test]
+fn confined_to_its_files_and_ports_a_process_reaches_no_other() {
+    let targets = Targets::new();
+    let (free, table) = (targets.play("unconfined"), targets.play("confined"));
+    let denied = ["read", "list", "write", "remove", "other-port", "bind"];
+    for attack in denied.into_iter().chain(["own-write", "own-read", "listed-port"]) {
+        assert_eq!(free[attack], WORKS, "{attack}, without confinement");
+    }
+    if table["how"] != "Fully" {
+        without_control!("this kernel enforces {} of it", table["how"]);
+        return;
+    }
+    for attack in denied {
+        assert!(table[attack].contains("ermission denied") || table[attack] == EPERM, "{attack}: {}", table[attack]);
+    }
+    for own in ["own-write", "own-read", "listed-port"] {
+        assert_eq!(table[own], WORKS, "{own}");
+    }
 }
 
 #[test]

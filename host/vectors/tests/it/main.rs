@@ -4,7 +4,6 @@
 
 mod crash;
 mod store;
-mod transfer;
 
 use casemate_types::CollectionName;
 use casemate_vectors::{Change, DocumentId, GroupRecord, PassageRecord, Position, VectorStore};
