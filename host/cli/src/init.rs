@@ -18,7 +18,8 @@ pub const EMBEDDED: &str = "libcasemate_softtoken.so";
 pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, Failure> {
     check(options)?;
     // Everything that the transcript can be refused for without a token.
-    let ceremony = options.from_ceremony.as_deref().map(|transcript| ceremony::verified(transcript, options)).transpose()?;
+    let ceremony =
+        options.from_ceremony.as_deref().map(|transcript| ceremony::verified(transcript, options)).transpose()?;
     let config_toml = match &options.config {
         Some(path) => fs::read_to_string(path)
             .map_err(|error| Failure::caused_by(format!("cannot read {}", path.display()), &error))?,

@@ -297,7 +297,10 @@ impl Prepared {
         let of = taken.of(role)?;
         if !of.serial.eq_ignore_ascii_case(&token.serial) {
             return Err(GateError::Ceremony {
-                why: format!("the {role} token `{label}` has serial number {}, the transcript says {}", token.serial, of.serial),
+                why: format!(
+                    "the {role} token `{label}` has serial number {}, the transcript says {}",
+                    token.serial, of.serial
+                ),
             });
         }
         let pin = match (&of.pin, token.protected_authentication_path) {
@@ -422,7 +425,12 @@ fn compartments(
 ) -> Result<BTreeMap<casemate_types::CompartmentName, CompartmentState>, GateError> {
     let mut compartments = BTreeMap::new();
     for name in config.compartments.keys() {
-        let reference = made.generate(keyring, KeyClass::Compartment, &format!("compartment/{name}"), &format!("compartment-{name}"))?;
+        let reference = made.generate(
+            keyring,
+            KeyClass::Compartment,
+            &format!("compartment/{name}"),
+            &format!("compartment-{name}"),
+        )?;
         let key = keyring.find(&reference)?;
         let secrets = keyring.random(SECRETS)?;
         let sealed_secrets = keyring.seal(&key, compartment_aad(name).as_bytes(), &secrets)?;

@@ -39,8 +39,12 @@ impl Taken {
             return refuse(format!("the transcript is of site `{}`, site.toml is of `{}`", self.site, config.name));
         }
         match (&self.backup, &config.hsm.backup) {
-            (None, Some(_)) => refuse("site.toml names a backup token, and the ceremony had no token `backup`".to_owned()),
-            (Some(_), None) => refuse("the ceremony had a token `backup`, and site.toml has no [hsm.backup]".to_owned()),
+            (None, Some(_)) => {
+                refuse("site.toml names a backup token, and the ceremony had no token `backup`".to_owned())
+            }
+            (Some(_), None) => {
+                refuse("the ceremony had a token `backup`, and site.toml has no [hsm.backup]".to_owned())
+            }
             _ => Ok(()),
         }
     }

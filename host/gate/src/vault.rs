@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use casemate_hsm::pair::{Manifest, ManifestKey, ManifestSigner, SignedManifest};
 use casemate_hsm::{
-    BatchReport, Destruction, Ff1, Ff1Value, HsmError, Key, KeyClass, KeyId, KeyRef, Keyring, Login, Module, Origin, Pair,
-    PairEvent, PairKek, PairKey, PairMember, PairOptions, PairStatus, Pin, Role, WrappedKek,
+    BatchReport, Destruction, Ff1, Ff1Value, HsmError, Key, KeyClass, KeyId, KeyRef, Keyring, Login, Module, Origin,
+    Pair, PairEvent, PairKek, PairKey, PairMember, PairOptions, PairStatus, Pin, Role, WrappedKek,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -418,7 +418,9 @@ impl Vault {
     /// As [`Ff1::new`]; [`HsmError::NotInPair`].
     pub fn ff1(&self, key: VaultKey, radix: u32) -> Result<VaultFf1, HsmError> {
         match (&self.0, key.0) {
-            (Tokens::One(ring), Held::One(key)) => Ok(VaultFf1::One(Box::new(Ff1::best(Arc::clone(ring), key, radix)?))),
+            (Tokens::One(ring), Held::One(key)) => {
+                Ok(VaultFf1::One(Box::new(Ff1::best(Arc::clone(ring), key, radix)?)))
+            }
             (Tokens::Two(two), Held::Both(key)) => Ok(VaultFf1::Two(Arc::clone(&two.pair), key.id, radix)),
             (_, other) => Err(other.unfit("encrypt with FF1")),
         }

@@ -19,7 +19,8 @@ use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_C_EncryptFinal, CK_C_EncryptUpdate, CK_C_INITIALIZE_ARGS, CK_FUNCTION_LIST,
-    CK_MECHANISM_TYPE, CK_SESSION_HANDLE, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_ALLOWED_MECHANISMS, CKF_OS_LOCKING_OK,
+    CK_MECHANISM_TYPE, CK_SESSION_HANDLE, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_ALLOWED_MECHANISMS,
+    CKF_OS_LOCKING_OK,
 };
 
 /// More entries, or longer ones, than any template of ours; an answer beyond is no answer.

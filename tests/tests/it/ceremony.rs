@@ -198,7 +198,13 @@ fn a_site_takes_the_keys_of_its_ceremony_and_no_others() {
     // Another site, a pair that is none, and a compartment without a key.
     let other = config.replacen("name = \"example\"", "name = \"elsewhere\"", 1);
     held.refused("other-site", &other, &plan, PINS, "the transcript is of site `example`");
-    held.refused("one-token", &config.replace(&backup, "[embedding]"), &plan, PINS, "the ceremony had a token `backup`");
+    held.refused(
+        "one-token",
+        &config.replace(&backup, "[embedding]"),
+        &plan,
+        PINS,
+        "the ceremony had a token `backup`",
+    );
     let wider = format!("{config}\n[compartments.finance]\ndepartments = [\"finance\"]\nclearance = \"internal\"\n");
     held.refused("wider", &wider, &plan, PINS, "the plan makes no key `compartment-finance`");
     held.refused("wrong-pin", &config, &plan, ["backup.pin", "backup.pin"], "the PIN is wrong");

@@ -71,7 +71,8 @@ impl Ground {
         fs::write(self.folder.path().join("tokens.conf"), slots).unwrap();
         let softhsm = self.folder.path().join("softhsm");
         fs::create_dir_all(&softhsm).unwrap();
-        let text = format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", softhsm.display());
+        let text =
+            format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", softhsm.display());
         fs::write(self.folder.path().join("softhsm.conf"), text).unwrap();
     }
 

@@ -253,7 +253,13 @@ pub struct World {
 impl World {
     pub fn at(folder: &Path) -> Self {
         let roster = Roster::parse(&files::read(&folder.join("roster.json")).unwrap()).unwrap();
-        Self { folder: folder.to_owned(), roster, stop_before: None, approval: "approval.json", profile: Profile::Rehearsal }
+        Self {
+            folder: folder.to_owned(),
+            roster,
+            stop_before: None,
+            approval: "approval.json",
+            profile: Profile::Rehearsal,
+        }
     }
 
     pub fn plan(&self) -> Plan {

@@ -27,12 +27,7 @@ pub fn verified(transcript: &Path, options: &InitOptions) -> Result<Verified, Fa
 }
 
 /// What is taken over: the keys that the transcript leaves in the tokens `primary` and `backup`.
-pub fn taken(
-    verified: &Verified,
-    site: &Path,
-    config: &SiteConfig,
-    options: &InitOptions,
-) -> Result<Taken, Failure> {
+pub fn taken(verified: &Verified, site: &Path, config: &SiteConfig, options: &InitOptions) -> Result<Taken, Failure> {
     let transcript = &verified.transcript;
     let token = |role: Role, pin_file: Option<&Path>| -> Result<Option<TakenToken>, Failure> {
         let name = role.to_string();
@@ -45,9 +40,7 @@ pub fn taken(
             .map(|MadeKey { name, key, .. }| (name.clone(), key.clone()))
             .collect();
         let padded = match config.hsm.place(role) {
-            Some((module, label)) => {
-                Module::load(&site.join(module))?.token(label)?.protected_authentication_path
-            }
+            Some((module, label)) => Module::load(&site.join(module))?.token(label)?.protected_authentication_path,
             None => false,
         };
         let pin = match (padded, pin_file) {
@@ -56,8 +49,9 @@ pub fn taken(
         };
         Ok(Some(TakenToken { serial: fact.serial.clone(), pin, keys }))
     };
-    let primary = token(Role::Primary, options.pin_file.as_deref())?
-        .ok_or_else(|| Failure::new("the ceremony had no token `primary`").with_code(crate::failure::code::VERIFICATION))?;
+    let primary = token(Role::Primary, options.pin_file.as_deref())?.ok_or_else(|| {
+        Failure::new("the ceremony had no token `primary`").with_code(crate::failure::code::VERIFICATION)
+    })?;
     Ok(Taken {
         site: transcript.site.clone(),
         transcript: verified.digest.to_string(),

@@ -93,8 +93,7 @@ impl Native {
             return Ok(false);
         }
         let raw = &sessions.module.raw;
-        let told =
-            sessions.with("read a key's attributes", |session| raw.allowed_mechanisms(session, key))?;
+        let told = sessions.with("read a key's attributes", |session| raw.allowed_mechanisms(session, key))?;
         Ok(told.is_none_or(|allowed| allowed.contains(&self.mechanism.into())))
     }
 

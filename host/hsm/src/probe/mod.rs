@@ -61,7 +61,9 @@ pub fn run(
     let (slot, token) = module.slot(label)?;
     let (pin, so_pin) = match access {
         Access::Live { pin } => (*pin, None),
-        Access::Scratch { pin, so_pin } => (Some(*pin), Some(so_pin.map_or(&[][..], |pin| pin.expose_secret().as_bytes()))),
+        Access::Scratch { pin, so_pin } => {
+            (Some(*pin), Some(so_pin.map_or(&[][..], |pin| pin.expose_secret().as_bytes())))
+        }
     };
     match (token.protected_authentication_path, pin) {
         (true, Some(_)) => return Err(HsmError::PinUnwanted { label: label.to_owned() }),

@@ -316,9 +316,7 @@ fn a_native_mechanism_is_allowed_from_birth_or_not_used(fixture: &Fixture) {
     disarm();
     another(fixture, "native");
     let (pin, module) = (pin(PIN), &fixture.module);
-    let with = |native_ff1| {
-        Keyring::open_with(Arc::clone(module), "native", &Login { pin: Some(&pin), native_ff1 })
-    };
+    let with = |native_ff1| Keyring::open_with(Arc::clone(module), "native", &Login { pin: Some(&pin), native_ff1 });
     let plain = batch();
     let encrypted = |ring: &Arc<Keyring>, reference: &KeyRef| {
         let ff1 = Ff1::best(Arc::clone(ring), ring.find(reference)?, 10)?;

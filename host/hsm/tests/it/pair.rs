@@ -486,10 +486,9 @@ fn a_library_that_is_away_keeps_no_pair_from_starting(lab: &Lab) {
     let key = lab.replicate(KeyClass::FpeFf1, 0);
     let manifest = lab.manifest(&[&key]);
     let folder = tempfile::tempdir().unwrap();
-    for (away, down, back) in [
-        (0, PairState::PrimaryDown, PairState::Healthy),
-        (1, PairState::BackupDown, PairState::Healthy),
-    ] {
+    for (away, down, back) in
+        [(0, PairState::PrimaryDown, PairState::Healthy), (1, PairState::BackupDown, PairState::Healthy)]
+    {
         let library = folder.path().join(format!("library{away}.so"));
         let mut members = [0, 1].map(|index| lab.tokens[index].member());
         members[away] = lab.tokens[away].member_of(&library);
