@@ -103,6 +103,19 @@ pub fn create_from(
         return Err(GateError::SiteExists { path: site.to_owned() });
     }
     taken.check(config)?;
+    // All names before the tokens are put in force as a pair: that leaves marks in them.
+    for (name, class) in SITE_KEYS {
+        taken.key(Role::Primary, class, &name.to_string())?;
+    }
+    for name in config.compartments.keys() {
+        taken.key(Role::Primary, KeyClass::Compartment, &format!("compartment-{name}"))?;
+    }
+    if config.hsm.backup.is_some() {
+        taken.key(Role::Primary, KeyClass::Transport, "transport-primary")?;
+        taken.key(Role::Backup, KeyClass::Transport, "transport-backup")?;
+        taken.key(Role::Backup, KeyClass::AuditSigning, "audit-reserve")?;
+        taken.key(Role::Primary, KeyClass::AuditSigning, "pair-manifest")?;
+    }
     let primary = Prepared::found(site, config, Role::Primary, &taken, progress)?;
     let backup = match &config.hsm.backup {
         Some(_) => Some(Prepared::found(site, config, Role::Backup, &taken, progress)?),

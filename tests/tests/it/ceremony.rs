@@ -181,7 +181,7 @@ fn a_site_takes_the_keys_of_its_ceremony_and_no_others() {
     altered["payload"] = format!("{}{}", &payload[..payload.len() - 8], "AAAAAAAA").into();
     fs::write(&path, altered.to_string()).unwrap();
     let (_, ended) = held.init("altered", &config, &plan, PINS);
-    assert!(ended.code == 4 && !folder.path().join("altered/state.json").exists(), "{}", ended.text);
+    assert!(ended.code != 0 && !folder.path().join("altered/state.json").exists(), "{}", ended.text);
     fs::write(&path, &honest).unwrap();
     // One custodian's signature.
     let mut alone: serde_json::Value = serde_json::from_str(&honest).unwrap();
