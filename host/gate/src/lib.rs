@@ -23,6 +23,7 @@ mod combine;
 mod config;
 mod doomed;
 mod error;
+mod evaluate;
 mod fips;
 mod ingest;
 mod init;
@@ -56,6 +57,7 @@ pub use config::{
     InferenceConfig, MemorySize, Mode, PolicyEntry, SearchConfig, SiteConfig, UserConfig, WitnessConfig,
 };
 pub use error::GateError;
+pub use evaluate::{Evaluation, JudgedQuery, Quality};
 pub use fips::{FipsOverrides, fips_status, install_snapshot, signatures_path, snapshot_path};
 pub use ingest::{Document, Ingested};
 pub use init::{Created, create, prepare};

@@ -18,6 +18,7 @@ mod graph;
 mod guest;
 mod handmade;
 mod hostile;
+mod ingest;
 mod lockdown;
 mod malicious;
 mod probe;
