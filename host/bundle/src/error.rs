@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use casemate_attest::{AttestError, SignerError};
 use jiff::Timestamp;
 
 /// Why a bundle, a trust root or an approver's key was refused. One variant per defect, so that an operator and a test
@@ -9,6 +10,9 @@ use jiff::Timestamp;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BundleError {
+    /// A key, an envelope or a statement was refused.
+    #[error(transparent)]
+    Attest(#[from] AttestError),
     /// The bytes of a listed file are not the ones that were signed for.
     #[error(
         "`{entry}` is not the file the metadata was signed for: its length or SHA-256 differs; import the bundle again"
@@ -131,6 +135,12 @@ pub enum BundleError {
         #[source]
         source: std::io::Error,
     },
+    /// The key file needs a passphrase.
+    #[error("the approver key `{}` is encrypted; give its passphrase", path.display())]
+    KeyFileEncrypted {
+        /// The file.
+        path: PathBuf,
+    },
     /// Other users of the machine can read the secret key.
     #[error("the approver key `{}` can be read by others (mode {mode:o}); set its mode to 600", path.display())]
     KeyFileExposed {
@@ -218,10 +228,8 @@ pub enum BundleError {
         reason: &'static str,
     },
     /// The key belongs to nobody the site's root names.
-    #[error("`{name}` is not an approver of this site: key {key_id} is not in the trust root")]
+    #[error("the signer is not an approver of this site: key {key_id} is not in the trust root")]
     NotAnApprover {
-        /// The name in the key.
-        name: String,
         /// Its key id.
         key_id: String,
     },
@@ -302,6 +310,9 @@ pub enum BundleError {
         /// The entry.
         entry: String,
     },
+    /// The holder of a key, for instance a token, did not sign.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
     /// A header of a type other than a plain file: directory, device, fifo or unknown.
     #[error("the header at byte {offset} has type `{kind}`: only plain files are allowed")]
     UnsupportedEntryType {
@@ -310,6 +321,15 @@ pub enum BundleError {
         /// The type flag.
         kind: String,
     },
+    /// A passphrase that can be guessed.
+    #[error("the passphrase has fewer than {min} characters; take a longer one, for instance six random words")]
+    WeakPassphrase {
+        /// The least.
+        min: usize,
+    },
+    /// A key file does not open under the passphrase.
+    #[error("the passphrase is wrong, or the key file is damaged")]
+    WrongPassphrase,
     /// A size field that is not eleven octal digits.
     #[error("the header at byte {offset} has a size that is not eleven octal digits")]
     WrongSize {

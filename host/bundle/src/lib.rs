@@ -28,9 +28,11 @@ mod lifecycle;
 mod manifest;
 mod metadata;
 mod root;
+mod sealed;
 pub mod ustar;
 
-pub use approver::{ApproverKey, ApproverPublic};
+pub use approver::{ApproverKey, ApproverPublic, key_id};
+pub use casemate_attest::{PublicKey, Signer};
 pub use error::BundleError;
 pub use lifecycle::{BuildInput, Inspection, VerifiedBundle, build, build_with_evidence, inspect, sign, verify};
 pub use manifest::{Capability, Limits, Manifest, World};

@@ -1,14 +1,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use casemate_attest::Signer;
 use casemate_types::Digest;
 use jiff::Timestamp;
 use serde_json::Value;
 use sigstore_tuf::TrustedMetadataSet;
 
+use crate::approver::key_id;
 use crate::contents::{COMPONENT, Contents, EVIDENCE, MANIFEST, Opened, SETTINGS, entry, pack};
 use crate::metadata::{Envelope, SNAPSHOT, TARGETS, TIMESTAMP, signed_parts};
-use crate::{ApproverKey, BundleError, Manifest, THRESHOLD, TrustRoot, ustar};
+use crate::{BundleError, Manifest, THRESHOLD, TrustRoot, ustar};
 
 /// What a bundle is made of.
 #[derive(Debug, Clone, Copy)]
@@ -57,10 +59,10 @@ pub fn build_with_evidence(
 /// Adds the signatures of `key`, or replaces the ones it made before.
 ///
 /// Errors: [`BundleError::NotAnApprover`], and everything [`inspect`] refuses: nobody signs contents that do not match.
-pub fn sign(bundle: &[u8], key: &ApproverKey, trust: &TrustRoot) -> Result<Vec<u8>, BundleError> {
-    let key_id = key.public().key_id()?;
-    if trust.by_key_id().get(&key_id) != Some(key.public()) {
-        return Err(BundleError::NotAnApprover { name: key.public().name.clone(), key_id });
+pub fn sign(bundle: &[u8], key: &(impl Signer + ?Sized), trust: &TrustRoot) -> Result<Vec<u8>, BundleError> {
+    let key_id = key_id(key.public_key())?;
+    if trust.by_key_id().get(&key_id).is_none_or(|approver| approver.key != *key.public_key()) {
+        return Err(BundleError::NotAnApprover { key_id });
     }
     let mut contents = Opened::open(bundle, trust)?.bind()?;
     for envelope in contents.envelopes.values_mut() {

@@ -9,12 +9,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use casemate_attest::Signer;
 use casemate_types::Digest;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::json::{canonical, malformed, parse_canonical};
-use crate::{ApproverKey, ApproverPublic, BundleError};
+use crate::approver::key_id;
+use crate::json::{canonical, malformed, parse_canonical, spelled};
+use crate::{ApproverPublic, BundleError};
 
 pub(crate) const SNAPSHOT: &str = "tuf/snapshot.json";
 pub(crate) const TARGETS: &str = "tuf/targets.json";
@@ -108,10 +110,11 @@ impl Envelope {
     }
 
     /// Adds the signature of `key`, or replaces the one it made before.
-    pub(crate) fn sign(&mut self, key: &ApproverKey) -> Result<(), BundleError> {
-        let key_id = key.public().key_id()?;
+    pub(crate) fn sign(&mut self, signer: &(impl Signer + ?Sized)) -> Result<(), BundleError> {
+        let key_id = key_id(signer.public_key())?;
+        let signature = signer.sign(&self.canonical)?;
         self.signatures.retain(|(other, _)| *other != key_id);
-        self.signatures.push((key_id, key.sign(&self.canonical)));
+        self.signatures.push((key_id, hex::encode(signature)));
         self.signatures.sort();
         Ok(())
     }
@@ -132,7 +135,7 @@ impl Envelope {
                 });
             };
             let (file, name) = (file.to_owned(), approver.name.clone());
-            if !approver.verifies(&self.canonical, sig) {
+            if !verifies(approver, &self.canonical, sig) {
                 return Err(BundleError::BadSignature { file, approver: name });
             }
             if !signers.insert(name.clone()) {
@@ -146,8 +149,15 @@ impl Envelope {
     pub(crate) fn to_bytes(&self, file: &str) -> Result<Vec<u8>, BundleError> {
         let signatures: Vec<Value> =
             self.signatures.iter().map(|(key_id, sig)| json!({"keyid": key_id, "sig": sig})).collect();
-        canonical(file, &json!({"signatures": signatures, "signed": self.signed}))
+        spelled(file, &json!({"signatures": signatures, "signed": self.signed}))
     }
+}
+
+/// Whether `signature`, lower-case hexadecimal digits, is this approver's over `message`.
+fn verifies(approver: &ApproverPublic, message: &[u8], signature: &str) -> bool {
+    // Lower case only: one spelling per signature.
+    !signature.bytes().any(|b| b.is_ascii_uppercase())
+        && hex::decode(signature).is_ok_and(|raw| approver.key.verifies(message, &raw))
 }
 
 /// The field that pins the canonical signed part of another file by SHA-256.

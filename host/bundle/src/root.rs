@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sigstore_tuf::{Metadata, Root, TrustedMetadataSet};
 
+use crate::approver::{public_of, tuf_key};
 use crate::json::malformed;
 use crate::metadata::{Envelope, SPEC, whole_seconds};
 use crate::{ApproverKey, ApproverPublic, BundleError};
@@ -36,7 +37,7 @@ impl TrustRoot {
         }
         let mut envelope = Envelope::unsigned(FILE, signed_part(1, expires, &by_id)?)?;
         for key in approvers {
-            envelope.sign(key)?;
+            envelope.sign(*key)?;
         }
         let bytes = envelope.to_bytes(FILE)?;
         Self::parse(&bytes)?;
@@ -51,10 +52,10 @@ impl TrustRoot {
         let mut approvers = BTreeMap::new();
         let mut declared = BTreeSet::new();
         for (key_id, key) in &root.keys {
-            let mut public = [0; 32];
             // Any spelling is decoded before keys are compared: the same key written twice differently is one key.
-            hex::decode_to_slice(&key.keyval.public, &mut public)
-                .map_err(|_| unusable(format!("key {key_id:?} is not 64 hexadecimal digits")))?;
+            let public = public_of(&key.keytype, &key.keyval.public).ok_or_else(|| {
+                unusable(format!("key {key_id:?} is neither Ed25519 nor P-256 as this site writes them"))
+            })?;
             let name = key.extra.get(NAME_FIELD).and_then(Value::as_str);
             let name = name.ok_or_else(|| unusable(format!("key {key_id:?} has no `{NAME_FIELD}`")))?;
             let approver = ApproverPublic::new(name, public)?;
@@ -147,7 +148,7 @@ fn signed_part(
 ) -> Result<Value, BundleError> {
     let mut keys = Map::new();
     for (key_id, approver) in approvers {
-        let Value::Object(mut key) = approver.tuf_key() else {
+        let Value::Object(mut key) = tuf_key(&approver.key) else {
             return Err(malformed(FILE, "a key is not an object"));
         };
         key.insert(NAME_FIELD.to_owned(), approver.name.as_str().into());
