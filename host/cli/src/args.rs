@@ -297,7 +297,7 @@ pub enum AuditCommand {
         archive: PathBuf,
     },
     /// Make a new signing key in the token and hand the log over to it.
-    RotateKey,
+    RotateKey(crate::custodian::consent::Consent),
 }
 
 /// Which records to print. A record must meet every option.

@@ -59,9 +59,15 @@ pub fn run(site: &Path, command: AuditCommand, json: bool) -> Result<ExitCode, F
                 ),
             )
         }
-        AuditCommand::RotateKey => {
+        AuditCommand::RotateKey(consent) => {
             environment::prepare(site)?;
             environment::lock_down()?;
+            let gate = casemate_gate::Gate::open_without_plugins(site)?;
+            let given = consent.given(site, &gate, &casemate_gate::KeyRequest::RotateLogKey, json)?;
+            let Some(approved) = given else { return Ok(ExitCode::SUCCESS) };
+            gate.may_rotate_log_key(&environment::officer(), approved.as_ref())?;
+            // The rotation opens the log by itself.
+            drop(gate);
             let key = casemate_gate::rotate_log_key(site, &environment::officer())?;
             answer(
                 json,

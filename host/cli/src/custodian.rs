@@ -1,6 +1,7 @@
 //! `casemate custodian`: what custodians, and those who ask them for something, do at a terminal.
 
 pub mod args;
+pub mod consent;
 mod heads;
 mod token;
 
@@ -14,7 +15,7 @@ use casemate_custody::{
     AuditHead, Card, Custodian, Envelope, HsmToken, Nonce, NonceFile, QuorumBackend, Roster, Statement,
     StatementFormat, SystemEntropy, UnixTime, Verifier, files,
 };
-use casemate_gate::SiteConfig;
+use casemate_gate::{Gate, SiteConfig};
 use casemate_hsm::{KeyClass, KeyId, Module, Pin};
 use casemate_types::{Digest, Profile};
 use zeroize::Zeroizing;
@@ -122,6 +123,30 @@ fn roster(site: &Path, command: RosterCommand, json: bool) -> Result<ExitCode, F
                 begin_ledger(site)?;
             }
             show_roster(&roster, json)
+        }
+        RosterCommand::Adopt { roster, statement, tier } => {
+            environment::prepare(site)?;
+            environment::lock_down()?;
+            let gate = Gate::open_without_plugins(site)?;
+            let next = read_roster(site, roster.as_deref())?;
+            // The roster in force approves the next one, and lies beside it until then.
+            let approved = statement
+                .map(|statement| consent::approve(site, &gate, &statement, None, tier))
+                .transpose()?
+                .map(|(approved, _)| approved);
+            let adopted = gate.adopt_roster(&environment::officer(), &next, approved.as_ref())?;
+            if let Some(path) = roster.filter(|_| approved.is_some()) {
+                files::replace(&site.join("custody/roster.json"), &files::read(&path)?)?;
+            }
+            if json {
+                output::json(&adopted)?;
+            } else {
+                output::line(&format!(
+                    "Roster {} (epoch {}) decides about this site's keys from here on.",
+                    adopted.digest, adopted.epoch
+                ))?;
+            }
+            Ok(ExitCode::SUCCESS)
         }
         RosterCommand::Show { roster } => show_roster(&read_roster(site, roster.as_deref())?, json),
         RosterCommand::Verify { roster, digest } => {

@@ -145,9 +145,9 @@ struct Place {
 
 impl Place {
     fn member(&self) -> PairMember {
-        let path = self.pin.clone();
+        let (module, path) = (Arc::clone(&self.module), self.pin.clone());
         PairMember {
-            module: Arc::clone(&self.module),
+            module: Box::new(move || Ok(Arc::clone(&module))),
             token_label: self.label.clone(),
             pin: Box::new(move || {
                 let text = Zeroizing::new(fs::read_to_string(&path).map_err(|_| HsmError::PinInvalid)?);

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use casemate_gate::{CompartmentRule, Gate, GateError, Issued, KeyList, UserConfig, UserStatus};
+use casemate_gate::{CompartmentRule, Gate, GateError, Issued, KeyList, KeyRequest, UserConfig, UserStatus};
 use casemate_types::{CompartmentName, Level, UserName};
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
+use crate::custodian::consent::Consent;
 use crate::failure::Failure;
 use crate::{environment, output};
 
@@ -31,6 +32,8 @@ pub enum KeysCommand {
         name: UserName,
         #[command(flatten)]
         attributes: Attributes,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Issue a key for the attributes that site.toml gives a user now; the old key ends.
     ///
@@ -45,6 +48,8 @@ pub enum KeysCommand {
         /// Issue first keys to all users of site.toml who have none.
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// End a user's key for good and take the user out of site.toml; open sessions end.
     ///
@@ -62,6 +67,8 @@ pub enum KeysCommand {
     RenewCredential {
         /// The user.
         name: UserName,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Rotate the site's own keys: 48 hours' notice, two custodians, re-encryption.
     #[command(subcommand)]
@@ -77,6 +84,8 @@ pub enum KeysCommand {
         name: CompartmentName,
         #[command(flatten)]
         rule: Rule,
+        #[command(flatten)]
+        consent: Consent,
     },
 }
 
@@ -127,13 +136,25 @@ pub fn run(site: &Path, command: KeysCommand, json: bool) -> Result<ExitCode, Fa
     let gate = Gate::open_without_plugins(site)?;
     match command {
         KeysCommand::List => list(&gate.key_list()?, json),
-        KeysCommand::AddUser { name, attributes } => print(&[gate.add_user(&by, &name, &attributes.into())?], json),
-        KeysCommand::Issue { all: true, .. } => print(&gate.issue_missing(&by)?, json),
-        KeysCommand::Issue { name: Some(name), credential, .. } => {
+        KeysCommand::AddUser { name, attributes, consent } => {
+            let attributes: UserConfig = attributes.into();
+            let request = KeyRequest::AddUser { name: name.clone(), attributes: attributes.clone() };
+            let Some(approved) = consent.given(site, &gate, &request, json)? else { return Ok(ExitCode::SUCCESS) };
+            print(&[gate.add_user(&by, &name, &attributes, approved.as_ref())?], json)
+        }
+        KeysCommand::Issue { all: true, consent, .. } => {
+            let given = consent.given(site, &gate, &KeyRequest::IssueMissing, json)?;
+            let Some(approved) = given else { return Ok(ExitCode::SUCCESS) };
+            print(&gate.issue_missing(&by, approved.as_ref())?, json)
+        }
+        KeysCommand::Issue { name: Some(name), credential, consent, .. } => {
+            let given = consent.given(site, &gate, &KeyRequest::Issue { name: name.clone() }, json)?;
+            let Some(approved) = given else { return Ok(ExitCode::SUCCESS) };
             let path = credential.unwrap_or_else(|| site.join(format!("users/{name}.token")));
             // A user without a key has no credential either; the gate knows which of them this is.
             let text = fs::read_to_string(&path).map(Zeroizing::new).ok();
-            let issued = gate.issue_key(&by, &name, text.as_ref().map(|text| text.trim())).map_err(|error| {
+            let credential = text.as_ref().map(|text| text.trim());
+            let issued = gate.issue_key(&by, &name, credential, approved.as_ref()).map_err(|error| {
                 let hint = format!("name the file of {name}'s credential with --credential; for a lost one `casemate keys renew-credential {name}`");
                 match error {
                     GateError::Unauthenticated => Failure::from(error).hint(hint),
@@ -143,9 +164,16 @@ pub fn run(site: &Path, command: KeysCommand, json: bool) -> Result<ExitCode, Fa
             print(&[issued], json)
         }
         KeysCommand::Issue { .. } => Err(Failure::new("name a user, or --all").with_code(2)),
-        KeysCommand::RenewCredential { name } => print(&[gate.renew_credential(&by, &name)?], json),
-        KeysCommand::AddCompartment { name, rule } => {
-            let users = gate.add_compartment(&by, &name, rule.into_rule().as_ref())?;
+        KeysCommand::RenewCredential { name, consent } => {
+            let given = consent.given(site, &gate, &KeyRequest::RenewCredential { name: name.clone() }, json)?;
+            let Some(approved) = given else { return Ok(ExitCode::SUCCESS) };
+            print(&[gate.renew_credential(&by, &name, approved.as_ref())?], json)
+        }
+        KeysCommand::AddCompartment { name, rule, consent } => {
+            let rule = rule.into_rule();
+            let request = KeyRequest::AddCompartment { name: name.clone(), rule: rule.clone() };
+            let Some(approved) = consent.given(site, &gate, &request, json)? else { return Ok(ExitCode::SUCCESS) };
+            let users = gate.add_compartment(&by, &name, rule.as_ref(), approved.as_ref())?;
             if json {
                 output::json(&serde_json::json!({ "compartment": name, "satisfied-by": users }))?;
             } else {

@@ -95,10 +95,10 @@ impl Gate {
 fn covered(state: &SiteState) -> Result<Vec<u8>, GateError> {
     let compartments: BTreeMap<_, _> = state.compartments.iter().map(|(name, held)| (name, &held.key)).collect();
     let fields = serde_json::to_vec(&(state.generation, &state.doomed, &state.keys, compartments)).map_err(store)?;
-    if state.versions.is_empty() {
+    if state.versions.is_empty() && state.roster.is_none() {
         return Ok([b"casemate/state-keys/1".as_slice(), &fields].concat());
     }
-    // Of a site whose keys have versions, their stages as well: an older one that was cut out would not be re-encrypted.
-    let versions = serde_json::to_vec(&state.versions).map_err(store)?;
+    // Where there are any: the stages of versions, of which one that was cut out would not be re-encrypted, and who decides.
+    let versions = serde_json::to_vec(&(&state.versions, &state.roster)).map_err(store)?;
     Ok([b"casemate/state-keys/2".as_slice(), &fields, b"\0", &versions].concat())
 }

@@ -90,6 +90,7 @@ pub fn create(
         probed: prints.map(|print| (print.serial.clone(), print)).collect(),
         keys: BTreeMap::new(),
         versions: BTreeMap::new(),
+        roster: None,
         sealed_site_secrets: Vec::new(),
         compartments: BTreeMap::new(),
         issued: 0,

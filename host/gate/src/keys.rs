@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
 
+use casemate_custody::{Approved, Statement};
 use casemate_hsm::{HsmError, KeyClass, KeyRef};
 use casemate_types::{CompartmentName, Digest, UserName};
 use serde::Serialize;
@@ -17,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::GateError;
 use crate::config::{CompartmentRule, SiteConfig, UserConfig};
+use crate::custodians::KeyRequest;
 use crate::doomed::WRAPPING_LABEL;
 use crate::journal::officer_operation;
 use crate::policy_file;
@@ -122,8 +124,15 @@ impl Gate {
     /// Adds a user to the policy file and issues a key for the given attributes.
     ///
     /// # Errors
-    /// [`GateError::KeyOffice`] for a user who is there with a key or with other attributes; as the token answers.
-    pub fn add_user(&self, by: &str, name: &UserName, attributes: &UserConfig) -> Result<Issued, GateError> {
+    /// [`GateError::KeyOffice`] for a user who is there with a key or with other attributes, and, here and below, for what the site's
+    /// custodians did not approve; as the token answers.
+    pub fn add_user(
+        &self,
+        by: &str,
+        name: &UserName,
+        attributes: &UserConfig,
+        approved: Option<&Approved<Statement>>,
+    ) -> Result<Issued, GateError> {
         let mut office = self.office(by)?;
         if let Some(held) = office.config.users.get(name) {
             // A command that was cut off between policy file and state is finished by the same command.
@@ -138,6 +147,8 @@ impl Gate {
                 "`{name}` holds a key and is not in site.toml; `casemate keys revoke {name}` first"
             )));
         }
+        let request = KeyRequest::AddUser { name: name.clone(), attributes: attributes.clone() };
+        office.require(&request, approved)?;
         office.recorded("add-user", Some(name), |office| {
             office.set_policy(policy_file::add_user(&self.dir, name, attributes)?);
             office.issue(name, None)
@@ -150,7 +161,13 @@ impl Gate {
     /// # Errors
     /// [`GateError::KeyOffice`] for somebody who is not in the policy file, [`GateError::Unauthenticated`] for a wrong credential;
     /// as the token answers.
-    pub fn issue_key(&self, by: &str, name: &UserName, credential: Option<&str>) -> Result<Issued, GateError> {
+    pub fn issue_key(
+        &self,
+        by: &str,
+        name: &UserName,
+        credential: Option<&str>,
+        approved: Option<&Approved<Statement>>,
+    ) -> Result<Issued, GateError> {
         let mut office = self.office(by)?;
         office.known(name)?;
         let held = office.state.users.get(name);
@@ -159,6 +176,7 @@ impl Gate {
         }
         office.check_entry(name)?;
         let kept = held.and(credential);
+        office.require(&KeyRequest::Issue { name: name.clone() }, approved)?;
         office.recorded("issue", Some(name), |office| office.issue(name, kept))
     }
 
@@ -166,7 +184,7 @@ impl Gate {
     ///
     /// # Errors
     /// As [`Gate::issue_key`]; then nobody got one.
-    pub fn issue_missing(&self, by: &str) -> Result<Vec<Issued>, GateError> {
+    pub fn issue_missing(&self, by: &str, approved: Option<&Approved<Statement>>) -> Result<Vec<Issued>, GateError> {
         let mut office = self.office(by)?;
         let without = |office: &Office<'_>| {
             let state = &office.state;
@@ -176,6 +194,7 @@ impl Gate {
         if names.is_empty() {
             return Ok(Vec::new());
         }
+        office.require(&KeyRequest::IssueMissing, approved)?;
         office.recorded_all("issue", |office| office.issue_all(&names))
     }
 
@@ -183,7 +202,12 @@ impl Gate {
     ///
     /// # Errors
     /// [`GateError::AttributesChanged`] when the policy file says something else than the key; as the token answers.
-    pub fn renew_credential(&self, by: &str, name: &UserName) -> Result<Issued, GateError> {
+    pub fn renew_credential(
+        &self,
+        by: &str,
+        name: &UserName,
+        approved: Option<&Approved<Statement>>,
+    ) -> Result<Issued, GateError> {
         let mut office = self.office(by)?;
         office.known(name)?;
         let held = office.state.users.get(name);
@@ -195,6 +219,7 @@ impl Gate {
         {
             return Err(GateError::AttributesChanged { user: name.clone() });
         }
+        office.require(&KeyRequest::RenewCredential { name: name.clone() }, approved)?;
         office.recorded("renew-credential", Some(name), |office| office.issue(name, None))
     }
 
@@ -229,6 +254,7 @@ impl Gate {
         by: &str,
         name: &CompartmentName,
         rule: Option<&CompartmentRule>,
+        approved: Option<&Approved<Statement>>,
     ) -> Result<Vec<UserName>, GateError> {
         let mut office = self.office(by)?;
         let refuse = |why: String| Err(GateError::KeyOffice(why));
@@ -252,6 +278,7 @@ impl Gate {
         if write.is_some_and(|rule| rule.roles.is_empty() && rule.groups.is_empty() && rule.departments.is_empty()) {
             return refuse(format!("nobody would belong to `{name}`: name a role, a group or a department"));
         }
+        office.require(&KeyRequest::AddCompartment { name: name.clone(), rule: rule.cloned() }, approved)?;
         office.recorded("add-compartment", None, |office| {
             if let Some(rule) = write {
                 office.set_policy(policy_file::add_compartment(&self.dir, name, rule)?);
@@ -518,6 +545,10 @@ impl Office<'_> {
 
     pub(crate) fn commit(&self) -> Result<(), GateError> {
         self.gate.commit_state(self.state.clone())
+    }
+
+    pub(crate) fn config(&self) -> &SiteConfig {
+        &self.config
     }
 
     fn set_policy(&mut self, config: SiteConfig) {

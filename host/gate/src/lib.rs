@@ -21,6 +21,7 @@ mod chain;
 mod collection;
 mod combine;
 mod config;
+mod custodians;
 mod doomed;
 mod error;
 mod fips;
@@ -55,6 +56,7 @@ pub use config::{
     AuditConfig, BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, FipsConfig, HsmConfig,
     InferenceConfig, MemorySize, Mode, PolicyEntry, SearchConfig, SiteConfig, UserConfig, WitnessConfig,
 };
+pub use custodians::{AdoptedRoster, KeyRequest, Wanted};
 pub use error::GateError;
 pub use fips::{FipsOverrides, fips_status, install_snapshot, signatures_path, snapshot_path};
 pub use ingest::{Document, Ingested};

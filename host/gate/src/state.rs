@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::GateError;
 use crate::config::UserConfig;
+use crate::custodians::AdoptedRoster;
 
 /// The version of the file's format that this code reads and writes.
 pub const STATE_FORMAT: u32 = 2;
@@ -37,6 +38,9 @@ pub struct SiteState {
     /// Versions of the site's own keys that were rotated, or are about to be; `keys` holds those in force.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub versions: BTreeMap<SiteKey, KeyVersions>,
+    /// The custodians' roster, from its adoption on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roster: Option<AdoptedRoster>,
     /// The data key of recordings and small state, sealed under [`SiteKey::AtRest`].
     #[serde(with = "hex::serde")]
     pub sealed_site_secrets: Vec<u8>,

@@ -619,12 +619,15 @@ pub(crate) fn pin(dir: &Path, role: Role) -> Result<Pin, GateError> {
 fn member(shared: &Arc<(PathBuf, SiteConfig, SiteState)>, role: Role, judged: bool) -> Result<PairMember, GateError> {
     let (dir, config, _) = &**shared;
     let (module, label) = config.hsm.place(role).ok_or(HsmError::PairIncomplete { role })?;
-    let module = Module::load(&dir.join(module))?;
-    let (asked, label) = (Arc::clone(&module), label.to_owned());
-    let (shared, token_label) = (Arc::clone(shared), label.clone());
+    // At each login, so that a site starts on the other token while this one's library is missing.
+    let (path, label) = (dir.join(module), label.to_owned());
+    let (loaded, token_label) = (path.clone(), label.clone());
+    let module = Box::new(move || Module::load(&loaded));
+    let shared = Arc::clone(shared);
     let check_and_read = move || {
         let (dir, config, state) = &*shared;
-        probing::check_serial(&asked, &label, config.profile, state)?;
+        let module = Module::load(&path)?;
+        probing::check_serial(&module, &label, config.profile, state)?;
         if judged {
             fips::require_of(dir, config, state, role)
                 .map_err(|error| HsmError::TokenRefused { lines: error.to_string(), profile: config.profile })?;

@@ -11,7 +11,7 @@
 
 use casemate_audit::Event;
 use casemate_custody::{
-    Activation, Ahead, Approved, AuditHeads, KeyVersions, Notice, Stage, Statement, TokenSerial, UnixTime,
+    Activation, Ahead, Approved, AuditHeads, KeyVersions, Notice, Stage, Statement, UnixTime,
 };
 use casemate_hsm::KeyRef;
 use casemate_types::{CollectionName, CompartmentName};
@@ -281,14 +281,6 @@ impl Gate {
                 Err(error)
             }
         }
-    }
-
-    /// The first of the site's tokens, after the statement was seen to name them all.
-    fn permitted_tokens(&self, approved: &Approved<Statement>) -> Result<TokenSerial, GateError> {
-        let serials = self.keyring.serials();
-        let serials = serials.iter().map(|serial| serial.parse()).collect::<Result<Vec<TokenSerial>, _>>()?;
-        serials.iter().try_for_each(|serial| approved.permits_token(serial))?;
-        serials.into_iter().next().ok_or(GateError::StateIncomplete { what: "a token".to_owned() })
     }
 
     /// The log's time: never before its last record.

@@ -51,7 +51,7 @@ pub use key::{Key, KeyId, KeyRef};
 pub use keyring::Keyring;
 pub use module::{Module, ModuleConfig, TokenInfo};
 pub use oaep::{OaepHash, encrypt_share};
-pub use pair::{Pair, PairEvent, PairKek, PairKey, PairMember, PairOptions, PairState, PairStatus, Role};
+pub use pair::{ModuleSource, Pair, PairEvent, PairKek, PairKey, PairMember, PairOptions, PairState, PairStatus, Role};
 pub use pin::Pin;
 pub use replicate::{BirthKey, Envelope, TransportKey, WrappedPackage};
 pub use user_kek::WrappedKek;

@@ -43,7 +43,7 @@ impl Desk {
         self.folder.path().join(name)
     }
 
-    fn secret(&self, name: &str, pin: &str) {
+    pub fn secret(&self, name: &str, pin: &str) {
         fs::write(self.path(&format!("{name}.pin")), format!("{pin}\n")).unwrap();
         fs::set_permissions(self.path(&format!("{name}.pin")), fs::Permissions::from_mode(0o600)).unwrap();
     }

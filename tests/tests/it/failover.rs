@@ -242,3 +242,27 @@ fn a_site_with_one_token_has_no_pair_to_show() {
     assert!(ended.text.contains("casemate init --backup"), "{}", ended.text);
     ended.expect(1);
 }
+
+/// The library itself is gone, of one token or the other: the site starts on what is there, and says so.
+#[test]
+fn a_missing_library_of_one_token_does_not_keep_a_site_from_starting() {
+    let site = site::pair("embedded");
+    let path = site.dir.join("site.toml");
+    let whole = fs::read_to_string(&path).unwrap();
+    let module = whole.lines().find(|line| line.starts_with("module = ")).unwrap().to_owned();
+    let (before, after) = whole.split_once("[hsm.backup]").unwrap();
+    let missing = "module = \"gone/libtoken.so\"";
+    for (which, changed) in [
+        ("backup", format!("{before}[hsm.backup]{}", after.replacen(&module, missing, 1))),
+        ("primary", format!("{}[hsm.backup]{after}", before.replacen(&module, missing, 1))),
+    ] {
+        assert_ne!(changed, whole);
+        fs::write(&path, changed).unwrap();
+        let answer = site.casemate(&["ask", QUESTION, "--as", "ana"]).expect(0);
+        assert_eq!(answer["outcome"]["outcome"], "answered", "{which}: {answer}");
+        let refused = site.casemate(&["keys", "renew-credential", "ben"]);
+        assert_ne!(refused.code, 0, "a key was made while the {which} is missing");
+    }
+    fs::write(&path, whole).unwrap();
+    site.casemate(&["ask", QUESTION, "--as", "ana"]).expect(0);
+}

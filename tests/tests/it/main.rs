@@ -7,6 +7,7 @@
 mod access;
 mod audit;
 mod ceremony;
+mod consent;
 mod corpus;
 mod custodian;
 mod drill;

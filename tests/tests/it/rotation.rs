@@ -37,6 +37,7 @@ impl Office {
         let roster = desk.site.dir.join("custody/roster.json");
         desk.custodian(&format!("roster build @ana.card @bo.card @carla.card --out {}", text(&roster)), false)
             .expect(0);
+        desk.custodian("roster adopt", false).expect(0);
         Self { desk }
     }
 

@@ -120,6 +120,19 @@ pub enum CustodianCommand {
 
 #[derive(Subcommand)]
 pub enum RosterCommand {
+    /// Put a roster in force for the site's keys: from then on its custodians decide. The first needs no approval, each later one the
+    /// custodians' before it (operation change-roster, --subject with the new roster's digest).
+    Adopt {
+        /// The roster; `custody/roster.json` of the site otherwise. A later one is put there.
+        #[arg(long)]
+        roster: Option<PathBuf>,
+        /// What the custodians of the roster in force signed.
+        #[arg(long, requires = "roster")]
+        statement: Option<PathBuf>,
+        /// By what means two people are needed on the site's tokens.
+        #[arg(long, value_enum, default_value = "approvals-only")]
+        tier: TierName,
+    },
     /// Build a roster from cards. Each card is checked against the key that it announces.
     Build {
         /// The cards.

@@ -3,14 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use casemate_custody::{
-    Ahead, Approved, Envelope, NOTICE_SECONDS, NonceFile, QuorumBackend, Stage, Statement, UnixTime, Verifier, files,
-};
+use casemate_custody::{Ahead, Approved, NOTICE_SECONDS, Stage, Statement, UnixTime};
 use casemate_gate::{Gate, KeyStatus, SiteKey};
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::custodian::args::TierName;
-use crate::custodian::{self, SiteLog};
+use crate::custodian::{SiteLog, consent};
 use crate::failure::Failure;
 use crate::{environment, output};
 
@@ -200,24 +198,9 @@ fn say(words: &str, json: bool) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Verifies what custodians signed against the site's log as it is signed now, and uses it up.
+/// What custodians signed, used up.
 fn approve(site: &Path, gate: &Gate, approval: &Approval) -> Result<(Approved<Statement>, SiteLog), Failure> {
-    let roster = custodian::read_roster(site, approval.roster.as_deref())?;
-    // What was recorded up to now counts, and only what is under a checkpoint does.
-    gate.journal().checkpoint()?;
-    let log = SiteLog::open(site)?;
-    let tier: QuorumBackend = approval.tier.into();
-    let verifier = Verifier {
-        site: &gate.config().name,
-        roster: &roster,
-        tier,
-        profile: gate.config().profile,
-        max_head_age: Verifier::MAX_HEAD_AGE,
-    };
-    let envelope = Envelope::parse(&files::read(&approval.statement)?)?;
-    let mut ledger = NonceFile::open(&custodian::nonces(site))?;
-    let approved = verifier.approve(&envelope, custodian::now()?, &log, &mut ledger)?;
-    Ok((approved, log))
+    consent::approve(site, gate, &approval.statement, approval.roster.as_deref(), approval.tier)
 }
 
 fn status(site: &Path, gate: &Gate, json: bool) -> Result<ExitCode, Failure> {

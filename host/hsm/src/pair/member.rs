@@ -95,8 +95,9 @@ impl Member {
         retired: &RwLock<BTreeSet<KeyId>>,
         options: PairOptions,
     ) -> Result<Live, HsmError> {
+        let module = (self.source.module)()?;
         let pin = (self.source.pin)()?;
-        let keyring = Keyring::open(Arc::clone(&self.source.module), &self.source.token_label, &pin)?;
+        let keyring = Keyring::open(module, &self.source.token_label, &pin)?;
         if keyring.serial() != self.serial {
             return Err(HsmError::ManifestRejected { reason: "the token with this label is not the one it names" });
         }

@@ -54,13 +54,16 @@ impl fmt::Display for Role {
 
 /// Where one token of a pair is, and how to log in again after it has failed.
 pub struct PairMember {
-    /// The token's module; both members may share one.
-    pub module: Arc<Module>,
+    /// Loads the token's module at each login, because it may be the library that is missing; both members may share one.
+    pub module: ModuleSource,
     /// The token's label.
     pub token_label: String,
     /// Reads the PIN at each login, so that it is not kept in between.
     pub pin: PinSource,
 }
+
+/// Gives the module of one token.
+pub type ModuleSource = Box<dyn Fn() -> Result<Arc<Module>, HsmError> + Send + Sync>;
 
 /// Gives the PIN of one token.
 pub type PinSource = Box<dyn Fn() -> Result<Pin, HsmError> + Send + Sync>;
@@ -175,7 +178,10 @@ impl Pair {
         for member in &members {
             match member.connect(&manifest, &retired, options) {
                 Ok(()) => reachable = true,
-                Err(error) if error.is_outage() || matches!(error, HsmError::TokenMissing { .. }) => {
+                Err(error)
+                    if error.is_outage()
+                        || matches!(error, HsmError::TokenMissing { .. } | HsmError::ModuleUnusable { .. }) =>
+                {
                     tracing::error!(role = %member.role, %error, "a token of the pair is down from the start");
                     down.push((member.role, member.serial.clone(), error.to_string()));
                 }

@@ -100,5 +100,5 @@ fn clean(members: &[PairMember; 2], made: &[(usize, KeyRef)]) -> Result<(), HsmE
 }
 
 fn open(member: &PairMember) -> Result<Arc<Keyring>, HsmError> {
-    Keyring::open(Arc::clone(&member.module), &member.token_label, &(member.pin)()?)
+    Keyring::open((member.module)()?, &member.token_label, &(member.pin)()?)
 }

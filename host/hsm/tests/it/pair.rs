@@ -87,7 +87,7 @@ impl Token {
 
     fn member(&self) -> PairMember {
         let module = Arc::clone(&self.module);
-        PairMember { module, token_label: self.label.to_owned(), pin: Box::new(|| Ok(pin(PIN))) }
+        PairMember { module: Box::new(move || Ok(std::sync::Arc::clone(&module))), token_label: self.label.to_owned(), pin: Box::new(|| Ok(pin(PIN))) }
     }
 
     /// An attacker's session; the login is the process's.

@@ -177,14 +177,14 @@ fn more_connections_than_a_client_may_have_are_told_that_the_tier_is_busy() {
     let endpoint = serve(sled(&dir.path().join("store")), &dir.path().join("socket"), limits);
     let held: Vec<UnixStream> = (0..2).map(|_| UnixStream::connect(dir.path().join("socket")).unwrap()).collect();
     // Both are counted once their threads run.
-    let busy = (0..500).find_map(|_| {
+    let busy = (0..6000).find_map(|_| {
         std::thread::sleep(Duration::from_millis(10));
         remote(&endpoint).reserve_version(&alpha()).err()
     });
     let cause = std::error::Error::source(&busy.expect("never busy")).unwrap().to_string();
     assert!(cause.contains("busy"), "{cause}");
     drop(held);
-    let again = (0..500).any(|_| {
+    let again = (0..6000).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
         remote(&endpoint).reserve_version(&alpha()).is_ok()
     });
