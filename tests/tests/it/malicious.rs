@@ -17,10 +17,11 @@ const SITE: &str = "CASEMATE_TEST_SITE";
 /// Bytes of encrypted scores before the first group: header, query identifier, number of groups.
 const FRONT: usize = 52 + 16 + 4;
 
-/// Each trick, and what the log must say of it.
+/// Each trick, and what the log must say of it. Scores of a hundred slots that are lowered miss all four canaries, whose places are drawn by
+/// chance, once in some hundred runs: then the exact score of a passage gives it away.
 const TRICKS: [(&str, &str); 8] = [
     ("zeroed", "canaries of group 0 do not have their scores"),
-    ("lowered", "canaries of group 0 do not have their scores"),
+    ("lowered", "canaries of group 0 do not have their scores|gives; the scoring tier altered it"),
     ("one raised", "gives; the scoring tier altered it"),
     ("swapped", "is no result of this query"),
     ("replayed", "answers another query"),
@@ -28,6 +29,11 @@ const TRICKS: [(&str, &str); 8] = [
     ("truncated", "replies for"),
     ("selective", "is missing from the store"),
 ];
+
+/// Whether a fault says one of the names.
+fn named(fault: &str, names: &str) -> bool {
+    names.split('|').any(|name| fault.contains(name))
+}
 
 /// The tier of this process, with a trick between it and the gate.
 struct Malicious {
@@ -114,10 +120,7 @@ fn malicious_tier_is_caught_by_name_and_logged() {
     let faults: Vec<&str> =
         records.iter().filter(fault).filter_map(|record| record["annotations"][0][1].as_str()).collect();
     for (trick, name) in TRICKS {
-        assert!(
-            faults.iter().any(|fault| fault.contains("engineering") && fault.contains(name)),
-            "{trick}: {faults:?}"
-        );
+        assert!(faults.iter().any(|fault| fault.contains("engineering") && named(fault, name)), "{trick}: {faults:?}");
     }
     let refused = records.iter().filter(|record| record["reason"] == "host:scores-refused").count();
     assert_eq!(refused, TRICKS.len() - 1, "all but the one that does not answer");
@@ -142,7 +145,7 @@ fn child() {
             let answered = matches!(reply.outcome, Outcome::Answered { .. });
             assert_eq!(answered, name == "none", "{name}: {:?}", reply.fault);
             assert!(
-                name == "none" || reply.fault.as_deref().is_some_and(|fault| fault.contains(sign)),
+                name == "none" || reply.fault.as_deref().is_some_and(|fault| named(fault, sign)),
                 "{name}: {:?}",
                 reply.fault
             );
