@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use casemate_custody::{Custodian, HsmToken, QuorumBackend, Roster};
 use casemate_hsm::probe::{self, Access, Report};
-use casemate_hsm::{Keyring, Module, Pin, TokenInfo};
+use casemate_hsm::{HsmError, Keyring, Login, Module, Pin, TokenInfo};
 use casemate_types::UserName;
 
 use crate::{Bindings, CeremonyError, Plan};
@@ -88,16 +88,17 @@ impl<'a> Desk<'a> {
     /// Logs in. The login ends when everything from it is dropped.
     pub(crate) fn keyring(&self, role: &str) -> Result<Arc<Keyring>, CeremonyError> {
         let (module, token) = self.place(role)?;
-        let pin = self.pin(role)?;
-        let ring = Keyring::open(module, &token.label, &pin)?;
+        let pin = self.pin(role, &token)?;
+        let login = Login { pin: pin.as_deref(), native_ff1: None };
+        let ring = Keyring::open_with(module, &token.label, &login)?;
         if ring.serial() == token.serial { Ok(ring) } else { Err(self.missing(role)) }
     }
 
     /// Runs the probe on a token in use.
     pub(crate) fn probe(&self, role: &str) -> Result<Report, CeremonyError> {
         let (module, token) = self.place(role)?;
-        let pin = self.pin(role)?;
-        Ok(probe::run(&module, &token.label, &Access::Live { pin: &pin }, &|_| {})?)
+        let pin = self.pin(role, &token)?;
+        Ok(probe::run(&module, &token.label, &Access::Live { pin: pin.as_deref() }, &|_| {})?)
     }
 
     /// The custodians who are here.
@@ -116,8 +117,8 @@ impl<'a> Desk<'a> {
             module.tokens()?.into_iter().find(|token| token.initialised && same(&token.serial, serial.as_str()));
         let missing = || CeremonyError::SerialMissing { role: name.to_string(), serial };
         let token = found.ok_or_else(missing)?;
-        let pin = self.ask(&format!("custodian {name}"), binding.pin_file.as_deref())?;
-        let token = HsmToken::open(Arc::clone(module), &token.label, &pin)?;
+        let pin = self.ask(&format!("custodian {name}"), binding.pin_file.as_deref(), &token)?;
+        let token = HsmToken::open_with(Arc::clone(module), &token.label, pin.as_deref())?;
         token.check_holder(custodian)?;
         Ok((custodian, token))
     }
@@ -138,18 +139,25 @@ impl<'a> Desk<'a> {
         }
     }
 
-    fn pin(&self, role: &str) -> Result<Rc<Pin>, CeremonyError> {
+    fn pin(&self, role: &str, token: &TokenInfo) -> Result<Option<Rc<Pin>>, CeremonyError> {
         let file = self.bindings.tokens.get(role).and_then(|binding| binding.pin_file.as_deref());
-        self.ask(&format!("token {role}"), file)
+        self.ask(&format!("token {role}"), file, token)
     }
 
-    fn ask(&self, of: &str, file: Option<&Path>) -> Result<Rc<Pin>, CeremonyError> {
+    /// Nothing for a token that takes its PIN by a way of its own; a file for one is refused.
+    fn ask(&self, of: &str, file: Option<&Path>, token: &TokenInfo) -> Result<Option<Rc<Pin>>, CeremonyError> {
+        if token.protected_authentication_path {
+            return match file {
+                None => Ok(None),
+                Some(_) => Err(HsmError::PinUnwanted { label: token.label.clone() }.into()),
+            };
+        }
         if let Some(pin) = self.known.borrow().get(of) {
-            return Ok(Rc::clone(pin));
+            return Ok(Some(Rc::clone(pin)));
         }
         let pin = Rc::new((self.pins)(of, file)?);
         self.known.borrow_mut().insert(of.to_owned(), Rc::clone(&pin));
-        Ok(pin)
+        Ok(Some(pin))
     }
 }
 

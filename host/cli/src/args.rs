@@ -108,6 +108,24 @@ pub struct InitOptions {
     /// The PKCS#11 module of a second token, which takes over when the first is out of order; `embedded` for a second software token.
     #[arg(long, value_name = "MODULE", conflicts_with = "config")]
     pub backup: Option<PathBuf>,
+    /// Take the keys of a ceremony with this transcript instead of making them; `--config` names the tokens.
+    #[arg(long, value_name = "TRANSCRIPT", requires_all = ["config", "ceremony_plan", "ceremony_site"])]
+    pub from_ceremony: Option<PathBuf>,
+    /// The plan that the ceremony carried out.
+    #[arg(long, value_name = "PLAN", requires = "from_ceremony")]
+    pub ceremony_plan: Option<PathBuf>,
+    /// The site in whose audit log the ceremony was recorded.
+    #[arg(long, value_name = "DIR", requires = "from_ceremony")]
+    pub ceremony_site: Option<PathBuf>,
+    /// The roster of the ceremony's custodians; that of --ceremony-site otherwise.
+    #[arg(long, value_name = "FILE", requires = "from_ceremony")]
+    pub ceremony_roster: Option<PathBuf>,
+    /// A file that holds the user PIN of the ceremony's token `primary`; asked for at the terminal otherwise.
+    #[arg(long, value_name = "FILE", requires = "from_ceremony")]
+    pub pin_file: Option<PathBuf>,
+    /// The same of its token `backup`.
+    #[arg(long, value_name = "FILE", requires = "from_ceremony")]
+    pub backup_pin_file: Option<PathBuf>,
     /// An environment variable the backup's module reads, as NAME=VALUE. May be repeated.
     #[arg(long = "backup-env", value_name = "NAME=VALUE", requires = "backup")]
     pub backup_env: Vec<String>,
@@ -437,6 +455,11 @@ pub enum HsmCommand {
     /// Runs on the tokens of [hsm] and [hsm.backup] in site.toml, with keys of its own that are destroyed at the end; the site may
     /// be in use. Exit code 4 when a value was lost or differs, or the primary does not come back.
     Drill(DrillOptions),
+    /// Initialise a blank token: label, security officer's PIN and user's PIN. Needs no site; a token that is in use is refused.
+    ///
+    /// PINs are asked for at the terminal, twice, or read from files or file descriptors; never from the command line. Called again
+    /// with the same officer's PIN, it finishes a token that was cut off before it got its user's PIN.
+    InitToken(InitTokenOptions),
     /// Find out by doing what a token really enforces, on scratch objects. Exit code 4 when it must not hold keys.
     ///
     /// Without --module: the site's token; what is found is recorded in the audit log and kept, and a site whose token was
@@ -447,6 +470,34 @@ pub enum HsmCommand {
     ///
     /// The site may be in use; what the process that serves it sees is in /v1/health.
     Status,
+}
+
+#[derive(Args)]
+pub struct InitTokenOptions {
+    /// The PKCS#11 module; `embedded` for the software token beside this program.
+    #[arg(long)]
+    pub module: PathBuf,
+    /// An environment variable the module reads, as NAME=VALUE. May be repeated.
+    #[arg(long = "module-env", value_name = "NAME=VALUE")]
+    pub module_env: Vec<String>,
+    /// The token's new label: 1 to 32 printable ASCII characters.
+    #[arg(long)]
+    pub label: String,
+    /// The serial number of the token that is meant; the first blank one otherwise.
+    #[arg(long)]
+    pub serial: Option<String>,
+    /// A file that holds the security officer's PIN.
+    #[arg(long, value_name = "FILE", conflicts_with = "so_pin_fd")]
+    pub so_pin_file: Option<PathBuf>,
+    /// An open file descriptor from which the security officer's PIN is read.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(3..))]
+    pub so_pin_fd: Option<u32>,
+    /// A file that holds the user's PIN.
+    #[arg(long, value_name = "FILE", conflicts_with = "pin_fd")]
+    pub pin_file: Option<PathBuf>,
+    /// An open file descriptor from which the user's PIN is read.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(3..))]
+    pub pin_fd: Option<u32>,
 }
 
 #[derive(Args)]

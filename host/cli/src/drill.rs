@@ -145,14 +145,18 @@ struct Place {
 
 impl Place {
     fn member(&self) -> PairMember {
-        let path = self.pin.clone();
+        let (path, module, label) = (self.pin.clone(), Arc::clone(&self.module), self.label.clone());
         PairMember {
-            module: Arc::clone(&self.module),
+            module: self.module.path().to_owned(),
             token_label: self.label.clone(),
             pin: Box::new(move || {
+                if module.token(&label)?.protected_authentication_path {
+                    return Ok(None);
+                }
                 let text = Zeroizing::new(fs::read_to_string(&path).map_err(|_| HsmError::PinInvalid)?);
-                Pin::new(text)
+                Pin::new(text).map(Some)
             }),
+            native_ff1: None,
         }
     }
 }

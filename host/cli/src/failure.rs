@@ -94,6 +94,10 @@ impl From<GateError> for Failure {
             GateError::Unauthenticated => {
                 (code::UNAUTHENTICATED, Some("use a user of site.toml whose token is in the site's folder"))
             }
+            GateError::Ceremony { .. } => (
+                code::VERIFICATION,
+                Some("docs/keys.md, \"A site with the keys of a ceremony\", has the names that a plan needs"),
+            ),
             GateError::NotValidated { .. } => (code::VERIFICATION, Some("casemate fips status")),
             GateError::FipsSnapshot(_) | GateError::SnapshotRolledBack { .. } | GateError::UserKey { .. } => {
                 (code::VERIFICATION, None)

@@ -14,9 +14,12 @@ use crate::args::{HsmCommand, ProbeOptions};
 use crate::failure::{Failure, code};
 use crate::{drill, environment, init, output};
 
+mod token;
+
 pub fn run(site: &Path, command: HsmCommand, json: bool) -> Result<ExitCode, Failure> {
     match command {
         HsmCommand::Drill(options) => drill::run(site, &options, json),
+        HsmCommand::InitToken(options) => token::initialise(&options, json),
         HsmCommand::Probe(options) => probe(site, &options, json),
         HsmCommand::Status => status(site, json),
     }
@@ -107,8 +110,11 @@ fn probe_site_token(
     let (module, label) = place(config, options)?;
     let module = Module::load(&site.join(module))?;
     let file = if options.backup { "pins/backup-user" } else { "pins/user" };
-    let pin = read_pin(&options.pin_file.clone().unwrap_or_else(|| site.join(file)))?;
-    Ok(probe::run(&module, label, &Access::Live { pin: &pin }, progress)?)
+    let pin = match (&options.pin_file, module.token(label)?.protected_authentication_path) {
+        (None, true) => None,
+        (file_given, _) => Some(read_pin(file_given.as_deref().unwrap_or(&site.join(file)))?),
+    };
+    Ok(probe::run(&module, label, &Access::Live { pin: pin.as_ref() }, progress)?)
 }
 
 /// A scratch token of the site's module. A module reads its configuration once per process, so another process probes.
@@ -156,7 +162,7 @@ fn probe_module(path: &Path, options: &ProbeOptions, progress: &dyn Fn(&str)) ->
         (Some(label), Some(pin_file)) => {
             let pin = read_pin(pin_file)?;
             if !options.scratch {
-                return Ok(probe::run(&module, label, &Access::Live { pin: &pin }, progress)?);
+                return Ok(probe::run(&module, label, &Access::Live { pin: Some(&pin) }, progress)?);
             }
             let so_pin = options.so_pin_file.as_deref().map(read_pin).transpose()?;
             let so_pin = so_pin.as_ref().ok_or_else(|| {
@@ -164,6 +170,9 @@ fn probe_module(path: &Path, options: &ProbeOptions, progress: &dyn Fn(&str)) ->
                     .with_code(2)
             })?;
             Ok(probe::run(&module, label, &Access::Scratch { pin: &pin, so_pin: Some(so_pin) }, progress)?)
+        }
+        (Some(label), None) if !options.scratch && module.token(label)?.protected_authentication_path => {
+            Ok(probe::run(&module, label, &Access::Live { pin: None }, progress)?)
         }
         _ if options.scratch => Ok(ScratchToken::make(&module)?.probe(&module, progress)?),
         _ => {

@@ -9,12 +9,17 @@ use crate::args::InitOptions;
 use crate::failure::Failure;
 use crate::{custodian, environment, output};
 
+mod ceremony;
+
 const EXAMPLE: &str = include_str!("site.example.toml");
 const SOFTHSM: &str = "libsofthsm2.so";
 pub const EMBEDDED: &str = "libcasemate_softtoken.so";
 
 pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, Failure> {
     check(options)?;
+    // Everything that the transcript can be refused for without a token.
+    let ceremony =
+        options.from_ceremony.as_deref().map(|transcript| ceremony::verified(transcript, options)).transpose()?;
     let config_toml = match &options.config {
         Some(path) => fs::read_to_string(path)
             .map_err(|error| Failure::caused_by(format!("cannot read {}", path.display()), &error))?,
@@ -27,6 +32,7 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
         }
         _ => None,
     };
+    let before = Contents::of(site);
     casemate_gate::prepare(site, &config_toml)?;
     let config = SiteConfig::read(site)?;
     write_token_configuration(site, &config)?;
@@ -39,7 +45,21 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
             let _ = output::line(&format!("  {step}"));
         }
     };
-    let created = casemate_gate::create(site, &config, &approvers, founding.as_ref(), &progress)?;
+    let created = match &ceremony {
+        None => casemate_gate::create(site, &config, &approvers, founding.as_ref(), &progress).map_err(Failure::from),
+        Some(verified) => ceremony::taken(verified, site, &config, options).and_then(|taken| {
+            casemate_gate::create_from(site, &config, &approvers, founding.as_ref(), taken, &progress)
+                .map_err(Failure::from)
+        }),
+    };
+    let created = created.map_err(|failure| {
+        // A ceremony's tokens were not made here, and nothing was made in them.
+        if ceremony.is_some() || software_below(site, &config) {
+            before.restore(site);
+            return failure;
+        }
+        failure.hint("a token that was initialised keeps its PINs, which are in pins/; erase it with its maker's tool before the next attempt")
+    })?;
     if json {
         output::json(&serde_json::json!({
             "site": site,
@@ -76,6 +96,60 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
         ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is in the folders that `init` fills.
+struct Contents(std::collections::BTreeSet<PathBuf>);
+
+/// The folders with tokens, and what belongs to them. Findings of the probe stay, for whoever asks why.
+const FILLED: [&str; 7] = ["approvers", "log", "pair.json", "pins", "token", "trust", "users"];
+
+impl Contents {
+    fn of(site: &Path) -> Self {
+        let mut found = std::collections::BTreeSet::new();
+        FILLED.iter().for_each(|name| walk(&site.join(name), &mut |path| found.extend([path.to_owned()])));
+        Self(found)
+    }
+
+    /// Removes what came since, so that a refused `init` leaves no initialised token and no PIN behind.
+    fn restore(&self, site: &Path) {
+        let mut now = Vec::new();
+        FILLED.iter().for_each(|name| walk(&site.join(name), &mut |path| now.push(path.to_owned())));
+        // Files before the folders that hold them; folders go where they are empty.
+        for path in now.iter().rev().filter(|path| !self.0.contains(*path)) {
+            if fs::remove_file(path).is_err() {
+                let _ = fs::remove_dir(path);
+            }
+        }
+    }
+}
+
+/// Folders before what is in them.
+fn walk(path: &Path, found: &mut dyn FnMut(&Path)) {
+    if path.symlink_metadata().is_err() {
+        return;
+    }
+    found(path);
+    if path.is_dir() && !path.is_symlink() {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            walk(&entry.path(), found);
+        }
+    }
+}
+
+/// Whether each token is a software token whose storage is below the site's folder.
+fn software_below(site: &Path, config: &SiteConfig) -> bool {
+    let Ok(variables) = environment::variables(site, config) else { return false };
+    let Ok(absolute) = environment::absolute(site) else { return false };
+    let below = |wanted: &str, file: &str| {
+        variables.iter().any(|(name, value)| name == wanted && *value == format!("{absolute}/token/{file}"))
+    };
+    let modules = [Some(&config.hsm.module), config.hsm.backup.as_ref().map(|backup| &backup.module)];
+    modules.into_iter().flatten().all(|module| match module.file_name().and_then(|name| name.to_str()) {
+        Some(EMBEDDED) => below("KRYOPTIC_CONF", "token.conf"),
+        Some(SOFTHSM) => below("SOFTHSM2_CONF", "softhsm2.conf"),
+        _ => false,
+    })
 }
 
 /// What can be wrong with the options is found before the token is touched: keys in an HSM are not made twice.

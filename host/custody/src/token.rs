@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use casemate_hsm::{HsmError, KeyClass, Keyring, Module, Pin, encrypt_share};
+use casemate_hsm::{HsmError, KeyClass, Keyring, Login, Module, Pin, encrypt_share};
 use casemate_types::UserName;
 use zeroize::Zeroizing;
 
@@ -41,8 +41,16 @@ impl HsmToken {
     /// # Errors
     /// As [`Keyring::open`].
     pub fn open(module: Arc<Module>, label: &str, pin: &Pin) -> Result<Self, CustodyError> {
+        Self::open_with(module, label, Some(pin))
+    }
+
+    /// As [`HsmToken::open`]; without a PIN for a token that takes it by a way of its own.
+    ///
+    /// # Errors
+    /// As [`Keyring::open_with`].
+    pub fn open_with(module: Arc<Module>, label: &str, pin: Option<&Pin>) -> Result<Self, CustodyError> {
         let serial = serial_of(&module, label)?;
-        Ok(Self { ring: Keyring::open(module, label, pin)?, serial })
+        Ok(Self { ring: Keyring::open_with(module, label, &Login { pin, native_ff1: None })?, serial })
     }
 
     /// Its keys.

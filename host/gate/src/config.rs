@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use casemate_audit::{WitnessKey, WitnessLink, WitnessOptions};
-use casemate_hsm::{Alphabet, HsmError, Role};
+use casemate_hsm::{Alphabet, HsmError, NativeFf1, Role};
 use casemate_tier::Endpoint;
 use casemate_types::{Claims, CompartmentName, Digest, Level, PluginName, Profile, UserName};
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,10 @@ pub struct HsmConfig {
     /// Environment variables the module reads; `{site}` stands for the site's folder.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// The HSM's own FF1 mechanism. It encrypts where it was found to give FF1's results, and is refused where it does not; the
+    /// site's keys allow it from their birth on.
+    #[serde(default)]
+    pub native_ff1: Option<NativeFf1>,
     /// A second token, of whatever make, that takes over; its PIN is in `pins/backup-user`. A site that was made without one uses it
     /// for `casemate hsm drill` only.
     #[serde(default)]
@@ -77,6 +81,9 @@ pub struct BackupConfig {
     /// Environment variables the module reads; `{site}` stands for the site's folder.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// The HSM's own FF1 mechanism.
+    #[serde(default)]
+    pub native_ff1: Option<NativeFf1>,
     /// Seconds between two health checks of both tokens.
     #[serde(default = "check_every")]
     pub check_every: NonZeroU16,
@@ -87,6 +94,14 @@ fn check_every() -> NonZeroU16 {
 }
 
 impl HsmConfig {
+    /// A token's own FF1 mechanism, where one is named.
+    pub fn native_ff1(&self, role: Role) -> Option<NativeFf1> {
+        match role {
+            Role::Primary => self.native_ff1,
+            Role::Backup => self.backup.as_ref().and_then(|backup| backup.native_ff1),
+        }
+    }
+
     /// Module and label of a token; nothing for a backup that is not named.
     pub fn place(&self, role: Role) -> Option<(&Path, &str)> {
         match role {

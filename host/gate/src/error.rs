@@ -111,6 +111,12 @@ pub enum GateError {
         /// Why it could not be read.
         source: std::io::Error,
     },
+    /// A site does not take the keys of a ceremony.
+    #[error("take the keys of the ceremony: {why}")]
+    Ceremony {
+        /// What differs from the transcript, or from what the site wants.
+        why: String,
+    },
     /// The profile asks for a validated module, and the token is not shown to be one.
     #[error(
         "profile `{profile}` asks for a validated module, and `{check}` does not hold: {evidence}; \

@@ -13,16 +13,17 @@ use casemate_bundle::{ApproverKey, TrustRoot};
 use casemate_fhe_owner::DataKey;
 use casemate_hsm::pair::{Manifest, ManifestKey, ManifestSigner, TokenSigner, replicate};
 use casemate_hsm::probe::{self, Access, Fingerprint};
-use casemate_hsm::{HsmError, KeyClass, KeyRef, Keyring, Module, Pin, Role, TokenInfo};
+use casemate_hsm::{HsmError, KeyClass, KeyRef, Keyring, Login, Module, Pin, Role, TokenInfo};
 use zeroize::Zeroizing;
 
 use crate::GateError;
 use crate::config::SiteConfig;
-use crate::consent::{Consent, Founding, strict};
+use crate::consent::{AdoptedRoster, Consent, Founding, strict};
 use crate::journal::{key_operation, user_key_operation};
 use crate::session::{SECRETS, compartment_aad};
 use crate::site::{SITE_AAD, open_journal};
 use crate::state::{CompartmentState, STATE_FORMAT, SiteKey, SiteState, UserState, write_private};
+use crate::taken::Taken;
 use crate::user_key::{self, Issuer};
 use crate::vault::{PairFile, Vault};
 use crate::{doomed, probing};
@@ -80,19 +81,79 @@ pub fn create(
         return Err(GateError::SiteExists { path: site.to_owned() });
     }
     // Before the token is touched: what is initialised cannot be taken back.
+    check_blank(site, config)?;
     let consent = founding.map(|founding| founding.consent(site, &config.name, config.profile)).transpose()?;
     let primary = Prepared::make(site, config, Role::Primary, progress)?;
     let backup = match &config.hsm.backup {
         Some(_) => Some(Prepared::make(site, config, Role::Backup, progress)?),
         None => None,
     };
+    furnish(site, config, approvers, (primary, backup), custodians(config, consent)?, None, progress)
+}
+
+/// As [`create`], with keys that a ceremony made: no token is initialised and no key of the site is made here.
+///
+/// # Errors
+/// [`GateError::Ceremony`] for whatever differs from the transcript: serial numbers, keys, their classes and check values, and
+/// objects that it does not know.
+pub fn create_from(
+    site: &Path,
+    config: &SiteConfig,
+    approvers: &[&str],
+    founding: Option<&Founding>,
+    taken: Taken,
+    progress: &dyn Fn(&str),
+) -> Result<Created, GateError> {
+    if site.join("state.json").exists() {
+        return Err(GateError::SiteExists { path: site.to_owned() });
+    }
+    taken.check(config)?;
+    // All names before the tokens are put in force as a pair: that leaves marks in them.
+    for (name, class) in SITE_KEYS {
+        taken.key(Role::Primary, class, &name.to_string())?;
+    }
+    for name in config.compartments.keys() {
+        taken.key(Role::Primary, KeyClass::Compartment, &format!("compartment-{name}"))?;
+    }
+    if config.hsm.backup.is_some() {
+        taken.key(Role::Primary, KeyClass::Transport, "transport-primary")?;
+        taken.key(Role::Backup, KeyClass::Transport, "transport-backup")?;
+        taken.key(Role::Backup, KeyClass::AuditSigning, "audit-reserve")?;
+        taken.key(Role::Primary, KeyClass::AuditSigning, "pair-manifest")?;
+    }
+    let primary = Prepared::found(site, config, Role::Primary, &taken, progress)?;
+    let backup = match &config.hsm.backup {
+        Some(_) => Some(Prepared::found(site, config, Role::Backup, &taken, progress)?),
+        None => None,
+    };
+    let consent = founding.map(|founding| founding.consent(site, &config.name, config.profile)).transpose()?;
+    furnish(site, config, approvers, (primary, backup), custodians(config, consent)?, Some(&taken), progress)
+}
+
+/// Who founds the site. A profile that demands two people makes no key for one; a token that is unfit is refused before, by its name.
+fn custodians(
+    config: &SiteConfig,
+    consent: Option<(Consent, AdoptedRoster)>,
+) -> Result<(Consent, Option<AdoptedRoster>), GateError> {
     if consent.is_none() && strict(config.profile) {
         return Err(GateError::Consent(format!(
             "profile `{}` makes no key without two custodians: `casemate init --roster FILE --approval FILE`",
             config.profile
         )));
     }
-    let (consent, custody) = consent.map_or((Consent::Alone, None), |(consent, roster)| (consent, Some(roster)));
+    Ok(consent.map_or((Consent::Alone, None), |(consent, roster)| (consent, Some(roster))))
+}
+
+/// Everything but the tokens.
+fn furnish(
+    site: &Path,
+    config: &SiteConfig,
+    approvers: &[&str],
+    (primary, backup): (Prepared, Option<Prepared>),
+    (consent, custody): (Consent, Option<AdoptedRoster>),
+    taken: Option<&Taken>,
+    progress: &dyn Fn(&str),
+) -> Result<Created, GateError> {
     let prints = [Some(&primary), backup.as_ref()].into_iter().flatten().map(Prepared::print);
     let mut state = SiteState {
         format: STATE_FORMAT,
@@ -112,12 +173,12 @@ pub fn create(
         custody,
         cmvp_floor: None,
     };
-    let mut made = Made { keys: Vec::new(), progress };
+    let mut made = Made { keys: Vec::new(), progress, taken };
     let (keyring, founded) = match &backup {
         None => {
             let keyring = Vault::one(primary.login(config)?);
             for (name, class) in SITE_KEYS {
-                state.keys.insert(name, made.generate(&keyring, class, &name.label())?);
+                state.keys.insert(name, made.generate(&keyring, class, &name.label(), &name.to_string())?);
             }
             (keyring, None)
         }
@@ -167,7 +228,16 @@ pub fn create(
     };
     journal.record_blocking(Event::Site {
         action: "initialised".to_owned(),
-        detail: format!("{who}; token {} {}", primary.token.model, primary.token.serial),
+        detail: match taken {
+            None => format!("{who}; token {} {}", primary.token.model, primary.token.serial),
+            Some(taken) => format!(
+                "{who}; keys of ceremony transcript {}, signed by {}; credentials and approver keys in files; token {} {}",
+                taken.transcript,
+                taken.signers.join(" and "),
+                primary.token.model,
+                primary.token.serial
+            ),
+        },
     })?;
     for prepared in [Some(&primary), backup.as_ref()].into_iter().flatten() {
         journal.record_blocking(probing::event(&prepared.report, &prepared.judgement))?;
@@ -176,7 +246,8 @@ pub fn create(
         journal.record_blocking(Event::Site { action: "hsm-pair-founded".to_owned(), detail })?;
     }
     for (name, key) in &made_keys {
-        journal.record_blocking(key_operation(key, None, "generate", None, &format!("ok: {name}")))?;
+        let operation = if taken.is_some() { "take from the ceremony" } else { "generate" };
+        journal.record_blocking(key_operation(key, None, operation, None, &format!("ok: {name}")))?;
     }
     for (user, held) in &state.users {
         journal.record_blocking(user_key_operation(&held.kek.key, "issue", held.version, user, "ok"))?;
@@ -190,6 +261,18 @@ pub fn create(
         approvers: approver_names,
         verifier_key,
     })
+}
+
+/// Refuses before either token is touched: what is initialised stays so.
+fn check_blank(site: &Path, config: &SiteConfig) -> Result<(), GateError> {
+    let places: Vec<_> = [Role::Primary, Role::Backup].into_iter().filter_map(|role| config.hsm.place(role)).collect();
+    for (index, (module, label)) in places.iter().enumerate() {
+        if places.iter().skip(index + 1).any(|(_, other)| other == label) {
+            return Err(HsmError::TokenTwin { label: (*label).to_owned() }.into());
+        }
+        Module::load(&site.join(module))?.check_blank(&[label])?;
+    }
+    Ok(())
 }
 
 /// The module's path: absolute, or relative to the site's folder.
@@ -207,12 +290,12 @@ const SITE_KEYS: [(SiteKey, KeyClass); 6] = [
     (SiteKey::UserKekWrapping, KeyClass::KekWrapping),
 ];
 
-/// A new token that was initialised and found fit, and holds nothing yet.
+/// A token that was found fit: a new one that was initialised and holds nothing yet, or one of a ceremony.
 struct Prepared {
     module: Arc<Module>,
     role: Role,
     token: TokenInfo,
-    pin: Pin,
+    pin: Option<Pin>,
     report: probe::Report,
     judgement: probe::Judgement,
 }
@@ -236,7 +319,50 @@ impl Prepared {
         let judgement = report.judge(config.profile);
         probing::keep(site, report_file, &report, &judgement)?;
         judgement.require()?;
-        Ok(Self { module, role, token, pin, report, judgement })
+        Ok(Self { module, role, token, pin: Some(pin), report, judgement })
+    }
+
+    /// A token that a ceremony has filled. It is in use, so lines of the probe that change logins are not tried.
+    fn found(
+        site: &Path,
+        config: &SiteConfig,
+        role: Role,
+        taken: &Taken,
+        progress: &dyn Fn(&str),
+    ) -> Result<Self, GateError> {
+        let (module, label) = config.hsm.place(role).ok_or(HsmError::PairIncomplete { role })?;
+        let (user_file, report_file) = match role {
+            Role::Primary => ("pins/user", probing::REPORT),
+            Role::Backup => ("pins/backup-user", probing::BACKUP_REPORT),
+        };
+        let module = Module::load(&site.join(module))?;
+        let token = module.token(label)?;
+        let of = taken.of(role)?;
+        if !of.serial.eq_ignore_ascii_case(&token.serial) {
+            return Err(GateError::Ceremony {
+                why: format!(
+                    "the {role} token `{label}` has serial number {}, the transcript says {}",
+                    token.serial, of.serial
+                ),
+            });
+        }
+        let pin = match (&of.pin, token.protected_authentication_path) {
+            (None, false) => return Err(HsmError::PinMissing { label: label.to_owned() }.into()),
+            (Some(_), true) => return Err(HsmError::PinUnwanted { label: label.to_owned() }.into()),
+            (pin, _) => pin.as_ref().map(|pin| Pin::new(pin.expose_secret().to_owned())).transpose()?,
+        };
+        progress(&format!("probing what the {role} token enforces, for profile {}", config.profile));
+        let report = probe::run(&module, label, &Access::Live { pin: pin.as_ref() }, &|_| ())?;
+        let judgement = report.judge(config.profile);
+        probing::keep(site, report_file, &report, &judgement)?;
+        judgement.require()?;
+        let prepared = Self { module, role, token, pin, report, judgement };
+        progress(&format!("comparing the keys of the {role} token with the transcript"));
+        taken.compare(role, &*prepared.login(config)?)?;
+        if let Some(pin) = &prepared.pin {
+            write_private(&site.join(user_file), pin.expose_secret().as_bytes())?;
+        }
+        Ok(prepared)
     }
 
     fn print(&self) -> Fingerprint {
@@ -245,7 +371,8 @@ impl Prepared {
 
     fn login(&self, config: &SiteConfig) -> Result<Arc<Keyring>, GateError> {
         let (_, label) = config.hsm.place(self.role).ok_or(HsmError::PairIncomplete { role: self.role })?;
-        Ok(Keyring::open(Arc::clone(&self.module), label, &self.pin)?)
+        let login = Login { pin: self.pin.as_ref(), native_ff1: config.hsm.native_ff1(self.role) };
+        Ok(Keyring::open_with(Arc::clone(&self.module), label, &login)?)
     }
 }
 
@@ -258,29 +385,32 @@ fn found(
     state: &mut SiteState,
     made: &mut Made<'_>,
 ) -> Result<String, GateError> {
-    let own = |made: &mut Made<'_>, ring: &Keyring, class, label: &str| {
-        made.note(class, label, |label| Ok(ring.generate(class, label)?))
+    let own = |made: &mut Made<'_>, role, class, label: &str, name: &str| {
+        let ring = if role == Role::Primary { primary } else { backup };
+        made.note_on(role, class, label, name, |label| Ok(ring.generate(class, label)?))
     };
     let transports = [
-        own(made, primary, KeyClass::Transport, "pair/transport")?,
-        own(made, backup, KeyClass::Transport, "pair/backup-transport")?,
+        own(made, Role::Primary, KeyClass::Transport, "pair/transport", "transport-primary")?,
+        own(made, Role::Backup, KeyClass::Transport, "pair/backup-transport", "transport-backup")?,
     ];
     let keys = [primary.find(&transports[0])?, backup.find(&transports[1])?];
     let mut shared = Vec::new();
     for (name, class) in SITE_KEYS {
         let key = if class.is_replicable() {
             let both = |label: &str| Ok(replicate([&**primary, &**backup], [&keys[0], &keys[1]], class, label)?);
-            let key = made.note(class, &name.label(), both)?;
+            let key = made.note_on(Role::Primary, class, &name.label(), &name.to_string(), both)?;
             shared.push(ManifestKey::new(&key, 1));
             key
         } else {
-            own(made, primary, class, &name.label())?
+            own(made, Role::Primary, class, &name.label(), &name.to_string())?
         };
         state.keys.insert(name, key);
     }
-    let reserve = own(made, backup, KeyClass::AuditSigning, "site/audit-reserve")?;
+    let reserve = own(made, Role::Backup, KeyClass::AuditSigning, "site/audit-reserve", "audit-reserve")?;
     let reserve_public = backup.public_key(&backup.find(&reserve)?)?;
-    let signing = own(made, primary, KeyClass::CustodianSigning, "pair/manifest")?;
+    // A plan makes no custodian's key; the class of the log's signs as well.
+    let class = if made.taken.is_some() { KeyClass::AuditSigning } else { KeyClass::CustodianSigning };
+    let signing = own(made, Role::Primary, class, "pair/manifest", "pair-manifest")?;
     let signer = TokenSigner::new(Arc::clone(primary), primary.find(&signing)?)?;
     let manifest = Manifest::after(None, primary.serial(), backup.serial(), shared).sign(&signer)?;
     let fingerprints = [primary.transport_key(&keys[0])?.fingerprint(), backup.transport_key(&keys[1])?.fingerprint()];
@@ -299,21 +429,33 @@ fn found(
 struct Made<'a> {
     keys: Vec<(String, KeyRef)>,
     progress: &'a dyn Fn(&str),
+    taken: Option<&'a Taken>,
 }
 
 impl Made<'_> {
-    fn generate(&mut self, keyring: &Vault, class: KeyClass, label: &str) -> Result<KeyRef, GateError> {
-        self.note(class, label, |label| keyring.generate(class, label))
+    fn generate(&mut self, keyring: &Vault, class: KeyClass, label: &str, name: &str) -> Result<KeyRef, GateError> {
+        self.note_on(Role::Primary, class, label, name, |label| keyring.generate(class, label))
     }
 
-    fn note(
+    /// The key that the ceremony made under `name`, or else a new one.
+    fn note_on(
         &mut self,
+        role: Role,
         class: KeyClass,
         label: &str,
+        name: &str,
         make: impl FnOnce(&str) -> Result<KeyRef, GateError>,
     ) -> Result<KeyRef, GateError> {
-        (self.progress)(&format!("making {class} key `{label}`"));
-        let key = make(label)?;
+        let key = match self.taken {
+            Some(taken) => {
+                (self.progress)(&format!("taking {class} key `{name}` of the ceremony"));
+                taken.key(role, class, name)?
+            }
+            None => {
+                (self.progress)(&format!("making {class} key `{label}`"));
+                make(label)?
+            }
+        };
         self.keys.push((label.to_owned(), key.clone()));
         Ok(key)
     }
@@ -326,7 +468,12 @@ fn compartments(
 ) -> Result<BTreeMap<casemate_types::CompartmentName, CompartmentState>, GateError> {
     let mut compartments = BTreeMap::new();
     for name in config.compartments.keys() {
-        let reference = made.generate(keyring, KeyClass::Compartment, &format!("compartment/{name}"))?;
+        let reference = made.generate(
+            keyring,
+            KeyClass::Compartment,
+            &format!("compartment/{name}"),
+            &format!("compartment-{name}"),
+        )?;
         let key = keyring.find(&reference)?;
         let secrets = keyring.random(SECRETS)?;
         let sealed_secrets = keyring.seal(&key, compartment_aad(name).as_bytes(), &secrets)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use casemate_audit::Event;
 use casemate_hsm::probe::{Fingerprint, Judgement, Outcome, Report};
-use casemate_hsm::{HsmError, Module, Role};
+use casemate_hsm::{HsmError, Module, Role, TokenInfo};
 use casemate_types::Profile;
 
 use crate::GateError;
@@ -27,15 +27,22 @@ pub(crate) fn check(dir: &Path, config: &SiteConfig, state: &SiteState) -> Resul
     match config.hsm.place(Role::Backup) {
         Some((backup, label)) if matches!(config.profile, Profile::Enterprise | Profile::Government) => {
             let module = Module::load(&dir.join(backup))?;
-            Ok(check_serial(&module, label, config.profile, state)?)
+            Ok(check_serial(&module, label, config.profile, state).map(drop)?)
         }
         _ => Ok(()),
     }
 }
 
 /// As [`check`], of the token under this label, which has to be one that was probed by its own serial number.
-pub(crate) fn check_serial(module: &Module, label: &str, profile: Profile, state: &SiteState) -> Result<(), HsmError> {
-    matches(state.probed.get(&module.token(label)?.serial), module, label, profile)
+pub(crate) fn check_serial(
+    module: &Module,
+    label: &str,
+    profile: Profile,
+    state: &SiteState,
+) -> Result<TokenInfo, HsmError> {
+    let token = module.token(label)?;
+    matches(state.probed.get(&token.serial), module, label, profile)?;
+    Ok(token)
 }
 
 fn matches(print: Option<&Fingerprint>, module: &Module, label: &str, profile: Profile) -> Result<(), HsmError> {

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use casemate_hsm::pair::{Manifest, ManifestKey, ManifestSigner, SignedManifest};
 use casemate_hsm::{
-    BatchReport, Destruction, Ff1, Ff1Value, HsmError, Key, KeyClass, KeyId, KeyRef, Keyring, Module, Origin, Pair,
-    PairEvent, PairKek, PairKey, PairMember, PairOptions, PairStatus, Pin, Role, WrappedKek,
+    BatchReport, Destruction, Ff1, Ff1Value, HsmError, Key, KeyClass, KeyId, KeyRef, Keyring, Login, Module, Origin,
+    Pair, PairEvent, PairKek, PairKey, PairMember, PairOptions, PairStatus, Pin, Role, WrappedKek,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -110,7 +110,13 @@ impl Vault {
     ) -> Result<Arc<Self>, GateError> {
         let Some(signer) = state.manifest_signer else {
             let module = Module::load(&dir.join(&config.hsm.module))?;
-            return Ok(Self::one(Keyring::open(module, &config.hsm.token_label, &pin(dir, Role::Primary)?)?));
+            let label = &config.hsm.token_label;
+            let pin = match module.token(label)?.protected_authentication_path {
+                true => None,
+                false => Some(pin(dir, Role::Primary)?),
+            };
+            let login = Login { pin: pin.as_ref(), native_ff1: config.hsm.native_ff1(Role::Primary) };
+            return Ok(Self::one(Keyring::open_with(module, label, &login)?));
         };
         let Some(backup) = &config.hsm.backup else {
             let problem = "the site's keys are in two tokens, and [hsm.backup] is missing".to_owned();
@@ -412,7 +418,9 @@ impl Vault {
     /// As [`Ff1::new`]; [`HsmError::NotInPair`].
     pub fn ff1(&self, key: VaultKey, radix: u32) -> Result<VaultFf1, HsmError> {
         match (&self.0, key.0) {
-            (Tokens::One(ring), Held::One(key)) => Ok(VaultFf1::One(Box::new(Ff1::new(Arc::clone(ring), key, radix)?))),
+            (Tokens::One(ring), Held::One(key)) => {
+                Ok(VaultFf1::One(Box::new(Ff1::best(Arc::clone(ring), key, radix)?)))
+            }
             (Tokens::Two(two), Held::Both(key)) => Ok(VaultFf1::Two(Arc::clone(&two.pair), key.id, radix)),
             (_, other) => Err(other.unfit("encrypt with FF1")),
         }
@@ -639,21 +647,25 @@ pub(crate) fn pin(dir: &Path, role: Role) -> Result<Pin, GateError> {
 fn member(shared: &Arc<(PathBuf, SiteConfig, SiteState)>, role: Role, judged: bool) -> Result<PairMember, GateError> {
     let (dir, config, _) = &**shared;
     let (module, label) = config.hsm.place(role).ok_or(HsmError::PairIncomplete { role })?;
-    let module = Module::load(&dir.join(module))?;
-    let (asked, label) = (Arc::clone(&module), label.to_owned());
-    let (shared, token_label) = (Arc::clone(shared), label.clone());
+    let (module, label) = (dir.join(module), label.to_owned());
+    let native_ff1 = config.hsm.native_ff1(role);
+    let (asked, shared, token_label) = (module.clone(), Arc::clone(shared), label.clone());
     let check_and_read = move || {
         let (dir, config, state) = &*shared;
-        probing::check_serial(&asked, &label, config.profile, state)?;
+        let module = Module::load(&asked)?;
+        let token = probing::check_serial(&module, &label, config.profile, state)?;
         if judged {
             fips::require_of(dir, config, state, role)
                 .map_err(|error| HsmError::TokenRefused { lines: error.to_string(), profile: config.profile })?;
         }
+        if token.protected_authentication_path {
+            return Ok(None);
+        }
         match pin(dir, role) {
-            Ok(pin) => Ok(pin),
+            Ok(pin) => Ok(Some(pin)),
             Err(GateError::Hsm(error)) => Err(error),
             Err(_) => Err(HsmError::PinInvalid),
         }
     };
-    Ok(PairMember { module, token_label, pin: Box::new(check_and_read) })
+    Ok(PairMember { module, token_label, pin: Box::new(check_and_read), native_ff1 })
 }

@@ -79,8 +79,10 @@ impl Driver {
     }
 
     pub(crate) fn login(&self, session: CK_SESSION_HANDLE, user: CK_USER_TYPE, pin: &[u8]) -> Answer<()> {
+        // PKCS#11 5.6.8: a null PIN lets the token ask for it by its own way.
+        let place = if pin.is_empty() { std::ptr::null_mut() } else { pin.as_ptr().cast_mut() };
         // SAFETY: see above; the module only reads the PIN.
-        check(unsafe { function!(self, C_Login)(session, user, pin.as_ptr().cast_mut(), pin.len() as CK_ULONG) })
+        check(unsafe { function!(self, C_Login)(session, user, place, pin.len() as CK_ULONG) })
     }
 
     pub(crate) fn logout(&self, session: CK_SESSION_HANDLE) -> Answer<()> {

@@ -236,6 +236,21 @@ pub enum HsmError {
     /// The PIN is empty or has a length the token does not take.
     #[error("set or use a PIN: it is empty, too short, too long or not accepted by the token; choose another")]
     PinInvalid,
+    /// A PIN was to be sent to a token that takes it by a way of its own.
+    #[error(
+        "open token `{label}`: it takes its PIN by a way of its own (keypad, cards, a quorum), and none may go through this \
+         machine; take the PIN file away"
+    )]
+    PinUnwanted {
+        /// The label.
+        label: String,
+    },
+    /// No PIN for a token that takes it from the host.
+    #[error("open token `{label}`: it takes its PIN from this machine, and none was given; name its PIN file")]
+    PinMissing {
+        /// The label.
+        label: String,
+    },
     /// The PIN is locked.
     #[error("log in to the token: the PIN is locked; a security officer must reset it")]
     PinLocked,
@@ -302,6 +317,17 @@ pub enum HsmError {
         action: &'static str,
         /// The module's answer.
         source: Pkcs11Error,
+    },
+    /// A token that is in use was to be initialised.
+    #[error(
+        "initialise token {serial}: it is initialised already, as `{label}`, and may hold keys; if nobody needs them, erase it with \
+         its maker's tool first"
+    )]
+    TokenInUse {
+        /// Its serial number.
+        serial: String,
+        /// Its label.
+        label: String,
     },
     /// No token has this label.
     #[error("open token `{label}`: no initialised token has this label; check the module's configuration")]

@@ -1,9 +1,12 @@
 //! What a ceremony asks of a token: everything that is in it, keys under identifiers that were noted before, and attributes
 //! as the token tells them.
 
+use cryptoki::mechanism::MechanismType;
 use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
+use cryptoki_sys::CK_MECHANISM_TYPE;
 
 use crate::class::Template;
+use crate::keyring::is_list_of_mechanisms;
 use crate::{HsmError, Key, KeyClass, KeyId, KeyRef, Keyring, Origin};
 
 const LIST: &str = "list a token's objects";
@@ -102,7 +105,7 @@ impl Keyring {
         let (class, id) = (key.class(), key.id());
         let handle = key.handle_for(&self.sessions, "read a key's attributes", &[class])?;
         let origin = key.reference().origin;
-        let mut told = self.told(handle, &class.template(id, origin), &class.history(origin))?;
+        let mut told = self.told(handle, &self.template(class, id, origin), &class.history(origin))?;
         if key.public.is_some() {
             for object in self.objects(id)?.into_iter().filter(|object| *object != handle) {
                 let public = self.told(object, &class.public_template(id), &[])?;
@@ -113,17 +116,27 @@ impl Keyring {
     }
 
     fn told(&self, handle: ObjectHandle, template: &Template, history: &[Attribute]) -> Result<Vec<String>, HsmError> {
+        let wanted = template.required.iter().chain(&template.optional).chain(history);
         let types: Vec<_> =
-            template.required.iter().chain(&template.optional).chain(history).map(Attribute::attribute_type).collect();
+            wanted.filter(|wanted| !is_list_of_mechanisms(wanted)).map(Attribute::attribute_type).collect();
         let found = self.sessions.with("read a key's attributes", |session| session.get_attributes(handle, &types))?;
-        Ok(found.iter().filter_map(|one| Some(format!("{} = {}", one.attribute_type(), value(one)?))).collect())
+        let mut told: Vec<_> =
+            found.iter().filter_map(|one| Some(format!("{} = {}", one.attribute_type(), value(one)?))).collect();
+        if let Some(allowed) = self.allowed_mechanisms(handle)?.filter(|allowed| !allowed.is_empty()) {
+            let name = |number: &CK_MECHANISM_TYPE| match MechanismType::try_from(*number) {
+                Ok(known) => known.to_string(),
+                Err(_) => format!("{number:#x}"),
+            };
+            let names = allowed.iter().map(name).collect::<Vec<_>>().join(" ");
+            told.push(format!("{} = {names}", AttributeType::AllowedMechanisms));
+        }
+        Ok(told)
     }
 }
 
 /// The value of an attribute that is no key material.
 fn value(attribute: &Attribute) -> Option<String> {
     Some(match attribute {
-        Attribute::AllowedMechanisms(list) => list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
         Attribute::Class(class) => class.to_string(),
         Attribute::Id(id) => hex::encode(id),
         Attribute::KeyType(kind) => kind.to_string(),

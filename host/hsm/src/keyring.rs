@@ -3,12 +3,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use cryptoki::error::{Error as Pkcs11Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectHandle};
+use cryptoki_sys::CK_MECHANISM_TYPE;
 use zeroize::Zeroizing;
 
 use crate::class::{Generation, Template};
 use crate::key::PublicHalf;
 use crate::sessions::Sessions;
-use crate::{HsmError, Key, KeyClass, KeyId, KeyRef, Module, OaepHash, Origin, Pin};
+use crate::{HsmError, Key, KeyClass, KeyId, KeyRef, Module, NativeFf1, OaepHash, Origin, Pin};
 
 /// The keys of one token, after login. Shared between threads; the PIN is not kept.
 ///
@@ -21,14 +22,33 @@ pub struct Keyring {
     pub(crate) oaep: OnceLock<OaepHash>,
 }
 
+/// What a login takes.
+#[derive(Clone, Copy, Default)]
+pub struct Login<'a> {
+    /// The user's PIN; none for a token that takes it by a way of its own (`CKF_PROTECTED_AUTHENTICATION_PATH`).
+    pub pin: Option<&'a Pin>,
+    /// The token's own FF1. Keys of class `fpe-ff1` allow it from their birth on; others are encrypted with in lock-step.
+    pub native_ff1: Option<NativeFf1>,
+}
+
 impl Keyring {
-    /// Logs in as the token's user.
+    /// Logs in as the token's user, with a PIN.
     ///
     /// # Errors
     /// [`HsmError::TokenMissing`], [`HsmError::TokenTwin`], [`HsmError::PinIncorrect`], [`HsmError::PinLocked`],
     /// [`HsmError::AlreadyOpen`] when this process is logged in already, or as the module answers.
     pub fn open(module: Arc<Module>, token_label: &str, pin: &Pin) -> Result<Arc<Self>, HsmError> {
-        let sessions = Sessions::open(module, token_label, pin)?;
+        Self::open_with(module, token_label, &Login { pin: Some(pin), native_ff1: None })
+    }
+
+    /// Logs in as the token's user.
+    ///
+    /// # Errors
+    /// As [`Keyring::open`]; [`HsmError::PinUnwanted`] and [`HsmError::PinMissing`] where the token's way and the PIN contradict;
+    /// [`HsmError::NativeFf1`] for a mechanism that is no vendor's.
+    pub fn open_with(module: Arc<Module>, token_label: &str, login: &Login<'_>) -> Result<Arc<Self>, HsmError> {
+        login.native_ff1.map_or(Ok(()), |native| native.number().map(drop))?;
+        let sessions = Sessions::open(module, token_label, login)?;
         Ok(Arc::new(Self { sessions, witness: Mutex::default(), oaep: OnceLock::new() }))
     }
 
@@ -86,7 +106,7 @@ impl Keyring {
             }
             more => return Err(HsmError::KeyTwin { count: more.len(), id }),
         };
-        self.check_attributes(handle, class, id, &class.template(id, origin), &class.history(origin))?;
+        self.check_attributes(handle, class, id, &self.template(class, id, origin), &class.history(origin))?;
         if !self.matches(class, handle, public.as_ref(), &key.check)? {
             return Err(HsmError::KeyCheckMismatch { id });
         }
@@ -119,6 +139,19 @@ impl Keyring {
         }
     }
 
+    /// What a key of a class has to be in this token.
+    pub(crate) fn template(&self, class: KeyClass, id: KeyId, origin: Origin) -> Template {
+        let mut template = class.template(id, origin);
+        if let (KeyClass::FpeFf1, Some(Ok(native))) = (class, self.sessions.native_ff1.map(|native| native.number())) {
+            for attribute in &mut template.optional {
+                if let Attribute::AllowedMechanisms(allowed) = attribute {
+                    allowed.push(native);
+                }
+            }
+        }
+        template
+    }
+
     /// Refuses an object whose attributes differ from what its class requires.
     pub(crate) fn check_attributes(
         &self,
@@ -129,6 +162,18 @@ impl Keyring {
         history: &[Attribute],
     ) -> Result<(), HsmError> {
         let wanted = template.required.iter().chain(&template.optional).chain(history).collect::<Vec<_>>();
+        let (allowed, wanted): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|attribute| class == KeyClass::FpeFf1 && is_list_of_mechanisms(attribute));
+        for attribute in allowed {
+            let told = self.allowed_mechanisms(handle)?;
+            if told.is_some_and(|told| !allows_no_more(&told, attribute)) {
+                return Err(HsmError::AttributeMismatch {
+                    attribute: attribute.attribute_type().to_string(),
+                    class,
+                    id,
+                });
+            }
+        }
         let types = wanted.iter().map(|attribute| attribute.attribute_type()).collect::<Vec<_>>();
         let found = self.sessions.with("read a key's attributes", |session| session.get_attributes(handle, &types))?;
         for attribute in wanted {
@@ -155,6 +200,12 @@ impl Keyring {
             }
         }
         Ok(())
+    }
+
+    /// The mechanisms that a key allows, by number, also a vendor's; nothing where the token does not know the attribute.
+    pub(crate) fn allowed_mechanisms(&self, handle: ObjectHandle) -> Result<Option<Vec<CK_MECHANISM_TYPE>>, HsmError> {
+        let raw = &self.sessions.module.raw;
+        self.sessions.with("read a key's attributes", |session| raw.allowed_mechanisms(session, handle))
     }
 
     /// Makes a key and its reference; whatever was created does not outlive an error.
@@ -212,7 +263,7 @@ impl Keyring {
         origin: Origin,
         mechanism: &Mechanism<'_>,
     ) -> Result<(ObjectHandle, Option<PublicHalf>), HsmError> {
-        let template = class.template(id, origin);
+        let template = self.template(class, id, origin);
         let extra = [KeyClass::length(), Attribute::Label(label.as_bytes().to_vec())];
         let handle = self.sessions.with_anchor("generate a key", |session| {
             with_fallback(&template, &extra, |attributes| session.generate_key(mechanism, attributes))
@@ -263,6 +314,21 @@ pub(crate) fn with_fallback<T>(
         }
     }
     Err(refusal)
+}
+
+pub(crate) fn is_list_of_mechanisms(attribute: &Attribute) -> bool {
+    matches!(attribute, Attribute::AllowedMechanisms(_))
+}
+
+/// Whether a list names some of the wanted mechanisms and no other: a key of before the token's own FF1 was named allows less.
+fn allows_no_more(told: &[CK_MECHANISM_TYPE], wanted: &Attribute) -> bool {
+    match wanted {
+        Attribute::AllowedMechanisms(wanted) => {
+            let wanted: Vec<CK_MECHANISM_TYPE> = wanted.iter().map(|mechanism| (*mechanism).into()).collect();
+            !told.is_empty() && told.iter().all(|mechanism| wanted.contains(mechanism))
+        }
+        _ => false,
+    }
 }
 
 fn is_about_attributes(code: RvError) -> bool {

@@ -23,7 +23,7 @@ impl Keyring {
                 let id = id.as_slice().try_into().map_err(|_| HsmError::StrangeAnswer { action: ACTION })?;
                 let id = KeyId::from_random(id);
                 let fits = |origin| {
-                    self.check_attributes(handle, class, id, &class.template(id, origin), &class.history(origin))
+                    self.check_attributes(handle, class, id, &self.template(class, id, origin), &class.history(origin))
                 };
                 let origin = match fits(Origin::Generated) {
                     Ok(()) => Origin::Generated,

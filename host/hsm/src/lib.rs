@@ -48,7 +48,7 @@ pub use fpe::{
 };
 pub use inventory::Listed;
 pub use key::{Key, KeyId, KeyRef};
-pub use keyring::Keyring;
+pub use keyring::{Keyring, Login};
 pub use module::{Module, ModuleConfig, TokenInfo};
 pub use oaep::{OaepHash, encrypt_share};
 pub use pair::{Pair, PairEvent, PairKek, PairKey, PairMember, PairOptions, PairState, PairStatus, Role};

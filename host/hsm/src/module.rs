@@ -139,21 +139,83 @@ impl Module {
     /// Whoever holds the security officer's PIN can reset the user's, so both belong under dual control.
     ///
     /// # Errors
-    /// [`HsmError::NoFreeSlot`], [`HsmError::TokenTwin`] when the label is taken, [`HsmError::Label`],
-    /// [`HsmError::PinInvalid`], or as the module answers.
+    /// As [`Module::initialise_this`].
     pub fn initialise(&self, label: &str, so_pin: &Pin, user_pin: &Pin) -> Result<TokenInfo, HsmError> {
-        // The label field is 32 bytes, space padded (PKCS#11 3.1 section 5.5.7).
-        let printable = label.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
-        if label.is_empty() || label.len() > 32 || label.trim() != label || !printable {
-            return Err(HsmError::Label);
-        }
-        if self.slots()?.iter().any(|(_, info)| info.initialised && info.label == label) {
-            return Err(HsmError::TokenTwin { label: label.to_owned() });
-        }
-        let (free, _) = self.free_slot()?;
+        self.initialise_this(None, label, so_pin, user_pin)
+    }
 
+    /// Refuses what [`Module::initialise`] would refuse of `labels`, one for each token that is to be initialised. Changes nothing.
+    ///
+    /// # Errors
+    /// [`HsmError::NoFreeSlot`], [`HsmError::TokenTwin`] when a label is taken, [`HsmError::Label`], [`HsmError::PinUnwanted`].
+    pub fn check_blank(&self, labels: &[&str]) -> Result<(), HsmError> {
+        let slots = self.slots()?;
+        for label in labels {
+            check_label(label)?;
+            if slots.iter().any(|(_, info)| info.initialised && info.label == *label) {
+                return Err(HsmError::TokenTwin { label: (*label).to_owned() });
+            }
+        }
+        // Some modules show the next free slot only when the one before is taken: the first has to be there.
+        let (_, info) = self.free_slot()?;
+        match (info.protected_authentication_path, labels.first()) {
+            (true, Some(label)) => Err(HsmError::PinUnwanted { label: (*label).to_owned() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`Module::initialise`], of the token with this serial number, if one is given. A token of this label that was cut off
+    /// between its two PINs is finished; one that has both is refused.
+    ///
+    /// # Errors
+    /// [`HsmError::NoFreeSlot`], [`HsmError::TokenTwin`] when the label is taken, [`HsmError::TokenInUse`] when the token is
+    /// initialised, [`HsmError::Label`], [`HsmError::PinInvalid`], [`HsmError::PinUnwanted`], or as the module answers.
+    pub fn initialise_this(
+        &self,
+        serial: Option<&str>,
+        label: &str,
+        so_pin: &Pin,
+        user_pin: &Pin,
+    ) -> Result<TokenInfo, HsmError> {
+        check_label(label)?;
+        let slots = self.slots()?;
+        let named = |info: &TokenInfo| serial.is_none_or(|serial| info.serial.eq_ignore_ascii_case(serial));
+        if let Some((_, taken)) = slots.iter().find(|(_, info)| info.initialised && info.label == label) {
+            if taken.user_pin_set || !named(taken) {
+                return Err(HsmError::TokenTwin { label: label.to_owned() });
+            }
+            return self.set_first_pin(label, so_pin, user_pin);
+        }
+        let free = match serial {
+            None => self.free_slot()?,
+            Some(serial) => match slots.into_iter().find(|(_, info)| named(info)) {
+                Some((_, info)) if info.initialised => {
+                    return Err(HsmError::TokenInUse { serial: info.serial, label: info.label });
+                }
+                Some(found) => found,
+                None => return Err(HsmError::TokenMissing { label: format!("serial number {serial}") }),
+            },
+        };
+        let (free, info) = free;
+        if info.protected_authentication_path {
+            return Err(HsmError::PinUnwanted { label: label.to_owned() });
+        }
         let fail = |source| HsmError::from_pkcs11("initialise a token", source);
+        let told = self.context.get_token_info(free).map_err(fail)?;
+        for pin in [so_pin, user_pin] {
+            let length = pin.expose_secret().len();
+            // A maximum of 0 says nothing.
+            if length < told.min_pin_length() || (told.max_pin_length() > 0 && length > told.max_pin_length()) {
+                return Err(HsmError::PinInvalid);
+            }
+        }
         self.context.init_token(free, &so_pin.to_auth(), label).map_err(fail)?;
+        self.set_first_pin(label, so_pin, user_pin)
+    }
+
+    /// The user's first PIN, as the security officer.
+    fn set_first_pin(&self, label: &str, so_pin: &Pin, user_pin: &Pin) -> Result<TokenInfo, HsmError> {
+        let fail = |source| HsmError::from_pkcs11("initialise a token", source);
         // Some modules move the token to another slot, so it is looked up again.
         let (slot, _) = self.slot(label)?;
         let session = self.context.open_rw_session(slot).map_err(fail)?;
@@ -207,7 +269,10 @@ impl Module {
         action: impl FnOnce(&Session) -> Result<(), Pkcs11Error>,
     ) -> Result<(), HsmError> {
         let fail = |source| HsmError::from_pkcs11("change or check a PIN", source);
-        let (slot, _) = self.slot(label)?;
+        let (slot, info) = self.slot(label)?;
+        if info.protected_authentication_path {
+            return Err(HsmError::PinUnwanted { label: label.to_owned() });
+        }
         let session = self.context.open_rw_session(slot).map_err(fail)?;
         match session.login(user, Some(&pin.to_auth())) {
             Ok(()) => {}
@@ -272,6 +337,15 @@ impl Module {
             })
             .collect()
     }
+}
+
+/// The label field is 32 bytes, space padded (PKCS#11 3.1 section 5.5.7).
+fn check_label(label: &str) -> Result<(), HsmError> {
+    let printable = label.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    if label.is_empty() || label.len() > 32 || label.trim() != label || !printable {
+        return Err(HsmError::Label);
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for Module {

@@ -201,7 +201,7 @@ impl Keyring {
         let mechanism = Mechanism::KbkdfCounter(KbkdfParams::new(MechanismType::SHA256_HMAC, segments, None));
         let class = KeyClass::Compartment;
         let id = self.draw_id()?;
-        let template = class.template(id, Origin::Unwrapped);
+        let template = self.template(class, id, Origin::Unwrapped);
         let handle = self.sessions.with_anchor(action, |session| {
             with_fallback(&template, &[KeyClass::length()], |attributes| {
                 session.derive_key(&mechanism, master, attributes)
@@ -221,7 +221,7 @@ impl Keyring {
         blob: &[u8],
     ) -> Result<Key, HsmError> {
         let id = self.draw_id()?;
-        let template = class.template(id, origin);
+        let template = self.template(class, id, origin);
         let handle = self.sessions.with_anchor(action, |session| {
             with_fallback(&template, &[], |attributes| session.unwrap_key(mechanism, opener, blob, attributes))
         })?;
@@ -243,7 +243,7 @@ impl Keyring {
             session_object: true,
             sessions: Arc::clone(&self.sessions),
         };
-        self.check_attributes(handle, class, id, &class.template(id, origin), &class.history(origin))?;
+        self.check_attributes(handle, class, id, &self.template(class, id, origin), &class.history(origin))?;
         if origin != Origin::Transit {
             key.reference.check = self.check_value(class, handle, None)?;
         }

@@ -4,7 +4,7 @@
 //! * `C_EncryptUpdate` and `C_EncryptFinal`: the wrappers ask for the size first, which doubles the round trips to a network
 //!   HSM in FF1's inner loop; and a closed session has to be tried again by its number, to show that its stream is dead.
 //! * `C_CloseAllSessions`: has no wrapper.
-//! * `C_GetAttributeValue`: attributes that are templates have no type there.
+//! * `C_GetAttributeValue`: attributes that are templates have no type there, and lists that name a vendor's mechanism cannot be read.
 //! * `C_Initialize` with a parameter string.
 #![allow(unsafe_code, reason = "calls through a C function table")]
 
@@ -19,7 +19,8 @@ use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_C_EncryptFinal, CK_C_EncryptUpdate, CK_C_INITIALIZE_ARGS, CK_FUNCTION_LIST,
-    CK_SESSION_HANDLE, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKF_OS_LOCKING_OK,
+    CK_MECHANISM_TYPE, CK_SESSION_HANDLE, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_ALLOWED_MECHANISMS,
+    CKF_OS_LOCKING_OK,
 };
 
 /// More entries, or longer ones, than any template of ours; an answer beyond is no answer.
@@ -132,6 +133,34 @@ impl RawFunctions {
             function(session, input.as_ptr().cast_mut(), input.len() as CK_ULONG, output.as_mut_ptr(), &mut length)
         };
         Rv::from(code).into_result(Function::EncryptUpdate)
+    }
+
+    /// `CKA_ALLOWED_MECHANISMS` by number: `None` where the token does not know it or the object has none.
+    pub(crate) fn allowed_mechanisms(
+        &self,
+        session: &Session,
+        object: ObjectHandle,
+    ) -> Result<Option<Vec<CK_MECHANISM_TYPE>>, Pkcs11Error> {
+        let function = self.list.C_GetAttributeValue.ok_or(Pkcs11Error::NullFunctionPointer)?;
+        let mut list: [CK_MECHANISM_TYPE; NESTED_LIMIT] = [0; NESTED_LIMIT];
+        let mut asked = CK_ATTRIBUTE {
+            type_: CKA_ALLOWED_MECHANISMS,
+            pValue: list.as_mut_ptr().cast(),
+            ulValueLen: size_of_val(&list) as CK_ULONG,
+        };
+        // SAFETY: the attribute leads to as many bytes as its length says, and they are numbers for which all bits are valid.
+        let code = unsafe { function(session.handle(), object.handle(), &mut asked, 1) };
+        match Rv::from(code).into_result(Function::GetAttributeValue) {
+            Ok(()) => {}
+            Err(Pkcs11Error::Pkcs11(RvError::AttributeTypeInvalid, _)) => return Ok(None),
+            Err(other) => return Err(other),
+        }
+        if asked.ulValueLen == CK_UNAVAILABLE_INFORMATION {
+            return Ok(None);
+        }
+        let length = usize::try_from(asked.ulValueLen).map_err(Pkcs11Error::TryFromInt)?;
+        let told = list.get(..length / size_of::<CK_MECHANISM_TYPE>()).ok_or(Pkcs11Error::InvalidValue)?;
+        Ok(Some(told.to_vec()))
     }
 
     /// Reads an attribute that is a template: `None` where the token does not know it or the object has none.

@@ -228,7 +228,7 @@ impl Keyring {
             Err(HsmError::KeyMissing { .. }) if self.objects(id)?.is_empty() => {}
             Err(error) => return Err(error),
         }
-        let template = class.template(id, Origin::Replicated);
+        let template = self.template(class, id, Origin::Replicated);
         let label = Attribute::Label(package.label.as_bytes().to_vec());
         let admitted = self.sessions.with_anchor(ADMIT, |session| {
             with_fallback(&template, std::slice::from_ref(&label), |attributes| {

@@ -8,7 +8,7 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki_sys::CK_SESSION_HANDLE;
 
-use crate::{HsmError, Module, Pin};
+use crate::{HsmError, Login, Module, NativeFf1, Pin};
 
 /// Sessions for operations. Software tokens serialise on locks, so more would gain nothing.
 const POOL: usize = 4;
@@ -21,6 +21,8 @@ pub(crate) struct Sessions {
     pub(crate) serial: String,
     /// Owns session objects and the login: both end when their last session closes, so this one stays open.
     anchor: Mutex<Session>,
+    /// The token's own FF1, if it was named.
+    pub(crate) native_ff1: Option<NativeFf1>,
     pool: Mutex<Pool>,
     returned: Condvar,
 }
@@ -34,12 +36,17 @@ struct Pool {
 }
 
 impl Sessions {
-    /// Logs the user in.
-    pub(crate) fn open(module: Arc<Module>, label: &str, pin: &Pin) -> Result<Arc<Self>, HsmError> {
+    /// Logs the user in. A token that takes its PIN by a way of its own gets none from here, so that no host has to know it.
+    pub(crate) fn open(module: Arc<Module>, label: &str, login: &Login<'_>) -> Result<Arc<Self>, HsmError> {
         let fail = |source| HsmError::from_pkcs11("log in to the token", source);
         let (slot, info) = module.slot(label)?;
+        match (info.protected_authentication_path, login.pin) {
+            (true, Some(_)) => return Err(HsmError::PinUnwanted { label: label.to_owned() }),
+            (false, None) => return Err(HsmError::PinMissing { label: label.to_owned() }),
+            _ => {}
+        }
         let anchor = module.context.open_rw_session(slot).map_err(fail)?;
-        match anchor.login(UserType::User, Some(&pin.to_auth())) {
+        match anchor.login(UserType::User, login.pin.map(Pin::to_auth).as_ref()) {
             Ok(()) => {}
             // Going on would accept any PIN at all.
             Err(Pkcs11Error::Pkcs11(RvError::UserAlreadyLoggedIn | RvError::UserAnotherAlreadyLoggedIn, _)) => {
@@ -52,6 +59,7 @@ impl Sessions {
             slot,
             serial: info.serial,
             anchor: Mutex::new(anchor),
+            native_ff1: login.native_ff1,
             pool: Mutex::default(),
             returned: Condvar::new(),
         }))

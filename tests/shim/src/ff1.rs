@@ -40,6 +40,18 @@ fn with_operations<T>(work: impl FnOnce(&mut HashMap<CK_SESSION_HANDLE, Operatio
     work(OPERATIONS.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
 }
 
+// SAFETY: the caller keeps PKCS#11's contract for `C_GetMechanismInfo`.
+pub unsafe extern "C" fn get_mechanism_info(
+    slot: CK_SLOT_ID,
+    mechanism: CK_MECHANISM_TYPE,
+    info: *mut CK_MECHANISM_INFO,
+) -> CK_RV {
+    let Some(function) = real().and_then(|real| real.C_GetMechanismInfo) else { return CKR_FUNCTION_NOT_SUPPORTED };
+    let mechanism = if mechanism == MECHANISM { CKM_AES_ECB } else { mechanism };
+    // SAFETY: as above.
+    unsafe { function(slot, mechanism, info) }
+}
+
 // SAFETY: the caller keeps PKCS#11's contract for `C_EncryptInit`.
 pub unsafe extern "C" fn encrypt_init(
     session: CK_SESSION_HANDLE,

@@ -5,6 +5,7 @@
 //! | `CASEMATE_SHIM_MODULE` | the module that does the work |
 //! | `CASEMATE_SHIM_DELAY_US` | microseconds before each forwarded call: a token on a network |
 //! | `CASEMATE_SHIM_FAULT_FILE` | a file with one line, read at each call: a broken token |
+//! | `CASEMATE_SHIM_PAD_FILE` | a file with lines `LABEL=PIN`, read at each call: these tokens have a pad into which that PIN is typed, and take none from the host |
 //!
 //! The line is `FUNCTION NTH CODE`: the NTH call (from 1) of the function since the line was written answers CODE, a `CK_RV` in
 //! hexadecimal, and does nothing else. `NTH+` means that call and all later ones. `C_EncryptUpdate NTH short` does the work and
@@ -17,6 +18,7 @@
 
 mod control;
 mod ff1;
+mod pad;
 
 use std::sync::OnceLock;
 
@@ -87,6 +89,9 @@ macro_rules! forward {
         fn table(real: &CK_FUNCTION_LIST) -> CK_FUNCTION_LIST {
             CK_FUNCTION_LIST {
                 C_GetFunctionList: Some(C_GetFunctionList),
+                C_GetMechanismInfo: Some(ff1::get_mechanism_info),
+                C_GetTokenInfo: Some(pad::get_token_info),
+                C_Login: Some(pad::login),
                 C_EncryptInit: Some(ff1::encrypt_init),
                 C_Encrypt: Some(ff1::encrypt),
                 C_EncryptUpdate: Some(encrypt_update),
@@ -99,10 +104,9 @@ macro_rules! forward {
 
 forward! {
     C_GetSlotList(present: CK_BBOOL, slots: *mut CK_SLOT_ID, count: *mut CK_ULONG);
-    C_GetTokenInfo(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO);
     C_OpenSession(slot: CK_SLOT_ID, flags: CK_FLAGS, application: *mut std::ffi::c_void, notify: CK_NOTIFY, session: *mut CK_SESSION_HANDLE);
     C_CloseSession(session: CK_SESSION_HANDLE);
-    C_Login(session: CK_SESSION_HANDLE, user: CK_USER_TYPE, pin: *mut CK_UTF8CHAR, length: CK_ULONG);
+    C_InitPIN(session: CK_SESSION_HANDLE, pin: *mut CK_UTF8CHAR, length: CK_ULONG);
     C_CreateObject(session: CK_SESSION_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG, object: *mut CK_OBJECT_HANDLE);
     C_DestroyObject(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE);
     C_GetAttributeValue(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG);

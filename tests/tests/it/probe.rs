@@ -112,6 +112,49 @@ fn no_key_is_made_in_a_token_that_is_refused() {
     assert!(refused.text.contains("must not hold keys") && refused.text.contains("derive/extract"), "{}", refused.text);
     refused.expect(4);
     assert!(!site.dir.join("state.json").exists() && site.dir.join("probe.json").exists());
+    // No initialised token and no PIN are left: the next attempt finds a blank one.
+    for folder in ["pins", "token"] {
+        assert!(!site.dir.join(folder).exists(), "{folder}");
+    }
+    site.casemate(&["init"]).expect(0);
+    site.casemate(&["hsm", "probe"]).expect(0);
+}
+
+#[test]
+fn a_token_in_use_is_not_initialised_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::at(folder.path().join("none"));
+    let (so, user, same) = (folder.path().join("so"), folder.path().join("user"), folder.path().join("same"));
+    fs::write(&so, "an officer of the device\n").unwrap();
+    fs::write(&user, "a user of the device\n").unwrap();
+    fs::write(&same, "an officer of the device").unwrap();
+    let configuration = folder.path().join("token.conf");
+    let storage = folder.path().join("token.sqlite");
+    fs::write(&configuration, format!("[[slots]]\nslot = 0\ndbtype = \"sqlite\"\ndbargs = {storage:?}\n")).unwrap();
+    let variable = format!("KRYOPTIC_CONF={}", text(&configuration));
+    let initialise = |label: &str, user: &[&str]| {
+        let fixed = ["hsm", "init-token", "--module", "embedded", "--module-env", &variable, "--label", label];
+        site.casemate(&[&fixed[..], &["--so-pin-file", text(&so)], user].concat())
+    };
+    // One person with both PINs by one word, and no terminal to ask at.
+    let refused = initialise("device", &["--pin-file", text(&same)]);
+    assert!(refused.code == 2 && refused.text.contains("the two PINs are the same"), "{}", refused.text);
+    let refused = initialise("device", &[]);
+    assert!(refused.code == 2 && refused.text.contains("there is no terminal"), "{}", refused.text);
+    let made = initialise("device", &["--pin-file", text(&user)]).expect(0);
+    assert_eq!(made["label"], "device");
+    let before = fs::read(&storage).unwrap();
+    let serial = made["serial"].as_str().unwrap();
+    for (label, more, said) in [
+        ("device", &[][..], "label"),
+        ("other", &["--serial", serial][..], "is initialised already, as `device`"),
+        ("other", &[][..], "no slot holds an uninitialised token"),
+    ] {
+        let refused = initialise(label, &[&["--pin-file", text(&user)], more].concat());
+        assert!(refused.code != 0 && refused.text.contains(said), "{said}: {}", refused.text);
+        assert!(!refused.text.contains("of the device"), "a PIN is shown");
+    }
+    assert!(fs::read(&storage).unwrap() == before, "a refusal changed the token");
 }
 
 #[test]

@@ -17,7 +17,21 @@ fn kill_9_at_every_step_ends_in_the_same_result() {
     if play_own_role(play) {
         return;
     }
-    let ground = Ground::ready(TEST);
+    every_step_is_killed(&Ground::ready(TEST));
+}
+
+#[test]
+fn kill_9_at_every_step_between_two_makes_ends_in_the_same_result() {
+    if play_own_role(play) {
+        return;
+    }
+    let test = "crash::kill_9_at_every_step_between_two_makes_ends_in_the_same_result";
+    if let Some(ground) = Ground::of_makes(test, &["primary", "vault"]) {
+        every_step_is_killed(&ground);
+    }
+}
+
+fn every_step_is_killed(ground: &Ground) {
     let kills = (0..MOST).take_while(|_| ground.play_or_die("go on")).count();
     let died = fs::read_to_string(ground.path().join("died")).unwrap();
     assert_eq!(died.lines().count(), kills);

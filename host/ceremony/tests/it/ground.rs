@@ -30,6 +30,20 @@ impl Ground {
         FINISHED.get_or_init(|| Self::made("finished")).copy(test)
     }
 
+    /// A place whose tokens are of several makes: those of these roles are SoftHSM's. Nothing where SoftHSM cannot be installed.
+    pub fn of_makes(test: &'static str, softhsm: &[&str]) -> Option<Self> {
+        if std::env::var_os("CASEMATE_WITHOUT_SOFTHSM").is_some() {
+            eprintln!("SKIPPED: {test} (CASEMATE_WITHOUT_SOFTHSM is set)");
+            return None;
+        }
+        Some(Self::made(&format!("softhsm:{}", softhsm.join(","))).copy(test))
+    }
+
+    /// A place whose tokens take their PINs at pads of their own.
+    pub fn with_pads(test: &'static str) -> Self {
+        Self::made("pads:").copy(test)
+    }
+
     fn made(role: &str) -> Self {
         // It lives as long as this process, and is never dropped: so it lies in cargo's folder.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -55,6 +69,11 @@ impl Ground {
             })
             .collect();
         fs::write(self.folder.path().join("tokens.conf"), slots).unwrap();
+        let softhsm = self.folder.path().join("softhsm");
+        fs::create_dir_all(&softhsm).unwrap();
+        let text =
+            format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", softhsm.display());
+        fs::write(self.folder.path().join("softhsm.conf"), text).unwrap();
     }
 
     pub fn path(&self) -> &Path {
@@ -83,6 +102,8 @@ impl Ground {
         command.args(["--exact", self.test, "--nocapture", "--test-threads=1"]);
         command.env(ROLE, role).env(FOLDER, self.path());
         command.env("KRYOPTIC_CONF", self.path().join("tokens.conf"));
+        command.env("SOFTHSM2_CONF", self.path().join("softhsm.conf"));
+        command.env("CASEMATE_SHIM_MODULE", module()).env("CASEMATE_SHIM_PAD_FILE", self.path().join("pads"));
         command.output().unwrap()
     }
 }
@@ -129,4 +150,20 @@ pub fn module() -> PathBuf {
     let module = executable.parent().and_then(Path::parent).unwrap().join("libcasemate_softtoken.so");
     assert!(module.exists(), "{} is missing: run `cargo xtask setup`", module.display());
     module
+}
+
+/// SoftHSM, where distributions have it.
+pub fn softhsm() -> PathBuf {
+    let candidates = [
+        "/usr/lib/softhsm/libsofthsm2.so",
+        "/usr/lib64/pkcs11/libsofthsm2.so",
+        "/usr/local/lib/softhsm/libsofthsm2.so",
+    ];
+    let found = candidates.iter().map(PathBuf::from).find(|path| path.exists());
+    found.expect("install SoftHSM (Debian: `softhsm2`), or run `cargo xtask setup`")
+}
+
+/// The embedded token behind a pad of its own: the module in `tests/shim`, which is among this program's dependencies.
+pub fn padded() -> PathBuf {
+    std::env::current_exe().unwrap().with_file_name("libcasemate_shim.so")
 }

@@ -4,5 +4,6 @@
 mod attacks;
 mod crash;
 mod ground;
+mod makes;
 mod plans;
 mod world;

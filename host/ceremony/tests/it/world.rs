@@ -106,7 +106,7 @@ fn a_place_is_made() {
 }
 
 pub fn play(role: &str, folder: &Path) {
-    create(folder);
+    create(folder, role);
     if role == "finished" {
         World::at(folder).run().unwrap();
     }
@@ -116,15 +116,27 @@ pub fn pin(text: &str) -> Pin {
     Pin::new(text.to_owned()).unwrap()
 }
 
-fn create(folder: &Path) {
-    let module = Module::load(&ground::module()).unwrap();
+/// `softhsm:` and the roles whose tokens are SoftHSM's, or `pads:` for tokens with pads; custodians' tokens are embedded ones.
+fn create(folder: &Path, place: &str) {
     let roster = PathBuf::from("roster.json");
-    let path = ground::module();
-    let mut bindings = Bindings::new(
-        roster,
-        BTreeMap::from([("soft".to_owned(), ModuleBinding { path, environment: BTreeMap::new() })]),
-    );
+    let binding = |path: PathBuf| ModuleBinding { path, environment: BTreeMap::new() };
+    let mut modules = BTreeMap::from([("soft".to_owned(), binding(ground::module()))]);
+    let pads = place == "pads:";
+    let softhsm: Vec<&str> = place.strip_prefix("softhsm:").map(|roles| roles.split(',').collect()).unwrap_or_default();
+    if pads {
+        modules.insert("padded".to_owned(), binding(ground::padded()));
+        let typed: String = ROLES.iter().map(|role| format!("{role}=the pin of {role}\n")).collect();
+        fs::write(folder.join("pads"), typed).unwrap();
+    }
+    if !softhsm.is_empty() {
+        modules.insert("softhsm".to_owned(), binding(ground::softhsm()));
+    }
+    let mut bindings = Bindings::new(roster, modules);
+    bindings.vendor_quorum = pads;
+    let make = |label: &str| if softhsm.contains(&label) { ground::softhsm() } else { ground::module() };
+    let module = Module::load(&ground::module()).unwrap();
     let token = |label: &str| {
+        let module = Module::load(&make(label)).unwrap();
         let made =
             module.initialise(label, &pin("an officer's pin of theirs"), &pin(&format!("the pin of {label}"))).unwrap();
         fs::write(folder.join(format!("{label}.pin")), format!("the pin of {label}")).unwrap();
@@ -132,7 +144,9 @@ fn create(folder: &Path) {
     };
     for role in ROLES {
         let (serial, pin_file) = token(role);
-        bindings.tokens.insert(role.to_owned(), TokenBinding { module: "soft".to_owned(), serial, pin_file });
+        let module = if softhsm.contains(&role) { "softhsm" } else { "soft" };
+        let (module, pin_file) = if pads { ("padded", None) } else { (module, pin_file) };
+        bindings.tokens.insert(role.to_owned(), TokenBinding { module: module.to_owned(), serial, pin_file });
     }
     let custodians = NAMES.map(|name| {
         let (_, pin_file) = token(name);
@@ -233,12 +247,19 @@ pub struct World {
     pub roster: Roster,
     pub stop_before: Option<usize>,
     pub approval: &'static str,
+    pub profile: Profile,
 }
 
 impl World {
     pub fn at(folder: &Path) -> Self {
         let roster = Roster::parse(&files::read(&folder.join("roster.json")).unwrap()).unwrap();
-        Self { folder: folder.to_owned(), roster, stop_before: None, approval: "approval.json" }
+        Self {
+            folder: folder.to_owned(),
+            roster,
+            stop_before: None,
+            approval: "approval.json",
+            profile: Profile::Rehearsal,
+        }
     }
 
     pub fn plan(&self) -> Plan {
@@ -263,7 +284,9 @@ impl World {
 
     /// Logs in to one of the tokens.
     pub fn ring(&self, role: &str) -> Arc<Keyring> {
-        Keyring::open(Module::load(&ground::module()).unwrap(), role, &pin(&format!("the pin of {role}"))).unwrap()
+        let softhsm = self.bindings().tokens.get(role).is_some_and(|token| token.module == "softhsm");
+        let module = if softhsm { ground::softhsm() } else { ground::module() };
+        Keyring::open(Module::load(&module).unwrap(), role, &pin(&format!("the pin of {role}"))).unwrap()
     }
 
     /// The approval of the plan as it is now.
@@ -321,7 +344,7 @@ impl World {
             site: SITE,
             roster: &self.roster,
             tier: desk.tier()?,
-            profile: Profile::Rehearsal,
+            profile: self.profile,
             max_head_age: Verifier::MAX_HEAD_AGE,
         };
         let approval = Envelope::parse(&files::read(&self.folder.join(self.approval)).unwrap()).unwrap();
@@ -333,7 +356,7 @@ impl World {
             roster: &self.roster,
             desk: &desk,
             folder: self.folder.join("ceremony"),
-            profile: Profile::Rehearsal,
+            profile: self.profile,
             software: vec![Hashed { name: "test".to_owned(), digest: casemate_types::Digest::of(b"test") }],
             trail: &mut trail,
             console: &mut console,

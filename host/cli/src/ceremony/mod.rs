@@ -254,7 +254,7 @@ impl Console for Terminal {
     }
 }
 
-fn read_plan(path: &Path) -> Result<(Plan, Vec<u8>), Failure> {
+pub(crate) fn read_plan(path: &Path) -> Result<(Plan, Vec<u8>), Failure> {
     let bytes = files::read(path)?;
     Ok((Plan::parse(&bytes).map_err(|error| Failure::from(error).about(path))?, bytes))
 }

@@ -25,6 +25,15 @@ pub struct NativeFf1 {
     pub layout: NativeLayout,
 }
 
+impl NativeFf1 {
+    /// The mechanism.
+    pub(crate) fn number(self) -> Result<MechanismType, HsmError> {
+        let number = CK_MECHANISM_TYPE::try_from(self.mechanism).ok();
+        let mechanism = number.and_then(|number| MechanismType::new_vendor_defined(number).ok());
+        mechanism.ok_or(HsmError::NativeFf1 { reason: "its number is no vendor's (0x80000000 or above)" })
+    }
+}
+
 /// Layouts of a vendor's FF1 parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -56,11 +65,7 @@ pub(super) struct Native {
 
 impl Native {
     pub(super) fn new(native: NativeFf1) -> Result<Self, HsmError> {
-        let number = CK_MECHANISM_TYPE::try_from(native.mechanism).ok();
-        let mechanism = number.and_then(|number| MechanismType::new_vendor_defined(number).ok());
-        let mechanism =
-            mechanism.ok_or(HsmError::NativeFf1 { reason: "its number is no vendor's (0x80000000 or above)" })?;
-        Ok(Self { mechanism, layout: native.layout, agrees: Mutex::new(None) })
+        Ok(Self { mechanism: native.number()?, layout: native.layout, agrees: Mutex::new(None) })
     }
 
     /// Encrypts every value in place, after the first use has compared the mechanism with FF1 here. On any error no value is
@@ -82,8 +87,18 @@ impl Native {
         Ok(BatchReport { hsm_calls, values: batch.len(), backend: Backend::Native })
     }
 
+    /// Whether the token lists the mechanism and the key allows it.
+    pub(super) fn is_offered(&self, sessions: &Sessions, key: ObjectHandle) -> Result<bool, HsmError> {
+        if !sessions.has_mechanism(self.mechanism)? {
+            return Ok(false);
+        }
+        let raw = &sessions.module.raw;
+        let told = sessions.with("read a key's attributes", |session| raw.allowed_mechanisms(session, key))?;
+        Ok(told.is_none_or(|allowed| allowed.contains(&self.mechanism.into())))
+    }
+
     /// Refuses a mechanism that is not FF1. An error of the token decides nothing: the next use compares again.
-    fn compare(&self, sessions: &Sessions, key: ObjectHandle, radix: u32) -> Result<(), HsmError> {
+    pub(super) fn compare(&self, sessions: &Sessions, key: ObjectHandle, radix: u32) -> Result<(), HsmError> {
         let mut agrees = self.agrees.lock().unwrap_or_else(PoisonError::into_inner);
         let verdict = match *agrees {
             Some(verdict) => verdict,

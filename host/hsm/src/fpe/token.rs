@@ -30,6 +30,24 @@ impl Ff1 {
         Ok(Self { keyring, key, radix, native: None })
     }
 
+    /// As [`Ff1::new`], with the HSM's own mechanism where the login named one, the token lists it and the key allows it. It is
+    /// compared with FF1 here and now.
+    ///
+    /// # Errors
+    /// As [`Ff1::new`]; [`HsmError::NativeFf1`] for results that are not FF1's; as the module answers.
+    pub fn best(keyring: Arc<Keyring>, key: Key, radix: u32) -> Result<Self, HsmError> {
+        let plain = Self::new(keyring, key, radix)?;
+        let Some(named) = plain.keyring.sessions.native_ff1 else { return Ok(plain) };
+        let native = Native::new(named)?;
+        let handle = plain.key.handle_for(&plain.keyring.sessions, ACTION, &[KeyClass::FpeFf1])?;
+        if !native.is_offered(&plain.keyring.sessions, handle)? {
+            tracing::warn!(key = %plain.key.id(), "the HSM's own FF1 is not there for this key; FF1 runs in lock-step");
+            return Ok(plain);
+        }
+        native.compare(&plain.keyring.sessions, handle, radix)?;
+        Ok(Self { native: Some(native), ..plain })
+    }
+
     /// Lets the HSM's own mechanism encrypt, once it is found to give FF1's results under this key. Decryption stays here: it
     /// needs encryption by AES only, and the key has no other use.
     ///

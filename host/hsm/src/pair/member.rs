@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::manifest::VerifiedManifest;
 use super::{PairMember, PairOptions, Role, references};
-use crate::{Ff1, HsmError, Key, KeyId, KeyRef, Keyring};
+use crate::{Ff1, HsmError, Key, KeyId, KeyRef, Keyring, Login, Module};
 
 /// A member and its state.
 pub(super) struct Member {
@@ -96,7 +96,9 @@ impl Member {
         options: PairOptions,
     ) -> Result<Live, HsmError> {
         let pin = (self.source.pin)()?;
-        let keyring = Keyring::open(Arc::clone(&self.source.module), &self.source.token_label, &pin)?;
+        let module = Module::load(&self.source.module)?;
+        let login = Login { pin: pin.as_ref(), native_ff1: self.source.native_ff1 };
+        let keyring = Keyring::open_with(module, &self.source.token_label, &login)?;
         if keyring.serial() != self.serial {
             return Err(HsmError::ManifestRejected { reason: "the token with this label is not the one it names" });
         }
@@ -162,7 +164,7 @@ impl Live {
         if let Some(ff1) = made.get(&(key.id, radix)) {
             return Ok(Arc::clone(ff1));
         }
-        let ff1 = Arc::new(Ff1::new(Arc::clone(&self.keyring), self.keyring.find(key)?, radix)?);
+        let ff1 = Arc::new(Ff1::best(Arc::clone(&self.keyring), self.keyring.find(key)?, radix)?);
         made.insert((key.id, radix), Arc::clone(&ff1));
         Ok(ff1)
     }

@@ -15,6 +15,7 @@ mod site;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -30,7 +31,7 @@ pub use scratch::{ScratchDrill, drill_with_scratch_key};
 pub use session_key::{PairKek, PairKey};
 pub use site::replicate;
 
-use crate::{BatchReport, Claim, Destruction, Ff1Value, HsmError, KeyId, KeyRef, Module, Pin, Proof};
+use crate::{BatchReport, Claim, Destruction, Ff1Value, HsmError, KeyId, KeyRef, NativeFf1, Pin, Proof};
 use member::{Live, Member};
 
 /// Which token of a pair.
@@ -54,16 +55,19 @@ impl fmt::Display for Role {
 
 /// Where one token of a pair is, and how to log in again after it has failed.
 pub struct PairMember {
-    /// The token's module; both members may share one.
-    pub module: Arc<Module>,
+    /// The token's module; both members may share one. Loaded at the first login that can: a library or a configuration that is
+    /// away is an outage.
+    pub module: PathBuf,
     /// The token's label.
     pub token_label: String,
     /// Reads the PIN at each login, so that it is not kept in between.
     pub pin: PinSource,
+    /// The HSM's own FF1, where it has one.
+    pub native_ff1: Option<NativeFf1>,
 }
 
-/// Gives the PIN of one token.
-pub type PinSource = Box<dyn Fn() -> Result<Pin, HsmError> + Send + Sync>;
+/// Gives the PIN of one token; nothing for a token that takes it by a way of its own.
+pub type PinSource = Box<dyn Fn() -> Result<Option<Pin>, HsmError> + Send + Sync>;
 
 /// How a pair watches its tokens.
 #[derive(Debug, Clone, Copy)]
@@ -175,7 +179,7 @@ impl Pair {
         for member in &members {
             match member.connect(&manifest, &retired, options) {
                 Ok(()) => reachable = true,
-                Err(error) if error.is_outage() || matches!(error, HsmError::TokenMissing { .. }) => {
+                Err(error) if is_away(&error) => {
                     tracing::error!(role = %member.role, %error, "a token of the pair is down from the start");
                     down.push((member.role, member.serial.clone(), error.to_string()));
                 }
@@ -488,6 +492,11 @@ impl Live {
     fn wanted(&self, key: &KeyRef) -> Result<Arc<crate::Key>, HsmError> {
         self.key(key.id).ok_or(HsmError::KeyMissing { class: key.class, id: key.id })
     }
+}
+
+/// Whether a token is out of order or not there, its library included.
+fn is_away(error: &HsmError) -> bool {
+    error.is_outage() || matches!(error, HsmError::TokenMissing { .. } | HsmError::ModuleUnusable { .. })
 }
 
 fn references(manifest: &VerifiedManifest) -> Vec<KeyRef> {

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{DrillPlan, DrillReport, Manifest, ManifestKey, Pair, PairMember, PairOptions, Role, TokenSigner, drill};
 use crate::pair::manifest::ManifestSigner;
-use crate::{Destruction, HsmError, Key, KeyClass, KeyId, KeyRef, Keyring};
+use crate::{Destruction, HsmError, Key, KeyClass, KeyId, KeyRef, Keyring, Login, Module};
 
 /// A drill with a key of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -100,5 +100,7 @@ fn clean(members: &[PairMember; 2], made: &[(usize, KeyRef)]) -> Result<(), HsmE
 }
 
 fn open(member: &PairMember) -> Result<Arc<Keyring>, HsmError> {
-    Keyring::open(Arc::clone(&member.module), &member.token_label, &(member.pin)()?)
+    let pin = (member.pin)()?;
+    let login = Login { pin: pin.as_ref(), native_ff1: member.native_ff1 };
+    Keyring::open_with(Module::load(&member.module)?, &member.token_label, &login)
 }

@@ -33,8 +33,8 @@ use crate::{HsmError, Module, Pin, TokenInfo};
 pub enum Access<'a> {
     /// A token in use: nothing is done that touches its logins or PINs.
     Live {
-        /// The user's PIN.
-        pin: &'a Pin,
+        /// The user's PIN; none for a token that takes it by a way of its own.
+        pin: Option<&'a Pin>,
     },
     /// A token that holds nothing: PINs are locked and reset. At the end the user's PIN is what it was.
     Scratch {
@@ -48,7 +48,8 @@ pub enum Access<'a> {
 /// Runs every line on the token with this label. `progress` is told each line's title before it runs.
 ///
 /// # Errors
-/// [`HsmError::AlreadyOpen`] when this process is logged in already, [`HsmError::PinIncorrect`], [`HsmError::TokenMissing`],
+/// [`HsmError::AlreadyOpen`] when this process is logged in already, [`HsmError::PinIncorrect`], [`HsmError::PinUnwanted`],
+/// [`HsmError::PinMissing`], [`HsmError::TokenMissing`],
 /// [`HsmError::StrangeAnswer`] when a scratch object cannot be destroyed, or as the module answers. A failure within a line is
 /// no error but its finding.
 pub fn run(
@@ -59,10 +60,19 @@ pub fn run(
 ) -> Result<Report, HsmError> {
     let (slot, token) = module.slot(label)?;
     let (pin, so_pin) = match access {
-        Access::Live { pin } => (pin, None),
-        Access::Scratch { pin, so_pin } => (pin, Some(so_pin.map_or(&[][..], |pin| pin.expose_secret().as_bytes()))),
+        Access::Live { pin } => (*pin, None),
+        Access::Scratch { pin, so_pin } => {
+            (Some(*pin), Some(so_pin.map_or(&[][..], |pin| pin.expose_secret().as_bytes())))
+        }
     };
-    let bench = Bench::open(Arc::clone(module), slot.id(), label, pin.expose_secret().as_bytes(), so_pin)?;
+    match (token.protected_authentication_path, pin) {
+        (true, Some(_)) => return Err(HsmError::PinUnwanted { label: label.to_owned() }),
+        (false, None) => return Err(HsmError::PinMissing { label: label.to_owned() }),
+        _ => {}
+    }
+    // An empty PIN asks the token to take it by its own way; no PIN is empty.
+    let pin = pin.map_or(&[][..], |pin| pin.expose_secret().as_bytes());
+    let bench = Bench::open(Arc::clone(module), slot.id(), label, pin, so_pin)?;
     let mut lines = Vec::new();
     for spec in LINES {
         progress(spec.title);

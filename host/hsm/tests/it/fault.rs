@@ -4,10 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_hsm::fpe::{FpeQueue, QueueLimits};
-use casemate_hsm::{Backend, BatchReport, Ff1, Ff1Value, HsmError, KeyClass, NativeFf1, NativeLayout};
+use casemate_hsm::probe::{self, Access};
+use casemate_hsm::{
+    Backend, BatchReport, Ff1, Ff1Value, HsmError, KeyClass, KeyRef, Keyring, Login, NativeFf1, NativeLayout,
+};
+use casemate_types::Profile;
 use cryptoki_sys::*;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, LABEL, PIN, SO_PIN, pin};
 
 crate::list![
     every_code_at_every_call_is_an_error_and_no_ciphertext,
@@ -18,6 +22,9 @@ crate::list![
     a_key_is_not_taken_from_a_token_that_fails,
     a_native_mechanism_is_used_once_it_agrees,
     a_native_mechanism_that_differs_is_refused,
+    a_native_mechanism_is_allowed_from_birth_or_not_used,
+    no_pin_is_sent_to_a_token_with_a_pad_of_its_own,
+    an_initialisation_that_was_cut_off_is_finished_and_none_is_repeated,
 ];
 
 /// Codes after which the operator has to look at the token: [`HsmError::is_outage`].
@@ -298,4 +305,125 @@ fn a_native_mechanism_that_differs_is_refused(fixture: &Fixture) {
     // A token without the mechanism.
     let absent = ff1(fixture).with_native(NativeFf1 { mechanism: 0x8000_4647, ..NATIVE }).unwrap();
     assert!(matches!(absent.encrypt(&mut values), Err(HsmError::Refused { .. })));
+}
+
+/// A login of this process to a further token of the same module.
+fn another(fixture: &Fixture, label: &str) {
+    fixture.module.initialise(label, &pin(SO_PIN), &pin(PIN)).unwrap();
+}
+
+fn a_native_mechanism_is_allowed_from_birth_or_not_used(fixture: &Fixture) {
+    disarm();
+    another(fixture, "native");
+    let (pin, module) = (pin(PIN), &fixture.module);
+    let with = |native_ff1| Keyring::open_with(Arc::clone(module), "native", &Login { pin: Some(&pin), native_ff1 });
+    let plain = batch();
+    let encrypted = |ring: &Arc<Keyring>, reference: &KeyRef| {
+        let ff1 = Ff1::best(Arc::clone(ring), ring.find(reference)?, 10)?;
+        let mut values = plain.clone();
+        let report = ff1.encrypt(&mut values)?;
+        Ok::<_, HsmError>((report.backend, values))
+    };
+    // A key of before the mechanism was named does not allow it, and goes on in lock-step.
+    let ring = with(None).unwrap();
+    let older = ring.generate(KeyClass::FpeFf1, "older").unwrap();
+    let (backend, expected) = encrypted(&ring, &older).unwrap();
+    assert_eq!(backend, Backend::HostFeistel);
+    drop(ring);
+    let ring = with(Some(NATIVE)).unwrap();
+    let (backend, values) = encrypted(&ring, &older).unwrap();
+    assert!(backend == Backend::HostFeistel && values == expected);
+    // One of afterwards allows the two, and nothing else.
+    let newer = ring.generate(KeyClass::FpeFf1, "newer").unwrap();
+    let told = ring.read_back(&ring.find(&newer).unwrap()).unwrap();
+    assert!(told.iter().any(|line| line == "CKA_ALLOWED_MECHANISMS = CKM_AES_ECB 0x80004646"), "{told:?}");
+    let (backend, natively) = encrypted(&ring, &newer).unwrap();
+    assert_eq!(backend, Backend::Native);
+    // A mechanism that lies is found out before the first value.
+    let key = ring.find(&newer).unwrap();
+    arm("C_Encrypt", 2, "wrong");
+    let lying = Ff1::best(Arc::clone(&ring), key, 10);
+    assert!(matches!(lying, Err(HsmError::NativeFf1 { .. })));
+    disarm();
+    drop(lying);
+    drop(ring);
+    // Without the mechanism's name, a key that allows it is one that allows too much.
+    let ring = with(None).unwrap();
+    assert!(matches!(ring.find(&newer), Err(HsmError::AttributeMismatch { .. })));
+    drop(ring);
+    // A mechanism that the token does not list is not used.
+    let ring = with(Some(NativeFf1 { mechanism: 0x8000_4647, ..NATIVE })).unwrap();
+    assert_eq!(encrypted(&ring, &older).unwrap().0, Backend::HostFeistel);
+    drop(ring);
+    assert!(matches!(with(Some(NativeFf1 { mechanism: 0x1081, ..NATIVE })), Err(HsmError::NativeFf1 { .. })));
+    let ring = with(Some(NATIVE)).unwrap();
+    let host = Ff1::new(Arc::clone(&ring), ring.find(&newer).unwrap(), 10).unwrap();
+    let mut values = plain.clone();
+    host.encrypt(&mut values).unwrap();
+    assert!(values == natively, "the same bits with and without");
+}
+
+fn no_pin_is_sent_to_a_token_with_a_pad_of_its_own(fixture: &Fixture) {
+    disarm();
+    another(fixture, "pad");
+    let module = || Arc::clone(&fixture.module);
+    let typed = |text: &str| std::fs::write(std::env::var_os("CASEMATE_SHIM_PAD_FILE").unwrap(), text).unwrap();
+    let without = Login::default();
+    assert!(matches!(Keyring::open_with(module(), "pad", &without), Err(HsmError::PinMissing { .. })));
+    typed(&format!("pad={PIN}"));
+    assert!(fixture.module.token("pad").unwrap().protected_authentication_path);
+    assert!(!fixture.module.token(LABEL).unwrap().protected_authentication_path);
+    // Each call that would send a PIN is refused before it does: the module is not asked at all.
+    arm("C_Login", "1+", code(CKR_DEVICE_ERROR));
+    let pin = pin(PIN);
+    assert!(matches!(Keyring::open(module(), "pad", &pin), Err(HsmError::PinUnwanted { .. })));
+    for refused in [
+        fixture.module.change_user_pin("pad", &pin, &pin),
+        fixture.module.change_so_pin("pad", &pin, &pin),
+        fixture.module.reset_user_pin("pad", &pin, &pin),
+        fixture.module.check_so_pin("pad", &pin),
+        probe::run(&fixture.module, "pad", &Access::Live { pin: Some(&pin) }, &|_| ()).map(drop),
+        probe::run(&fixture.module, "pad", &Access::Scratch { pin: &pin, so_pin: None }, &|_| ()).map(drop),
+    ] {
+        assert!(matches!(refused, Err(HsmError::PinUnwanted { .. })), "{refused:?}");
+    }
+    disarm();
+    let ring = Keyring::open_with(module(), "pad", &without).unwrap();
+    let key = ring.generate(KeyClass::Token, "behind the pad").unwrap();
+    ring.mac(&ring.find(&key).unwrap(), b"message").unwrap();
+    drop(ring);
+    let report = probe::run(&fixture.module, "pad", &Access::Live { pin: None }, &|_| ()).unwrap();
+    assert!(!report.scratch && report.judge(Profile::Rehearsal).fit);
+    typed("pad=a wrong one");
+    assert!(matches!(Keyring::open_with(module(), "pad", &without), Err(HsmError::PinIncorrect)));
+    typed("");
+}
+
+fn an_initialisation_that_was_cut_off_is_finished_and_none_is_repeated(fixture: &Fixture) {
+    disarm();
+    let (so, user, module) = (pin(SO_PIN), pin(PIN), &fixture.module);
+    module.check_blank(&["cut off"]).unwrap();
+    arm("C_InitPIN", 1, code(CKR_DEVICE_ERROR));
+    assert!(module.initialise("cut off", &so, &user).unwrap_err().is_outage());
+    disarm();
+    assert!(!module.token("cut off").unwrap().user_pin_set);
+    // Only who has the officer's PIN goes on.
+    let other = pin("an officer of another time");
+    assert!(matches!(module.initialise("cut off", &other, &user), Err(HsmError::PinIncorrect)));
+    let made = module.initialise("cut off", &so, &user).unwrap();
+    let ring = Keyring::open(Arc::clone(module), "cut off", &user).unwrap();
+    let key = ring.generate(KeyClass::Token, "of the token").unwrap();
+    // What is initialised is not initialised again, neither by label nor by serial number: its keys would be gone.
+    assert!(matches!(module.initialise("cut off", &so, &user), Err(HsmError::TokenTwin { .. })));
+    let again = module.initialise_this(Some(&made.serial), "another name", &so, &user);
+    assert!(matches!(again, Err(HsmError::TokenInUse { .. })), "{again:?}");
+    let nowhere = module.initialise_this(Some("no such serial"), "another name", &so, &user);
+    assert!(matches!(nowhere, Err(HsmError::TokenMissing { .. })), "{nowhere:?}");
+    assert!(matches!(module.check_blank(&["cut off"]), Err(HsmError::TokenTwin { .. })));
+    assert!(matches!(module.check_blank(&["a\nline"]), Err(HsmError::Label)));
+    ring.find(&key).unwrap();
+    // A PIN that the token would refuse is refused before anything changes.
+    let short = pin("1");
+    assert!(matches!(module.initialise("short", &so, &short), Err(HsmError::PinInvalid)));
+    assert!(matches!(module.token("short"), Err(HsmError::TokenMissing { .. })));
 }

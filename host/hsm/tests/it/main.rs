@@ -196,6 +196,7 @@ fn second_process(test: &str, makes: &[Make], checks: usize) -> Option<Vec<PathB
     }
     let modules = std::env::join_paths(makes.iter().map(|make| make.module())).unwrap();
     command.env(MODULE, &modules).env(FOLDER, folder.path());
+    command.env("CASEMATE_SHIM_PAD_FILE", folder.path().join("pad"));
     let output = command.env("CASEMATE_SHIM_FAULT_FILE", folder.path().join("fault")).output().unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);
     print!("{stdout}{}", String::from_utf8_lossy(&output.stderr));

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +58,7 @@ pub const CHECKS: &[Check] = &[
     ("the_next_manifest_is_adopted", the_next_manifest_is_adopted),
     ("a_key_is_destroyed_in_both_tokens", a_key_is_destroyed_in_both_tokens),
     ("a_kill_inside_a_destruction_neither_revives_the_key_nor_closes_the_pair", a_kill_inside_a_destruction),
+    ("a_library_that_is_away_keeps_no_pair_from_starting", a_library_that_is_away_keeps_no_pair_from_starting),
     ("a_token_signs_manifests", a_token_signs_manifests),
     // Last: not every token comes back from this in one process.
     ("storage_that_vanishes_is_noticed_within_one_interval", storage_that_vanishes_is_noticed_within_one_interval),
@@ -86,8 +87,16 @@ impl Token {
     }
 
     fn member(&self) -> PairMember {
-        let module = Arc::clone(&self.module);
-        PairMember { module, token_label: self.label.to_owned(), pin: Box::new(|| Ok(pin(PIN))) }
+        self.member_of(self.module.path())
+    }
+
+    fn member_of(&self, module: &Path) -> PairMember {
+        PairMember {
+            module: module.to_owned(),
+            token_label: self.label.to_owned(),
+            pin: Box::new(|| Ok(Some(pin(PIN)))),
+            native_ff1: None,
+        }
     }
 
     /// An attacker's session; the login is the process's.
@@ -470,6 +479,38 @@ fn a_rolled_back_manifest_is_refused_by_the_tokens(lab: &Lab) {
     let error = open(fork).unwrap_err();
     assert!(error.to_string().contains("another manifest"), "{error}");
     drop(open(new).unwrap());
+}
+
+/// The library of one token lies on a disk that is not mounted at the start.
+fn a_library_that_is_away_keeps_no_pair_from_starting(lab: &Lab) {
+    let key = lab.replicate(KeyClass::FpeFf1, 0);
+    let manifest = lab.manifest(&[&key]);
+    let folder = tempfile::tempdir().unwrap();
+    for (away, down, back) in
+        [(0, PairState::PrimaryDown, PairState::Healthy), (1, PairState::BackupDown, PairState::Healthy)]
+    {
+        let library = folder.path().join(format!("library{away}.so"));
+        let mut members = [0, 1].map(|index| lab.tokens[index].member());
+        members[away] = lab.tokens[away].member_of(&library);
+        let [primary, backup] = members;
+        let options = PairOptions { interval: Duration::from_secs(3600), ..PairOptions::default() };
+        let pair = Pair::open(primary, backup, manifest.clone(), options).unwrap();
+        let status = pair.check_now();
+        assert_eq!(status.state, down);
+        let fault = status.primary_fault.or(status.backup_fault).unwrap();
+        assert!(fault.contains("load the PKCS#11 module") && fault.contains("library"), "{fault}");
+        let mut values = batch();
+        pair.ff1_encrypt(key.id, 10, &mut values).unwrap();
+        std::os::unix::fs::symlink(lab.tokens[away].module.path(), &library).unwrap();
+        assert_eq!(pair.check_now().state, back);
+        let mut again = batch();
+        pair.ff1_encrypt(key.id, 10, &mut again).unwrap();
+        assert!(again == values);
+    }
+    // With both away nothing starts.
+    let nowhere = || lab.tokens[0].member_of(&folder.path().join("nowhere.so"));
+    let neither = Pair::open(nowhere(), nowhere(), manifest, PairOptions::default());
+    assert!(matches!(neither, Err(HsmError::PairDown)), "{neither:?}");
 }
 
 fn another_token_under_the_label_is_refused(lab: &Lab) {

@@ -136,12 +136,12 @@ fn accepted_for_rehearsal_only(module: &Arc<Module>) {
     ];
     session.create_object(&left).unwrap();
     drop(session);
-    let live = Access::Live { pin: &pin(PIN) };
+    let live = Access::Live { pin: Some(&pin(PIN)) };
     // The PIN of a process that is logged in cannot be checked.
     assert!(matches!(probe::run(module, label, &live, &|_| ()), Err(HsmError::AlreadyOpen { .. })));
     drop(ring);
     let wrong = pin("not the pin");
-    let refused = probe::run(module, label, &Access::Live { pin: &wrong }, &|_| ());
+    let refused = probe::run(module, label, &Access::Live { pin: Some(&wrong) }, &|_| ());
     assert!(matches!(refused, Err(HsmError::PinIncorrect)));
 
     let report = probe::run(module, label, &live, &|_| ()).unwrap();
