@@ -81,6 +81,8 @@ fn a_makers_own_quorum_is_asked_and_gets_no_pin_from_here() {
         |folder| {
             let mut world = World::at(folder);
             world.profile = Profile::Enterprise;
+            world.approve("first.json", &["ana", "bo"]);
+            world.approval = "first.json";
             // A PIN in a file would be one that somebody knows.
             let honest = std::fs::read_to_string(folder.join("bindings.toml")).unwrap();
             world.change("bindings.toml", "[tokens.primary]", "[tokens.primary]\npin-file = \"primary.pin\"");

@@ -291,6 +291,9 @@ impl World {
 
     /// The approval of the plan as it is now.
     pub fn approve(&self, file: &str, names: &[&str]) {
+        // A stranger may ask for a rehearsal; under a profile that promises something a custodian does, and signs it.
+        let strict = matches!(self.profile, Profile::Enterprise | Profile::Government);
+        let requester = if strict { "p-carla" } else { "p-77" };
         let verified = casemate_audit::root_at(&self.folder.join("log"), 1).unwrap().unwrap();
         let mut nonce = [0; 16];
         SystemEntropy.fill(&mut nonce).unwrap();
@@ -310,7 +313,7 @@ impl World {
             until: None,
             grant: None,
             reason: "a test".to_owned(),
-            requester: "p-77".parse().unwrap(),
+            requester: requester.parse().unwrap(),
             nonce: Nonce::from_random(nonce),
             audit_head: AuditHead { size: 1, root: verified },
             not_before: NOW,
@@ -318,7 +321,7 @@ impl World {
         };
         let mut envelope = Envelope::new(&statement).unwrap();
         let module = Module::load(&ground::module()).unwrap();
-        for name in names {
+        for name in strict.then_some(&"carla").into_iter().chain(names) {
             let token = HsmToken::open(Arc::clone(&module), name, &pin(&format!("the pin of {name}"))).unwrap();
             let name: UserName = name.parse().unwrap();
             token.sign_envelope(self.roster.custodian(&name).unwrap(), &mut envelope).unwrap();
