@@ -4,7 +4,7 @@
 
 wit_bindgen::generate!({
     world: "host",
-    path: "../wit",
+    path: "wit",
     generate_unused_types: true,
     additional_derives: [PartialEq, Eq],
 });
@@ -12,7 +12,7 @@ wit_bindgen::generate!({
 pub mod policy {
     wit_bindgen::generate!({
         world: "policy",
-        path: "../wit",
+        path: "wit",
         pub_export_macro: true,
         default_bindings_module: "casemate_sdk::bindings::policy",
         with: {
@@ -33,7 +33,7 @@ pub mod policy {
 pub mod strategy {
     wit_bindgen::generate!({
         world: "retrieval-strategy",
-        path: "../wit",
+        path: "wit",
         pub_export_macro: true,
         default_bindings_module: "casemate_sdk::bindings::strategy",
         with: {
@@ -54,7 +54,7 @@ pub mod strategy {
 pub mod agent {
     wit_bindgen::generate!({
         world: "agent-handler",
-        path: "../wit",
+        path: "wit",
         pub_export_macro: true,
         default_bindings_module: "casemate_sdk::bindings::agent",
         additional_derives: [PartialEq, Eq],

@@ -13,4 +13,4 @@ mod error;
 mod ustar;
 
 pub use error::ArchiveError;
-pub use ustar::{Limits, Reader, Writer, read, write};
+pub use ustar::{Limits, Names, Reader, Writer, read, write};

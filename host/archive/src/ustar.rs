@@ -14,6 +14,17 @@ pub struct Limits {
     pub entries: usize,
 }
 
+/// Which names an archive may hold: parts joined by `/`, at most 100 bytes, none empty, `.`, `..` or, but below the first part of a
+/// kit's names, with `-` in front.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Names {
+    /// Lower-case letters, digits, `.`, `_` and `-`: bundles and exports.
+    #[default]
+    Strict,
+    /// Besides capitals and `+`, which names of source files and crates have: kits.
+    Files,
+}
+
 /// Writes `entries` as one archive. The bytes are a pure function of the entries.
 ///
 /// Errors: [`ArchiveError::BadName`], [`ArchiveError::EntryTooLarge`], [`ArchiveError::TooLarge`].
@@ -42,6 +53,7 @@ pub fn read(bytes: &[u8], limits: Limits) -> Result<BTreeMap<String, Vec<u8>>, A
 pub struct Writer<W> {
     out: W,
     limits: Limits,
+    alphabet: Names,
     written: u64,
     entries: usize,
     last: Option<String>,
@@ -50,7 +62,12 @@ pub struct Writer<W> {
 impl<W: Write> Writer<W> {
     /// An archive that goes to `out`; buffer it when it is a file.
     pub fn new(out: W, limits: Limits) -> Self {
-        Self { out, limits, written: 0, entries: 0, last: None }
+        Self { out, limits, alphabet: Names::Strict, written: 0, entries: 0, last: None }
+    }
+
+    /// Takes these names instead of [`Names::Strict`] ones.
+    pub fn names(self, alphabet: Names) -> Self {
+        Self { alphabet, ..self }
     }
 
     /// Adds an entry. Names must rise.
@@ -58,7 +75,7 @@ impl<W: Write> Writer<W> {
     /// Errors: [`ArchiveError::BadName`], [`ArchiveError::DuplicateEntry`], [`ArchiveError::EntryTooLarge`], [`ArchiveError::Io`],
     /// [`ArchiveError::TooLarge`], [`ArchiveError::UnsortedEntry`].
     pub fn push(&mut self, name: &str, body: &[u8]) -> Result<(), ArchiveError> {
-        check_name(name)?;
+        check_name(name, self.alphabet)?;
         let size = check_size(name, body.len() as u64, self.limits)?;
         match self.last.as_deref() {
             Some(last) if last == name => return Err(ArchiveError::DuplicateEntry { entry: name.to_owned() }),
@@ -95,6 +112,7 @@ impl<W: Write> Writer<W> {
 pub struct Reader<R> {
     input: R,
     limits: Limits,
+    alphabet: Names,
     offset: u64,
     names: BTreeSet<String>,
     ended: bool,
@@ -103,7 +121,12 @@ pub struct Reader<R> {
 impl<R: Read> Reader<R> {
     /// The archive in `input`; buffer it when it is a file.
     pub fn new(input: R, limits: Limits) -> Self {
-        Self { input, limits, offset: 0, names: BTreeSet::new(), ended: false }
+        Self { input, limits, alphabet: Names::Strict, offset: 0, names: BTreeSet::new(), ended: false }
+    }
+
+    /// Takes these names instead of [`Names::Strict`] ones.
+    pub fn names(self, alphabet: Names) -> Self {
+        Self { alphabet, ..self }
     }
 
     /// The next entry's name and body, or `None` after the last one.
@@ -122,7 +145,7 @@ impl<R: Read> Reader<R> {
             self.ended = true;
             return Ok(None);
         }
-        let (name, size) = parse_header(&head, start, self.limits)?;
+        let (name, size) = parse_header(&head, start, self.limits, self.alphabet)?;
         if self.names.contains(&name) {
             return Err(ArchiveError::DuplicateEntry { entry: name });
         }
@@ -171,7 +194,7 @@ fn whole(bytes: Vec<u8>, wanted: usize, offset: u64) -> Result<Vec<u8>, ArchiveE
 }
 
 /// The name and size of the header at `offset`. Checks the telling fields first, then that the rest is canonical.
-fn parse_header(head: &[u8], offset: u64, limits: Limits) -> Result<(String, u64), ArchiveError> {
+fn parse_header(head: &[u8], offset: u64, limits: Limits, alphabet: Names) -> Result<(String, u64), ArchiveError> {
     let field = |from: usize, len: usize| head.get(from..from + len).unwrap_or_default();
     let kind = field(156, 1).first().copied().unwrap_or_default();
     // The checksum covers the header with its own eight bytes taken as spaces.
@@ -194,7 +217,7 @@ fn parse_header(head: &[u8], offset: u64, limits: Limits) -> Result<(String, u64
     }
     let raw = field(0, NAME);
     let name = String::from_utf8_lossy(raw.split(|b| *b == 0).next().unwrap_or_default()).into_owned();
-    check_name(&name)?;
+    check_name(&name, alphabet)?;
     let digits = field(124, 12);
     let Some((b"\0", octal)) = digits.split_last().map(|(last, octal)| (std::slice::from_ref(last), octal)) else {
         return Err(ArchiveError::WrongSize { offset });
@@ -240,10 +263,15 @@ fn checksum(head: &[u8]) -> [u8; 8] {
     out
 }
 
-fn check_name(name: &str) -> Result<(), ArchiveError> {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-' | b'/');
+fn check_name(name: &str, alphabet: Names) -> Result<(), ArchiveError> {
+    let more = |b: u8| alphabet == Names::Files && (b.is_ascii_uppercase() || b == b'+');
+    let allowed =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-' | b'/') || more(b);
     // A part that starts with `-` would be an option to a tool that extracts it.
-    let parts_ok = name.split('/').all(|part| !part.is_empty() && part != "." && !part.starts_with('-'));
+    // (Within a kit's index of crates there are folders like `id/-a`: only the first part is what a tool is given.)
+    let dash = |at: usize, part: &str| part.starts_with('-') && (at == 0 || alphabet == Names::Strict);
+    let mut parts = name.split('/').enumerate();
+    let parts_ok = parts.all(|(at, part)| !part.is_empty() && part != "." && !dash(at, part));
     if name.len() <= NAME && name.bytes().all(allowed) && parts_ok && !name.contains("..") {
         Ok(())
     } else {
@@ -265,6 +293,23 @@ mod tests {
     use super::*;
 
     const SMALL: Limits = Limits { entry: 1 << 20, total: 4 << 20, entries: 8 };
+
+    #[test]
+    fn names_of_crates_pass_in_kits_only_and_traversal_nowhere() {
+        let pushed = |name: &str, names| Writer::new(Vec::new(), SMALL).names(names).push(name, b"").is_ok();
+        for name in ["README.md", "index/id/-a/id-arena", "registry/openssl-src-300.6.1+3.6.3.crate"] {
+            assert!(pushed(name, Names::Files) && !pushed(name, Names::Strict), "{name}");
+            let mut writer = Writer::new(Vec::new(), SMALL).names(Names::Files);
+            writer.push(name, b"").unwrap();
+            let bytes = writer.finish().unwrap();
+            assert!(matches!(read(&bytes, SMALL), Err(ArchiveError::BadName { .. })));
+            let mut reader = Reader::new(bytes.as_slice(), SMALL).names(Names::Files);
+            assert_eq!(reader.entry().unwrap().unwrap().0, name);
+        }
+        for name in ["../a", "a/../b", "/a", "a//b", "./a", "-a", "a b", "a\\b", "a\nb", "\u{e9}", ""] {
+            assert!(!pushed(name, Names::Files), "{name}");
+        }
+    }
 
     #[test]
     fn a_stream_in_crumbs_reads_as_the_bytes_do() {

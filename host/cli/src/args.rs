@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::fips::FipsCommand;
 use crate::keys::KeysCommand;
+use crate::kit::KitCommand;
 
 /// A policy-plugin host for sovereign, air-gapped AI.
 ///
@@ -52,6 +53,9 @@ pub enum Command {
     /// Write, build, inspect, sign, verify and load plugins.
     #[command(subcommand)]
     Plugin(PluginCommand),
+    /// Seal, sign and pack the offline install package that `cargo xtask kit` gathers.
+    #[command(subcommand)]
+    Kit(KitCommand),
     /// Ask the policies about something, without an agent.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -180,7 +184,7 @@ pub enum PluginCommand {
         /// What it is.
         #[arg(long, value_enum, default_value = "policy")]
         kind: Kind,
-        /// The guest SDK's folder; found beside this program or above the current folder otherwise.
+        /// The guest SDK: its sources, or the local registry `sdk` of a kit; found beside this program or above the current folder otherwise.
         #[arg(long)]
         sdk: Option<PathBuf>,
     },
@@ -200,6 +204,30 @@ pub enum PluginCommand {
         /// Use a component that is compiled already.
         #[arg(long, value_name = "FILE")]
         component: Option<PathBuf>,
+    },
+    /// Compile a plugin's folder to a component and nothing else. Needs no site.
+    Component {
+        /// The plugin's folder.
+        dir: PathBuf,
+        /// The file to write.
+        #[arg(long)]
+        out: PathBuf,
+        /// A local registry, such as `sdk` of a kit, in the place of all registries.
+        #[arg(long, value_name = "FOLDER")]
+        registry: Option<PathBuf>,
+        /// Ask nothing of a network, and take the lock file as it is.
+        #[arg(long)]
+        offline: bool,
+    },
+    /// Compile sources afresh and offline, and compare with a bundle's component. Exit code 4 when they differ.
+    Rebuild {
+        /// The bundle, or a component in a file.
+        bundle: PathBuf,
+        /// The plugin's folder, with its lock file.
+        source: PathBuf,
+        /// A local registry, such as `sdk` of a kit, in the place of all registries.
+        #[arg(long, value_name = "FOLDER")]
+        registry: Option<PathBuf>,
     },
     /// Show what an approver must know about a bundle.
     Inspect {

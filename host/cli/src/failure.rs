@@ -40,6 +40,12 @@ impl Failure {
         self
     }
 
+    /// Adds a cause.
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+
     /// Says which file it is about.
     pub fn about(mut self, path: &Path) -> Self {
         self.message = format!("{}: {}", path.display(), self.message);

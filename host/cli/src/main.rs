@@ -17,6 +17,7 @@ mod inference;
 mod ingest;
 mod init;
 mod keys;
+mod kit;
 mod output;
 mod plugin;
 mod policy;
@@ -48,6 +49,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Ingest(options) => ingest::run(&site, &options, json),
         Command::Ask(options) => question::run(&site, &options, json),
         Command::Plugin(command) => plugin::run(&site, command, json),
+        Command::Kit(command) => kit::run(&site, command, json),
         Command::Policy(command) => policy::run(&site, command, json),
         Command::Audit(command) => audit::run(&site, command, json),
         Command::Ceremony(command) => ceremony::run(&site, command, json),

@@ -1,5 +1,7 @@
 mod build;
+mod compile;
 mod new;
+mod rebuild;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,19 @@ pub fn run(site: &Path, command: PluginCommand, json: bool) -> Result<ExitCode, 
                 ))?;
             }
             Ok(ExitCode::SUCCESS)
+        }
+        PluginCommand::Component { dir, out, registry, offline } => {
+            let sources = compile::Sources { offline, registry, target: None };
+            let digest = compile::run(&dir, &out, &sources)?;
+            if json {
+                output::json(&serde_json::json!({ "component": digest, "file": out }))?;
+            } else {
+                output::line(&format!("{} holds component {digest}", out.display()))?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        PluginCommand::Rebuild { bundle, source, registry } => {
+            rebuild::run(&bundle, &source, registry.as_deref(), json)
         }
         PluginCommand::Inspect { bundle } => {
             let bytes = read(&bundle)?;

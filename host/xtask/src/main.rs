@@ -1,9 +1,10 @@
-//! `cargo xtask setup | demo | test | bench | lint`: everything a developer or a new user runs.
+//! `cargo xtask setup | demo | test | bench | kit | lint`: everything a developer or a new user runs.
 
 #![forbid(unsafe_code)]
 
 mod corpus;
 mod demo;
+mod kit;
 mod setup;
 mod shell;
 
@@ -14,7 +15,10 @@ cargo xtask setup            install what building needs (idempotent; offline on
 cargo xtask demo             set up, build, and run the main job on real text
 cargo xtask test             set up and run every test
 cargo xtask bench [NAME] [--json]
-                             decision | search | fpe | audit | http; all without a name
+                             decision | search | fpe | audit | http; all without a name;
+                             audit-large by its name only (2 GB)
+cargo xtask kit [--out DIR] [--key FILE]... [--model] [--pack] [--check]
+                             the offline install package; --check installs from it with networking cut off
 cargo xtask lint             formatting and clippy, warnings as errors";
 
 fn main() -> ExitCode {
@@ -25,6 +29,7 @@ fn main() -> ExitCode {
         "demo" => demo::run(),
         "test" => test(rest),
         "bench" => bench(rest),
+        "kit" => kit::run(rest),
         "lint" => lint(),
         _ => {
             println!("{HELP}");

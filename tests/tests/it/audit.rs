@@ -383,3 +383,29 @@ fn filter_that_names_no_kind_of_record_is_refused() {
         assert_eq!(site.casemate(&["audit", "show", "--last", "1", "--event", &kind]).code, 0, "{kind}");
     }
 }
+
+#[test]
+fn follow_prints_each_match_once_as_it_comes() {
+    use std::io::{BufRead, BufReader};
+
+    let site = site::copy();
+    let decide = || drop(site.casemate(&["policy", "eval", "--text", "What is a pool?", "--as", "ben"]).expect(0));
+    decide();
+    let filter = ["--event", "decision", "--user", "ben"];
+    let before = shown(&site, &filter).len();
+    let arguments = [&["audit", "show", "--last", "1", "--follow"], &filter[..]].concat();
+    let mut follower = site.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    let mut followed = vec![next()];
+    decide();
+    decide();
+    let expected = shown(&site, &filter).split_off(before - 1);
+    assert!(expected.len() > 2, "{expected:?}");
+    while followed.len() < expected.len() {
+        followed.push(next());
+    }
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    assert_eq!(followed, expected);
+}

@@ -17,16 +17,24 @@ pub fn run(name: &str, kind: Kind, sdk: Option<&Path>) -> Result<ExitCode, Failu
         return Err(Failure::new(format!("{} is there already", dir.display())));
     }
     let sdk = find_sdk(sdk)?;
+    let dependency = if is_registry(&sdk) {
+        format!("{{ version = \"{}\", registry = \"{REGISTRY}\" }}", env!("CARGO_PKG_VERSION"))
+    } else {
+        format!("{{ path = {} }}", quoted(&sdk))
+    };
     let (world, source) = match kind {
         Kind::Policy => ("policy", POLICY),
         Kind::Strategy => ("retrieval-strategy", STRATEGY),
         Kind::Agent => ("agent-handler", AGENT),
     };
     let mut files = vec![
-        ("Cargo.toml", CARGO.replace("{name}", name.as_str()).replace("{sdk}", &sdk.display().to_string())),
+        ("Cargo.toml", CARGO.replace("{name}", name.as_str()).replace("{sdk}", &dependency)),
         ("manifest.toml", manifest(&name, world, kind)),
         ("src/lib.rs", source.to_owned()),
     ];
+    if is_registry(&sdk) {
+        files.push((".cargo/config.toml", replaced_by(&sdk).join("\n") + "\n"));
+    }
     match kind {
         Kind::Policy => {
             files.push(("settings.json", "{\"word\": \"secret\"}\n".to_owned()));
@@ -48,6 +56,32 @@ pub fn run(name: &str, kind: Kind, sdk: Option<&Path>) -> Result<ExitCode, Failu
     Ok(ExitCode::SUCCESS)
 }
 
+/// Name of the registry that holds the SDK. Its address is one that no resolver knows (RFC 6761 section 6.4): the crate's name cannot be
+/// taken by somebody on a public registry.
+const REGISTRY: &str = "casemate";
+const ADDRESS: &str = "sparse+https://casemate.invalid/index/";
+
+/// Cargo settings, one a line, under which every crate comes from the local registry in this folder.
+pub fn replaced_by(registry: &Path) -> Vec<String> {
+    let folder = std::path::absolute(registry).unwrap_or_else(|_| registry.to_owned());
+    vec![
+        format!("source.kit.local-registry = {}", quoted(&folder)),
+        "source.crates-io.replace-with = \"kit\"".to_owned(),
+        format!("registries.{REGISTRY}.index = \"{ADDRESS}\""),
+        format!("source.{REGISTRY}.registry = \"{ADDRESS}\""),
+        format!("source.{REGISTRY}.replace-with = \"kit\""),
+    ]
+}
+
+/// A path as a TOML string.
+fn quoted(path: &Path) -> String {
+    toml::Value::String(path.display().to_string()).to_string()
+}
+
+fn is_registry(sdk: &Path) -> bool {
+    sdk.join("index").is_dir()
+}
+
 /// The SDK's folder: named, or beside this program's sources, or above the current folder.
 fn find_sdk(named: Option<&Path>) -> Result<PathBuf, Failure> {
     let from_program = std::env::current_exe().ok();
@@ -60,9 +94,11 @@ fn find_sdk(named: Option<&Path>) -> Result<PathBuf, Failure> {
         .map(Path::to_owned)
         .into_iter()
         .chain(above)
-        .find(|path| path.join("Cargo.toml").exists())
+        .find(|path| path.join("Cargo.toml").exists() || is_registry(path))
         .and_then(|path| fs::canonicalize(path).ok())
-        .ok_or_else(|| Failure::new("cannot find the guest SDK").hint("--sdk PATH/TO/sdk-guest"))
+        .ok_or_else(|| {
+            Failure::new("cannot find the guest SDK").hint("--sdk PATH/TO/sdk-guest, or --sdk PATH/TO/KIT/sdk")
+        })
 }
 
 fn manifest(name: &PluginName, world: &str, kind: Kind) -> String {
@@ -86,7 +122,7 @@ publish = false
 crate-type = ["cdylib", "rlib"]
 
 [dependencies]
-casemate-sdk = { path = "{sdk}" }
+casemate-sdk = {sdk}
 
 [workspace]
 "#;

@@ -18,6 +18,8 @@ const PACE: u64 = 21_000;
 const LONG: Duration = Duration::from_secs(3);
 /// Records of the log that is verified, exported and asked.
 const MANY: u64 = 1_000_000;
+/// Records of the large log that is asked.
+const LARGE: u64 = 10_000_000;
 
 /// Durable appends at several numbers of writers, beside the disk's own `fdatasync`, of one record and of a group; then what an auditor
 /// does with a million records.
@@ -95,18 +97,7 @@ fn appends(writers: usize, pause: Option<Duration>) -> (f64, Vec<f64>) {
 fn auditor(report: &mut Report) {
     let folder = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
     let dir = folder.path().join("log");
-    let options = LogOptions { max_batch: 8192, ..LogOptions::new("casemate/bench") };
-    let log = Log::open(&dir, options, signer()).unwrap();
-    for n in 0..MANY {
-        let record = record(n);
-        if n % 4096 == 0 || n + 1 == MANY {
-            log.append(record).unwrap();
-        } else {
-            log.submit(record, |result| assert!(result.is_ok()));
-        }
-    }
-    let key = log.verifier_key();
-    drop(log);
+    let key = fill(&dir, MANY);
     let mut seconds = |what: &str, work: &mut dyn FnMut()| {
         let started = Instant::now();
         work();
@@ -130,6 +121,58 @@ fn auditor(report: &mut Report) {
         // A million is not a whole number of bundles: the last records are looked at one by one.
         assert!(ask(&dir, &index, &one) >= MANY / 1000 - 1);
     });
+}
+
+/// Questions to ten million records, by the index.
+pub fn large(report: &mut Report) {
+    let folder = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let (dir, index) = (folder.path().join("log"), folder.path().join("index"));
+    let started = Instant::now();
+    let key = fill(&dir, LARGE);
+    report.row(
+        "audit-large",
+        "append 10,000,000 records",
+        LARGE as f64 / started.elapsed().as_secs_f64(),
+        "records/s",
+        None,
+    );
+    let mut seconds = |what: &str, work: &mut dyn FnMut()| {
+        let started = Instant::now();
+        work();
+        report.row("audit-large", what, started.elapsed().as_secs_f64(), "s", None);
+    };
+    seconds("verify 10,000,000 records", &mut || assert_eq!(verify_dir(&dir, &key, |_| {}).unwrap().size, LARGE));
+    seconds("index 10,000,000 records", &mut || drop(Index::open(&dir, &index, |_| {}).unwrap()));
+    let none = Query::default;
+    let user = |name: &str| Some(name.to_owned());
+    let noon = 1_700_000_000_000;
+    for (what, query, found) in [
+        ("one user's 10,000 records", Query { user: user("user77"), ..none() }, LARGE / 1000),
+        ("a user that is not there", Query { user: user("nobody"), ..none() }, 0),
+        (
+            "a second of time",
+            Query { since_ms: Some(noon + 5_000_000), until_ms: Some(noon + 5_001_000), ..none() },
+            1000,
+        ),
+        ("a generation that is not there", Query { generation: Some(7), ..none() }, 0),
+    ] {
+        seconds(&format!("ask for {what}"), &mut || assert_eq!(ask(&dir, &index, &query), found));
+    }
+}
+
+/// A log of so many records; its verifier key.
+fn fill(dir: &Path, records: u64) -> String {
+    let options = LogOptions { max_batch: 8192, ..LogOptions::new("casemate/bench") };
+    let log = Log::open(dir, options, signer()).unwrap();
+    for n in 0..records {
+        let record = record(n);
+        if n % 4096 == 0 || n + 1 == records {
+            log.append(record).unwrap();
+        } else {
+            log.submit(record, |result| assert!(result.is_ok()));
+        }
+    }
+    log.verifier_key()
 }
 
 fn ask(dir: &Path, index: &Path, query: &Query) -> u64 {
