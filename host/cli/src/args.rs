@@ -46,8 +46,18 @@ pub struct Arguments {
 pub enum Command {
     /// Make a site: initialise a token, make keys in it, users and approvers. One person: a rehearsal.
     Init(InitOptions),
-    /// Encrypt documents into the compartments you hold: JSON lines, or folders of Markdown and text.
+    /// Encrypt documents into the compartments you hold: JSON lines, or folders of Markdown, text, HTML and PDF.
+    ///
+    /// What is there already, unchanged, is left as it is: an ingest that was cut off is finished by the same command.
     Ingest(IngestOptions),
+    /// Take the text out of HTML or PDF, standard input to standard output. Started by `ingest`.
+    #[command(hide = true)]
+    Extract {
+        /// What it is.
+        kind: crate::extract::Kind,
+    },
+    /// Measure retrieval by judgements (BEIR, TREC): encrypted and plaintext search side by side.
+    Eval(crate::evaluate::EvalOptions),
     /// Ask a question as a user of the site.
     Ask(AskOptions),
     /// Write, build, inspect, sign, verify and load plugins.
@@ -143,18 +153,21 @@ pub struct InitOptions {
 
 #[derive(Args)]
 pub struct IngestOptions {
-    /// JSON-lines files (`.jsonl`), or Markdown and text files, or folders of them.
+    /// JSON-lines files (`.jsonl`: documents, or BEIR's corpus), or Markdown, text, HTML and PDF files, or folders of them.
     #[arg(required_unless_present = "delete")]
     pub paths: Vec<PathBuf>,
     /// Who ingests; must hold the compartments' keys.
     #[arg(long = "as", value_name = "USER")]
     pub user: UserName,
-    /// For Markdown and text: the compartment.
+    /// For all but our own JSON lines: the compartment.
     #[arg(long)]
     pub compartment: Option<String>,
-    /// For Markdown and text: the classification.
+    /// For all but our own JSON lines: the classification.
     #[arg(long, default_value = "internal")]
     pub label: String,
+    /// Leave out HTML and PDF files that hold no readable text, and say which, instead of ingesting nothing.
+    #[arg(long)]
+    pub skip_unreadable: bool,
     /// Delete the document of this id from --compartment instead. May be repeated.
     #[arg(long, value_name = "ID", requires = "compartment", conflicts_with = "paths")]
     pub delete: Vec<String>,

@@ -7,8 +7,10 @@ use std::time::Instant;
 use casemate_gate::Document;
 use casemate_types::{CompartmentName, Level};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
 
 use crate::args::IngestOptions;
+use crate::extract::{self, Kind};
 use crate::failure::Failure;
 use crate::{environment, output};
 
@@ -34,9 +36,10 @@ pub fn run(site: &Path, options: &IngestOptions, json: bool) -> Result<ExitCode,
             }
             let seconds = started.elapsed().as_secs_f64();
             output::line(&format!(
-                "{} passages added, {} replaced, in {seconds:.1} s ({:.0} a second), embedded by {}; only ciphertext was written",
+                "{} passages added, {} replaced, {} there already, in {seconds:.1} s ({:.0} a second), embedded by {}; only ciphertext was written",
                 ingested.added,
                 ingested.replaced,
+                ingested.unchanged,
                 documents.len() as f64 / seconds,
                 ingested.embedder
             ))
@@ -74,38 +77,58 @@ fn parse_compartment(text: &str) -> Result<CompartmentName, Failure> {
 
 fn read_all(options: &IngestOptions, compartment: Option<&CompartmentName>) -> Result<Vec<Document>, Failure> {
     let mut documents = Vec::new();
-    for path in &options.paths {
-        for file in files(path)? {
-            let text = fs::read_to_string(&file).map_err(|error| unreadable(&file, &error))?;
-            if file.extension().is_some_and(|extension| extension == "jsonl") {
-                json_lines(&file, &text, &mut documents)?;
-            } else {
-                let compartment = compartment.ok_or_else(|| {
-                    Failure::new(format!("{} needs a compartment", file.display()))
-                        .hint("--compartment NAME --label LEVEL")
-                })?;
-                let label: Level = options.label.parse().map_err(|error: String| Failure::new(error).with_code(2))?;
-                passages(&file, &text, compartment, label, &mut documents);
-            }
+    let label: Level = options.label.parse().map_err(|error: String| Failure::new(error).with_code(2))?;
+    let all: Vec<PathBuf> =
+        options.paths.iter().map(|path| files(path)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    for file in all {
+        let place = || {
+            let needed = || {
+                Failure::new(format!("{} needs a compartment", file.display())).hint("--compartment NAME --label LEVEL")
+            };
+            compartment.ok_or_else(needed).map(|compartment| (compartment, label))
+        };
+        let text = match Kind::of(&file) {
+            None => fs::read_to_string(&file).map_err(|error| unreadable(&file, &error))?,
+            Some(kind) => match extract::text(&file, kind) {
+                Err(error) if options.skip_unreadable => {
+                    eprintln!("left out: {error}");
+                    continue;
+                }
+                text => text?,
+            },
+        };
+        if file.extension().is_some_and(|extension| extension == "jsonl") {
+            json_lines(&file, &text, place, &mut documents)?;
+        } else {
+            let (compartment, label) = place()?;
+            passages(&file, &text, compartment, label, &mut documents);
         }
     }
     if documents.is_empty() && options.delete.is_empty() {
-        return Err(Failure::new(
-            "there is nothing to ingest: no passage in the files, or no .md, .txt or .jsonl in the folders",
-        )
+        return Err(Failure::new(format!(
+            "there is nothing to ingest: no passage in the files, or no file of these kinds in the folders: {}",
+            KINDS.join(", ")
+        ))
         .with_code(2));
     }
     Ok(documents)
 }
 
-/// The files of a path: itself, or every Markdown, text and JSON-lines file below it, by name.
+/// What is read, by the ends of names.
+const KINDS: [&str; 7] = ["md", "txt", "jsonl", "html", "htm", "xhtml", "pdf"];
+
+/// The files of a path: itself, or every file of a readable kind below it, by name.
 fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let readable = |path: &Path| path.extension().is_some_and(|e| e == "md" || e == "txt" || e == "jsonl");
+    let readable = |path: &Path| {
+        path.extension()
+            .and_then(|end| end.to_str())
+            .is_some_and(|end| KINDS.contains(&end.to_ascii_lowercase().as_str()))
+    };
     if !path.is_dir() {
         if readable(path) || !path.exists() {
             return Ok(vec![path.to_owned()]);
         }
-        return Err(Failure::new(format!("{} is neither .md, .txt nor .jsonl", path.display())).with_code(2));
+        return Err(Failure::new(format!("{} is none of: {}", path.display(), KINDS.join(", "))).with_code(2));
     }
     let mut found = Vec::new();
     let entries = fs::read_dir(path).map_err(|error| unreadable(path, &error))?;
@@ -125,13 +148,38 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::caused_by(format!("cannot read {}", path.display()), error)
 }
 
-fn json_lines(file: &Path, text: &str, documents: &mut Vec<Document>) -> Result<(), Failure> {
+/// A line of a BEIR corpus.
+#[derive(Deserialize)]
+struct Beir {
+    #[serde(rename = "_id")]
+    id: String,
+    #[serde(default)]
+    title: String,
+    text: String,
+}
+
+fn json_lines<'a>(
+    file: &Path,
+    text: &str,
+    place: impl Fn() -> Result<(&'a CompartmentName, Level), Failure>,
+    documents: &mut Vec<Document>,
+) -> Result<(), Failure> {
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let document = serde_json::from_str(line).map_err(|error| {
+        let wrong = |error: serde_json::Error| {
             Failure::caused_by(format!("{} line {}: not a document", file.display(), number + 1), &error)
-                .hint("one JSON object a line: id, title, source, compartment, label, text, metadata")
-        })?;
-        documents.push(document);
+                .hint("one JSON object a line: id, title, source, compartment, label, text, metadata; or BEIR's _id, title, text")
+        };
+        let value: serde_json::Value = serde_json::from_str(line).map_err(wrong)?;
+        if value.get("_id").is_none() {
+            documents.push(serde_json::from_value(value).map_err(wrong)?);
+            continue;
+        }
+        let Beir { id, title, text } = serde_json::from_value(value).map_err(wrong)?;
+        let (compartment, label) = place()?;
+        let (source, compartment) = (file.display().to_string(), compartment.clone());
+        // Titles are part of what is searched, as BEIR does it.
+        let text = if title.is_empty() { text } else { format!("{title}. {text}") };
+        documents.push(Document { id, title, source, compartment, label, text, metadata: BTreeMap::new() });
     }
     Ok(())
 }

@@ -8,6 +8,8 @@ mod ceremony;
 mod custodian;
 mod drill;
 mod environment;
+mod evaluate;
+mod extract;
 mod failure;
 mod fhe;
 mod fips;
@@ -47,6 +49,8 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.command {
         Command::Init(options) => init::run(&site, &options, json),
         Command::Ingest(options) => ingest::run(&site, &options, json),
+        Command::Extract { kind } => extract::run(kind),
+        Command::Eval(options) => evaluate::run(&site, &options, json),
         Command::Ask(options) => question::run(&site, &options, json),
         Command::Plugin(command) => plugin::run(&site, command, json),
         Command::Kit(command) => kit::run(&site, command, json),

@@ -45,6 +45,8 @@ pub struct Ingested {
     pub added: usize,
     /// Passages that replaced an earlier one of the same id.
     pub replaced: usize,
+    /// Passages that were there already, word for word.
+    pub unchanged: usize,
     /// Which embedder ran.
     pub embedder: String,
 }
@@ -85,15 +87,22 @@ impl Gate {
             let mut replaced_here = 0;
             let added_before = ingested.added;
             let mut version = 0;
-            for step in documents.chunks(STEP) {
+            for all in documents.chunks(STEP) {
+                // What an ingest before this one has brought in stays as it is: a cut-off one is finished by calling it again.
+                let step = self.changed(name, compartment, embedder.name(), all)?;
+                done += all.len();
+                ingested.unchanged += all.len() - step.len();
+                if step.is_empty() {
+                    progress(done);
+                    continue;
+                }
                 let texts: Vec<&str> = step.iter().map(|document| document.text.as_str()).collect();
                 let vectors = embedder.embed(&texts)?;
                 let (added, replaced, applied) =
-                    self.add(session, name, compartment, embedder.name(), step, vectors)?;
+                    self.add(session, name, compartment, embedder.name(), &step, vectors)?;
                 version = applied;
                 replaced_here += replaced;
                 ingested.added += added;
-                done += step.len();
                 progress(done);
             }
             ingested.replaced += replaced_here;
@@ -162,7 +171,7 @@ impl Gate {
         self.journal.record_blocking(event).map(drop)
     }
 
-    fn held<'a>(&self, session: &'a Session, name: &CompartmentName) -> Result<&'a Compartment, GateError> {
+    pub(crate) fn held<'a>(&self, session: &'a Session, name: &CompartmentName) -> Result<&'a Compartment, GateError> {
         session
             .compartments
             .get(name)
@@ -255,6 +264,31 @@ impl Gate {
         let added = fresh.len() - replaced.len();
         let version = self.rewrite(name, compartment, manifest, &replaced, fresh.into_iter().collect())?;
         Ok((added, replaced.len(), version))
+    }
+
+    /// The documents that are not there yet, or are there otherwise.
+    fn changed<'d>(
+        &self,
+        name: &CompartmentName,
+        compartment: &Compartment,
+        embedder: &str,
+        documents: &[&'d Document],
+    ) -> Result<Vec<&'d Document>, GateError> {
+        let manifest = self.manifest(name, compartment)?.filter(|manifest| manifest.embedder == embedder);
+        let Some(manifest) = manifest else { return Ok(documents.to_vec()) };
+        let mut changed = Vec::new();
+        for document in documents {
+            let held = self.open_passage(name, compartment, &manifest, &document_id(compartment, &document.id))?;
+            let same = held.is_some_and(|held| {
+                (&held.text, &held.title, &held.source) == (&document.text, &document.title, &document.source)
+                    && (held.label, &held.metadata) == (document.label, &document.metadata)
+            });
+            // Of several with one id the last wins, so none of them is left out.
+            if !same || documents.iter().filter(|other| other.id == document.id).count() > 1 {
+                changed.push(*document);
+            }
+        }
+        Ok(changed)
     }
 
     /// Removes `doomed`, adds `fresh`, and encrypts anew every group that changes, under a version of its own.
@@ -396,7 +430,7 @@ struct Members {
 }
 
 /// The id under which the store knows a document: keyed, so that the store cannot guess names.
-fn document_id(compartment: &Compartment, id: &str) -> DocumentId {
+pub(crate) fn document_id(compartment: &Compartment, id: &str) -> DocumentId {
     let digest = Digest::of_parts(&[b"document\0", compartment.identifiers.as_slice(), id.as_bytes()]);
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest.as_bytes()[..16]);

@@ -25,6 +25,7 @@ mod consent;
 mod destruction;
 mod doomed;
 mod error;
+mod evaluate;
 mod fips;
 mod ingest;
 mod init;
@@ -62,6 +63,7 @@ pub use config::{
 pub use consent::{AdoptedRoster, Founding, Officer, approvals_path, ledger_path, roster_path};
 pub use destruction::Destroyed;
 pub use error::GateError;
+pub use evaluate::{Evaluation, JudgedQuery, Quality};
 pub use fips::{FipsOverrides, fips_status, install_snapshot, signatures_path, snapshot_path};
 pub use ingest::{Document, Ingested};
 pub use init::{Created, create, create_from, prepare};

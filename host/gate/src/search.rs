@@ -170,7 +170,7 @@ impl Gate {
     }
 
     /// The passage at a position: there, unaltered, in its place and in force.
-    fn fetch(
+    pub(crate) fn fetch(
         &self,
         name: &CompartmentName,
         compartment: &Compartment,

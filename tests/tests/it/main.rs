@@ -20,6 +20,7 @@ mod graph;
 mod guest;
 mod handmade;
 mod hostile;
+mod ingest;
 mod kit;
 mod lockdown;
 mod malicious;
