@@ -25,11 +25,11 @@ fn pdf(line: &str) -> Vec<u8> {
     let mut places = Vec::new();
     for (number, object) in objects.iter().enumerate() {
         places.push(out.len());
-        write!(out, "{} 0 obj\n{object}\nendobj\n", number + 1).unwrap();
+        writeln!(out, "{} 0 obj\n{object}\nendobj", number + 1).unwrap();
     }
     let table = out.len();
     write!(out, "xref\n0 {}\n0000000000 65535 f \n", objects.len() + 1).unwrap();
-    places.iter().for_each(|place| write!(out, "{place:010} 00000 n \n").unwrap());
+    places.iter().for_each(|place| writeln!(out, "{place:010} 00000 n ").unwrap());
     write!(out, "trailer << /Size {} /Root 1 0 R >>\nstartxref\n{table}\n%%EOF\n", objects.len() + 1).unwrap();
     out
 }

@@ -24,8 +24,14 @@ fn store_denial(site: &Site) -> String {
     // The user learns that something is wrong, and not what; the operator's line stands apart.
     let told = reply["outcome"].to_string();
     assert!(!told.contains(&operator) && !told.contains("group"), "{reply}");
-    assert_eq!(reply["operator"], json!(operator), "{reply}");
+    assert_eq!(without_ids(text(&reply["operator"])), without_ids(&operator), "{reply}");
     operator
+}
+
+/// Each search draws its decoys anew, so of several bad passages another one may be met first.
+fn without_ids(message: &str) -> String {
+    let id = |word: &&str| word.len() == 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    message.split(' ').filter(|word| !id(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// Changes the entries of the store whose keys begin with `prefix`, with the database's own checksums made good.
