@@ -92,6 +92,14 @@ impl TrustRoot {
         self.approvers.iter().map(|(key_id, approver)| (key_id.as_str(), approver))
     }
 
+    /// The person whose key `key_id` made `signature` over `message`, the pre-authentication encoding of DSSE v1; none for an unknown key
+    /// or a signature that is not that key's.
+    pub fn dsse_signer(&self, key_id: &str, message: &[u8], signature: &[u8]) -> Option<&str> {
+        let approver = self.approvers.get(key_id)?;
+        let good = message.starts_with(b"DSSEv1 ") && approver.verifies(message, &hex::encode(signature));
+        good.then_some(approver.name.as_str())
+    }
+
     /// The file as parsed.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes

@@ -66,6 +66,9 @@ pub enum Command {
     /// Seal, sign and pack the offline install package that `cargo xtask kit` gathers.
     #[command(subcommand)]
     Kit(KitCommand),
+    /// Stop, resume, roll back and revoke, by signed orders of custodians.
+    #[command(subcommand)]
+    Change(crate::change::ChangeCommand),
     /// Ask the policies about something, without an agent.
     #[command(subcommand)]
     Policy(PolicyCommand),

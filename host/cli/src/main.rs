@@ -5,6 +5,7 @@
 mod args;
 mod audit;
 mod ceremony;
+mod change;
 mod custodian;
 mod drill;
 mod environment;
@@ -54,6 +55,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Ask(options) => question::run(&site, &options, json),
         Command::Plugin(command) => plugin::run(&site, command, json),
         Command::Kit(command) => kit::run(&site, command, json),
+        Command::Change(command) => change::run(&site, command, json),
         Command::Policy(command) => policy::run(&site, command, json),
         Command::Audit(command) => audit::run(&site, command, json),
         Command::Ceremony(command) => ceremony::run(&site, command, json),

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use casemate_bundle::{ApproverKey, Inspection, TrustRoot};
 use casemate_change::SiteStore;
-use casemate_gate::Gate;
+use casemate_gate::{Activated, Gate, GateError, Request};
 
 use crate::args::PluginCommand;
 use crate::failure::Failure;
@@ -108,29 +108,44 @@ fn load(site: &Path, bundles: &[PathBuf], json: bool) -> Result<ExitCode, Failur
     environment::lock_down()?;
     environment::block_on(async {
         // Opened without plugins, so that a site whose active set is broken can be put right.
-        let gate = Gate::open_without_plugins(site)?;
+        let gate = match Gate::open_without_plugins(site) {
+            Ok(gate) => Some(gate),
+            // Beside a running server the server activates: requests under way end with the old set, new ones begin with the new one.
+            Err(GateError::InUse { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
         for path in bundles {
-            let loaded = gate.load_bundle(&read(path)?).await;
-            let (bundle, generation) = loaded.map_err(|error| Failure::from(error).about(path))?;
-            let manifest = bundle.manifest();
+            let raw = read(path)?;
+            let loaded = match &gate {
+                Some(gate) => gate.activate(&raw).await,
+                None => beside(site, &raw),
+            };
+            let activated = loaded.map_err(|error| Failure::from(error).about(path))?;
             if json {
-                output::json(&serde_json::json!({
-                    "name": manifest.name, "version": bundle.version(), "generation": generation,
-                    "digest": bundle.bundle_digest(), "signers": bundle.signers(),
-                }))?;
+                output::json(&activated)?;
             } else {
-                let capabilities: Vec<&str> = manifest.capabilities.iter().map(|c| c.as_str()).collect();
                 output::line(&format!(
-                    "{} {} is active in generation {generation}; signed by {}; may use {}",
-                    manifest.name,
-                    bundle.version(),
-                    bundle.signers().join(" and "),
-                    if capabilities.is_empty() { "nothing".to_owned() } else { capabilities.join(", ") }
+                    "{} {} is active in generation {}{}; signed by {}; may use {}",
+                    activated.name,
+                    activated.version,
+                    activated.generation,
+                    if gate.is_some() { "" } else { " of the running server" },
+                    activated.signers.join(" and "),
+                    if activated.capabilities.is_empty() {
+                        "nothing".to_owned()
+                    } else {
+                        activated.capabilities.join(", ")
+                    }
                 ))?;
             }
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+fn beside(site: &Path, raw: &[u8]) -> Result<Activated, GateError> {
+    let reply = casemate_gate::ask_beside(site, Request::Bundle, raw)?;
+    serde_json::from_value(reply).map_err(|error| GateError::Refused(format!("the server's answer is none: {error}")))
 }
 
 fn list(site: &Path, json: bool) -> Result<ExitCode, Failure> {

@@ -8,6 +8,7 @@ mod access;
 mod audit;
 mod ceremony;
 mod consent;
+mod change;
 mod corpus;
 mod custodian;
 mod destruction;
