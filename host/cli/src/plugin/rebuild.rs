@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use casemate_types::Digest;
 use wasmparser::{Parser, Payload};
 
+use crate::bundle::read;
 use crate::failure::{Failure, code};
 use crate::output;
 use crate::plugin::compile::{BUILT_WITH, BuiltWith, Sources, built_with, component};
-use crate::plugin::read;
 
 /// Compiles `source` afresh and offline, and compares the component with that of `bundle` (a bundle, or a component in a file).
 /// Nothing that was compiled before is used. Exit code 4 when they differ.
