@@ -43,4 +43,5 @@ pub use error::BundleError;
 pub use evidence::{CYCLONEDX, Evidence, PROVENANCE};
 pub use lifecycle::{Additions, BuildInput, Inspection, VerifiedBundle, build, build_with, inspect, sign, verify};
 pub use manifest::{Capability, Limits, Manifest, World, contract_digest};
+pub use oci::component_of;
 pub use root::{THRESHOLD, TrustRoot};

@@ -84,6 +84,17 @@ pub(crate) fn find_component(files: &BTreeMap<String, Vec<u8>>) -> Result<String
     if files.contains_key(&component) { Ok(component) } else { Err(BundleError::MissingEntry { entry: component }) }
 }
 
+/// The component in a bundle's file, whoever signed it, for comparison with one that was built anew. Implies no trust.
+///
+/// Errors: those of the container, [`BundleError::MissingEntry`], [`BundleError::MalformedJson`], and [`BundleError::AlteredEntry`] for
+/// a component that is not the one its layout names.
+pub fn component_of(bundle: &[u8]) -> Result<Vec<u8>, BundleError> {
+    let mut files = crate::ustar::read(bundle)?;
+    let entry = find_component(&files)?;
+    let component = files.remove(&entry).unwrap_or_default();
+    if blob(Digest::of(&component)) == entry { Ok(component) } else { Err(BundleError::AlteredEntry { entry }) }
+}
+
 fn reference(file: &str, digest: Option<&Value>) -> Result<String, BundleError> {
     let digest = digest.and_then(Value::as_str).and_then(|text| text.parse().ok());
     digest.map(blob).ok_or_else(|| malformed(file, "it names no blob by `sha256:` and 64 hexadecimal digits"))

@@ -50,8 +50,7 @@ fn component_in(path: &Path) -> Result<Vec<u8>, Failure> {
     if bytes.starts_with(b"\0asm") {
         return Ok(bytes);
     }
-    let mut entries = casemate_bundle::ustar::read(&bytes).map_err(|error| Failure::from(error).about(path))?;
-    entries.remove("component.wasm").ok_or_else(|| Failure::new("it holds no component.wasm").about(path))
+    casemate_bundle::component_of(&bytes).map_err(|error| Failure::from(error).about(path))
 }
 
 /// What differs, most telling first: toolchain, packages, then the first section.
