@@ -1,7 +1,7 @@
 //! The life cycle of a bundle at a site, in states carried by types.
 //!
 //! ```text
-//! ReceivedBundle --verify--> VerifiedBundle --activate--> ActiveSet, one generation up
+//! ReceivedBundle --verify--> Verified --activate--> ActiveSet, one generation up
 //!   bytes from media          two approvers, in date       what a server loads
 //! ```
 //!
