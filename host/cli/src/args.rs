@@ -180,9 +180,10 @@ pub struct AskOptions {
     /// Who asks.
     #[arg(long = "as", value_name = "USER")]
     pub user: UserName,
-    /// Only passages whose metadata field has this value. May be repeated.
-    #[arg(long, value_name = "NAME=VALUE")]
-    pub filter: Vec<String>,
+    /// Only passages whose metadata meet this: FIELD=VALUE, 'FIELD in A,B', 'FIELD>=VALUE' or 'FIELD<=VALUE' (integers and dates).
+    /// May be repeated; all must hold.
+    #[arg(long = "where", visible_alias = "filter", value_name = "CONDITION")]
+    pub conditions: Vec<String>,
     /// Write the audit receipt of the answer here.
     #[arg(long, value_name = "FILE")]
     pub receipt: Option<PathBuf>,

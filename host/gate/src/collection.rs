@@ -9,6 +9,7 @@ use casemate_vectors::{DocumentId, GroupManifest, PassageRecord, Position};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;
+use crate::narrow::Columns;
 use crate::session::Compartment;
 use crate::site::Gate;
 
@@ -18,6 +19,9 @@ pub(crate) struct Manifest {
     /// Which embedder made the vectors: a query by another one would be noise.
     pub(crate) embedder: String,
     pub(crate) groups: GroupManifest,
+    /// What the store cannot filter by, of each group that was written since the site's schema has such fields.
+    #[serde(default)]
+    pub(crate) columns: BTreeMap<u32, Columns>,
 }
 
 /// A passage as it is sealed: with its vector, so that a score can be checked, and its place, so that none can be swapped.

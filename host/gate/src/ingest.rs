@@ -6,11 +6,13 @@ use casemate_audit::record::Event;
 use casemate_fhe_owner::{CANARIES_PER_GROUP, GroupPlace};
 use casemate_types::{Claims, CollectionName, CompartmentName, Digest, Level};
 use casemate_vectors::{Change, DocumentId, GroupEntry, GroupManifest, GroupRecord, Position};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::GateError;
 use crate::collection::{Manifest, Passage, fhe, store};
+use crate::condition::OPERATORS;
 use crate::metadata::FieldValue;
+use crate::narrow::Columns;
 use crate::search::{place_of, with_canaries};
 use crate::session::{Compartment, Session};
 use crate::site::Gate;
@@ -32,8 +34,8 @@ pub struct Document {
     pub label: Level,
     /// The passage. At most 16 KiB.
     pub text: String,
-    /// For equality filters.
-    #[serde(default)]
+    /// For filters. Whole numbers may stand without quotes.
+    #[serde(default, deserialize_with = "scalars")]
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -49,6 +51,21 @@ pub struct Ingested {
     pub unchanged: usize,
     /// Which embedder ran.
     pub embedder: String,
+}
+
+fn scalars<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "metadata are texts or whole numbers")]
+    enum Scalar {
+        Number(i64),
+        Text(String),
+    }
+    let text = |scalar| match scalar {
+        Scalar::Number(number) => number.to_string(),
+        Scalar::Text(text) => text,
+    };
+    let read: BTreeMap<String, Scalar> = BTreeMap::deserialize(deserializer)?;
+    Ok(read.into_iter().map(|(name, scalar)| (name, text(scalar))).collect())
 }
 
 const MAX_TEXT: usize = 16 * 1024;
@@ -206,6 +223,21 @@ impl Gate {
                 document.id
             )));
         }
+        for (field, value) in &document.metadata {
+            let refused =
+                |why: &str| GateError::Ingest(format!("document `{}`: metadata field `{field}`: {why}", document.id));
+            if OPERATORS.iter().any(|operator| field.ends_with(operator)) {
+                return Err(refused("a name cannot end in `>=`, `<=` or ` in`: no filter could name it"));
+            }
+            match self.config.field(&document.compartment, field) {
+                Some(rule) => rule.check(value).map_err(|wanted| refused(&wanted))?,
+                None if self.config.takes_unlisted(&document.compartment) => {}
+                None => {
+                    let collection = &document.compartment;
+                    return Err(refused(&format!("the schema of `{collection}` in site.toml has no such field")));
+                }
+            }
+        }
         if document.text.trim().is_empty() || document.text.len() > MAX_TEXT {
             return Err(GateError::Ingest(format!(
                 "document `{}`: the text must have 1 to {MAX_TEXT} bytes",
@@ -236,6 +268,7 @@ impl Gate {
             None => Manifest {
                 embedder: embedder.to_owned(),
                 groups: GroupManifest { collection: collection.clone(), version: 0, groups: Vec::new() },
+                columns: BTreeMap::new(),
             },
         };
         let mut replaced = BTreeSet::new();
@@ -332,6 +365,7 @@ impl Gate {
 
         for (group, Members { written, covers }) in touched {
             manifest.groups.groups.retain(|entry| entry.group != group);
+            manifest.columns.remove(&group);
             if written.is_empty() {
                 change.delete_groups.push(group);
                 change.delete_passages.extend(covers.into_iter().map(|(document, _)| document));
@@ -347,6 +381,7 @@ impl Gate {
                 digest: record.digest(&collection, group),
             });
             change.put_groups.push((group, record));
+            manifest.columns.insert(group, Columns::of(&self.config, name, &members));
             for (slot, (document, mut passage)) in members.into_iter().enumerate() {
                 passage.position = Position { group, slot: slot as u32 };
                 passage.version = version;

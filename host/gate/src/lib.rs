@@ -20,6 +20,7 @@ mod ask;
 mod chain;
 mod collection;
 mod combine;
+mod condition;
 mod config;
 mod consent;
 mod destruction;
@@ -34,12 +35,14 @@ mod keys;
 mod mask;
 mod metadata;
 mod monitor;
+mod narrow;
 mod people;
 mod policy_file;
 mod probing;
 mod recorder;
 mod revocations;
 mod rotation;
+mod schema;
 mod search;
 mod services;
 mod session;
@@ -56,9 +59,10 @@ pub use ask::{Citation, MAX_QUESTION, MAX_TEXT, Outcome, Question, Reply};
 pub use casemate_engine::wit;
 pub use chain::{Chain, Decided};
 pub use combine::{Combined, Combining, Expression, Vote};
+pub use condition::condition;
 pub use config::{
-    AuditConfig, BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FieldKind, FipsConfig, HsmConfig,
-    InferenceConfig, MemorySize, Mode, PolicyEntry, SearchConfig, SiteConfig, UserConfig, WitnessConfig,
+    AuditConfig, BackupConfig, ChainConfig, CompartmentRule, EmbeddingConfig, FipsConfig, HsmConfig, InferenceConfig,
+    MemorySize, Mode, PolicyEntry, SearchConfig, SiteConfig, UserConfig, WitnessConfig,
 };
 pub use consent::{AdoptedRoster, Founding, Officer, approvals_path, ledger_path, roster_path};
 pub use destruction::Destroyed;
@@ -72,6 +76,7 @@ pub use keys::{Issued, KeyList, UserLine, UserStatus};
 pub use people::Pseudonyms;
 pub use revocations::ask_to_revoke;
 pub use rotation::rotate_log_key;
+pub use schema::{CollectionConfig, FieldKind, FieldRule};
 pub use session::Session;
 pub use site::{Active, Gate, pair_status};
 pub use site_log::SiteLog;

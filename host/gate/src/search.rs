@@ -15,7 +15,7 @@ use casemate_vectors::{DocumentId, GroupEntry, Position};
 
 use crate::GateError;
 use crate::collection::{Manifest, Passage, closeness, fhe, store};
-use crate::metadata::FieldValue;
+use crate::condition::Condition;
 use crate::session::Compartment;
 use crate::site::Gate;
 
@@ -84,7 +84,7 @@ pub(crate) fn place_of(entry: &GroupEntry) -> GroupPlace {
 }
 
 impl Gate {
-    /// The `k` closest passages that match every filter field, best first.
+    /// The `k` closest passages that meet every condition, best first.
     ///
     /// The tier scores ciphertext; the owner decrypts, checks canaries, fetches as many passages as for every search of this k,
     /// and recomputes the exact score of each: the ranking is exact among the candidates, and a difference is refused.
@@ -94,7 +94,7 @@ impl Gate {
         compartment: &Compartment,
         manifest: &Manifest,
         vector: &[f32],
-        filter: &[wit::Field],
+        filter: &[Condition],
         k: usize,
     ) -> Result<Vec<Found>, GateError> {
         let embedder = self.embedder()?;
@@ -106,14 +106,14 @@ impl Gate {
             )));
         }
         let collection = CollectionName::from(name);
-        let matching = self.matching(name, &collection, filter)?;
+        let narrowed = self.narrow(name, compartment, manifest, filter)?;
         let canaries = compartment.canaries(name);
         let scored = score(&*self.scorer, &compartment.owner, &canaries, &collection, &manifest.groups.groups, vector)?;
 
-        let matches = |position: &Position| matching.as_ref().is_none_or(|set| set.contains(position));
-        let wanted = scored.best(candidates(k), matches);
+        let wanted = scored.best(candidates(k), |position| narrowed.matches(position));
         // Canaries are among the decoys: they are passages like others, and a store must not lose them either.
-        let (likely, others) = scored.positions().map(|(position, _)| position).partition(matches);
+        let (likely, others) =
+            scored.positions().map(|(position, _)| position).partition(|position| narrowed.seems_to_match(position));
         let question = question(&collection, manifest.groups.version, vector, filter, k);
         let plan = fetch_plan(
             &compartment.identifiers,
@@ -137,7 +137,9 @@ impl Gate {
             if !wanted.contains(&position) {
                 continue;
             }
-            if filter.iter().any(|field| passage.metadata.get(&field.name) != Some(&field.value)) {
+            let holds =
+                |condition: &Condition| condition.holds(self.config.field(name, &condition.field), &passage.metadata);
+            if !filter.iter().all(holds) {
                 return Err(GateError::Store(format!(
                     "`{name}`: the store's index says {document} matches, but it does not"
                 )));
@@ -149,24 +151,6 @@ impl Gate {
         found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         found.truncate(k);
         Ok(found.into_iter().map(|(_, _, found)| found).collect())
-    }
-
-    fn matching(
-        &self,
-        name: &CompartmentName,
-        collection: &CollectionName,
-        filter: &[wit::Field],
-    ) -> Result<Option<BTreeSet<Position>>, GateError> {
-        if filter.is_empty() {
-            return Ok(None);
-        }
-        let fields: Vec<FieldValue<'_>> =
-            filter.iter().map(|field| FieldValue { name: &field.name, value: &field.value }).collect();
-        let mut found = BTreeSet::new();
-        for tokens in self.fields.filters(&self.config, name, &fields)? {
-            found.extend(self.store.matching(collection, &tokens).map_err(store)?);
-        }
-        Ok(Some(found))
     }
 
     /// The passage at a position: there, unaltered, in its place and in force.
@@ -234,20 +218,14 @@ fn score(
 }
 
 /// What makes one search the same as another, for the choice of decoys.
-fn question(
-    collection: &CollectionName,
-    version: u64,
-    vector: &[f32],
-    filter: &[wit::Field],
-    k: usize,
-) -> Vec<Vec<u8>> {
+fn question(collection: &CollectionName, version: u64, vector: &[f32], filter: &[Condition], k: usize) -> Vec<Vec<u8>> {
     let mut parts = vec![
         collection.as_str().as_bytes().to_vec(),
         version.to_be_bytes().to_vec(),
         Passage::vector_bytes(vector),
         (k as u64).to_be_bytes().to_vec(),
     ];
-    parts.extend(filter.iter().flat_map(|field| [field.name.clone().into_bytes(), field.value.clone().into_bytes()]));
+    parts.extend(filter.iter().map(|condition| format!("{condition:?}").into_bytes()));
     parts
 }
 

@@ -14,6 +14,7 @@ use casemate_vectors::DocumentId;
 
 use crate::chain::annotations;
 use crate::collection::{Manifest, Passage, closeness, cosine, parse_document, store};
+use crate::condition::Condition;
 use crate::search::Found;
 use crate::session::{Compartment, Session};
 use crate::site::{Active, Gate};
@@ -432,7 +433,8 @@ impl RequestServices {
         filter: &[Field],
         k: u32,
     ) -> Result<Vec<Reference>, CapabilityError> {
-        let (collection, query, filter) = (collection.to_owned(), query.to_owned(), filter.to_vec());
+        let filter = self.conditions(collection, filter)?;
+        let (collection, query) = (collection.to_owned(), query.to_owned());
         let found = self
             .blocking(move |this| {
                 let Some((name, compartment)) = this.session.compartment(&collection) else { return Ok(None) };
@@ -448,6 +450,19 @@ impl RequestServices {
             })
             .await?;
         found.ok_or_else(|| CapabilityError::Denied("no-key".to_owned()))
+    }
+
+    /// The conditions of a filter, if the collection can be asked them.
+    fn conditions(&self, collection: &str, filter: &[Field]) -> Result<Vec<Condition>, CapabilityError> {
+        let Some((name, _)) = self.session.compartment(collection) else {
+            return Err(CapabilityError::Denied("no-key".to_owned()));
+        };
+        let conditions: Vec<Condition> = filter.iter().map(Condition::of).collect();
+        conditions
+            .iter()
+            .try_for_each(|condition| condition.check(&self.gate.config, name))
+            .map_err(CapabilityError::Invalid)?;
+        Ok(conditions)
     }
 
     /// Remembers what a search fetched, and returns what the component is told of it.

@@ -24,6 +24,7 @@ mod ingest;
 mod kit;
 mod lockdown;
 mod malicious;
+mod metadata;
 mod probe;
 mod rotation;
 mod search_quality;
