@@ -56,6 +56,8 @@ pub enum Command {
         /// What it is.
         kind: crate::extract::Kind,
     },
+    /// Write a compartment's collection anew as site.toml has it now: forms of metadata fields, keywords, clusters.
+    Reindex(crate::reindex::ReindexOptions),
     /// Measure retrieval by judgements (BEIR, TREC): encrypted and plaintext search side by side.
     Eval(crate::evaluate::EvalOptions),
     /// Ask a question as a user of the site.

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::GateError;
 use crate::collection::cosine;
 use crate::ingest::document_id;
+use crate::search::Sought;
 use crate::session::{Compartment, Session};
 use crate::site::Gate;
 
@@ -64,7 +65,7 @@ pub struct Evaluation {
 
 impl Gate {
     /// Puts every question to the collection of a compartment that the session holds, encrypted and in clear. Only passages at or below
-    /// the user's clearance count. `progress` is told how many questions are done.
+    /// the user's clearance count. With `probes`, that many of the closest groups are searched alone. `progress` is told how many questions are done.
     ///
     /// # Errors
     /// As a search; [`GateError::Question`] where nothing is judged, or nothing ingested.
@@ -73,7 +74,7 @@ impl Gate {
         session: &Session,
         name: &CompartmentName,
         judged: &[JudgedQuery],
-        k: usize,
+        (k, probes): (usize, Option<usize>),
         mut progress: impl FnMut(usize),
     ) -> Result<Evaluation, GateError> {
         self.check_current(session)?;
@@ -99,7 +100,7 @@ impl Gate {
             let embedded = self.embedder()?.embed(&[query.text.as_str()])?;
             let vector = embedded.first().ok_or_else(empty)?;
             let begun = Instant::now();
-            let found = self.search(name, compartment, &manifest, vector, &[], k)?;
+            let found = self.search(name, compartment, &manifest, &Sought { vector, filter: &[], k, probes })?;
             encrypted_time += begun.elapsed();
             let readable = found.into_iter().filter(|found| found.passage.label <= session.claims.clearance);
             let by_cipher: Vec<DocumentId> = readable.map(|found| found.document).collect();

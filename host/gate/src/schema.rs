@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::num::NonZeroU16;
 
 use casemate_hsm::{Alphabet, HsmError};
 use casemate_types::{CompartmentName, Digest};
@@ -30,6 +31,12 @@ pub struct CollectionConfig {
     /// Its own fields, before those of `[fields]`. With any, a document with a field that neither lists is refused.
     #[serde(default)]
     pub fields: BTreeMap<String, FieldRule>,
+    /// Passages are found by words too: the store keeps a keyed token for each word of a passage.
+    #[serde(default)]
+    pub keywords: bool,
+    /// Most passages of a cluster; close passages share a group then, and the strategy `clustered` has only some groups scored.
+    #[serde(default)]
+    pub cluster_size: Option<NonZeroU16>,
 }
 
 /// What a field holds, and how the store gets it.
@@ -206,6 +213,16 @@ impl SiteConfig {
     /// Every rule of the site, of whatever collection.
     pub(crate) fn field_rules(&self) -> impl Iterator<Item = &FieldRule> {
         self.fields.values().chain(self.collections.values().flat_map(|collection| collection.fields.values()))
+    }
+
+    /// Whether the store keeps tokens of words.
+    pub(crate) fn keeps_keywords(&self, compartment: &CompartmentName) -> bool {
+        self.collections.get(compartment).is_some_and(|collection| collection.keywords)
+    }
+
+    /// Most passages of a cluster, if the collection is clustered.
+    pub(crate) fn cluster_size(&self, compartment: &CompartmentName) -> Option<usize> {
+        self.collections.get(compartment)?.cluster_size.map(|size| usize::from(size.get()))
     }
 
     fn own_fields(&self, compartment: &CompartmentName) -> Option<&BTreeMap<String, FieldRule>> {

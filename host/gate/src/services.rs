@@ -13,9 +13,10 @@ use casemate_types::{CompartmentName, Decision, DecisionId, Digest, Level, Oblig
 use casemate_vectors::DocumentId;
 
 use crate::chain::annotations;
+use crate::clusters::probed;
 use crate::collection::{Manifest, Passage, closeness, cosine, parse_document, store};
 use crate::condition::Condition;
-use crate::search::Found;
+use crate::search::{Found, Sought};
 use crate::session::{Compartment, Session};
 use crate::site::{Active, Gate};
 use crate::state::SiteKey;
@@ -401,6 +402,13 @@ impl Services for RequestServices {
                     .map(drop)
                     .map_err(|e| self.unavailable(store(e))),
             ),
+            HostCall::ClustersSearch { collection, question, filter, k, probes } => {
+                HostAnswer::References(self.search(collection, question, filter, *k, Some(*probes)).await)
+            }
+            HostCall::KeywordsSearch { collection, text, filter, k } => {
+                HostAnswer::References(self.search_words(collection, text, filter, *k).await)
+            }
+            HostCall::Similarity { references } => HostAnswer::Closeness(self.similarity(references)),
             HostCall::Closeness { question, texts } => HostAnswer::Closeness(self.closeness(question, texts).await),
             HostCall::RecordsOpen { references } => HostAnswer::Passages(self.open_records(references).await),
             HostCall::Retrieve { question, filter, k } => {
@@ -419,7 +427,7 @@ impl Services for RequestServices {
                 HostAnswer::Unit(self.blocking(move |this| this.vector(&text).map(drop)).await)
             }
             HostCall::VectorsSearch { collection, query, filter, k } => {
-                HostAnswer::References(self.search(collection, query, filter, *k).await)
+                HostAnswer::References(self.search(collection, query, filter, *k, None).await)
             }
         }
     }
@@ -432,24 +440,91 @@ impl RequestServices {
         query: &str,
         filter: &[Field],
         k: u32,
+        probes: Option<u32>,
     ) -> Result<Vec<Reference>, CapabilityError> {
         let filter = self.conditions(collection, filter)?;
-        let (collection, query) = (collection.to_owned(), query.to_owned());
-        let found = self
-            .blocking(move |this| {
-                let Some((name, compartment)) = this.session.compartment(&collection) else { return Ok(None) };
-                let Some(manifest) = this.manifest(name, compartment)? else { return Ok(Some(Vec::new())) };
-                let vector = this.vector(&query)?;
-                if !filter.is_empty() {
-                    let what = format!("a filter of {} fields on `{name}`", filter.len());
-                    let user = &this.session.claims.user;
-                    this.gate.record_key_use_blocking(SiteKey::Metadata, "encrypt", user, &what)?;
-                }
-                let found = this.gate.search(name, compartment, &manifest, &vector, &filter, k as usize)?;
-                Ok(Some(this.keep(name, found)))
-            })
-            .await?;
-        found.ok_or_else(|| CapabilityError::Denied("no-key".to_owned()))
+        let query = query.to_owned();
+        self.in_collection(collection, move |this, name, compartment, manifest| {
+            if probes.is_some() && probed(manifest, &[], 1).is_none() {
+                let unfit = format!("`{name}` is not clustered; see `casemate reindex`");
+                return Ok(Err(CapabilityError::Invalid(unfit)));
+            }
+            let vector = this.vector(&query)?;
+            this.record_filter(name, &filter)?;
+            let probes = probes.map(|probes| probes as usize);
+            let sought = Sought { vector: &vector, filter: &filter, k: k as usize, probes };
+            Ok(Ok(this.keep(name, this.gate.search(name, compartment, manifest, &sought)?)))
+        })
+        .await
+    }
+
+    async fn search_words(
+        &self,
+        collection: &str,
+        text: &str,
+        filter: &[Field],
+        k: u32,
+    ) -> Result<Vec<Reference>, CapabilityError> {
+        let filter = self.conditions(collection, filter)?;
+        let text = text.to_owned();
+        self.in_collection(collection, move |this, name, compartment, manifest| {
+            if manifest.groups.groups.iter().any(|entry| !manifest.worded.contains(&entry.group)) {
+                let unfit = format!("`{name}` keeps no keywords, or not of every passage; see `casemate reindex`");
+                return Ok(Err(CapabilityError::Invalid(unfit)));
+            }
+            this.record_filter(name, &filter)?;
+            let sought = Sought { vector: &[], filter: &filter, k: k as usize, probes: None };
+            Ok(Ok(this.keep(name, this.gate.search_words(name, compartment, manifest, &text, &sought)?)))
+        })
+        .await
+    }
+
+    /// Runs blocking work on a collection of the session; nothing is found in one that holds nothing.
+    async fn in_collection(
+        &self,
+        collection: &str,
+        work: impl FnOnce(
+            &Self,
+            &CompartmentName,
+            &Compartment,
+            &Manifest,
+        ) -> Result<Result<Vec<Reference>, CapabilityError>, GateError>
+        + Send
+        + 'static,
+    ) -> Result<Vec<Reference>, CapabilityError> {
+        let collection = collection.to_owned();
+        self.blocking(move |this| {
+            let Some((name, compartment)) = this.session.compartment(&collection) else {
+                return Ok(Err(CapabilityError::Denied("no-key".to_owned())));
+            };
+            match this.manifest(name, compartment)? {
+                Some(manifest) => work(this, name, compartment, &manifest),
+                None => Ok(Ok(Vec::new())),
+            }
+        })
+        .await?
+    }
+
+    /// Every use of the metadata key is recorded before it happens.
+    fn record_filter(&self, name: &CompartmentName, filter: &[Condition]) -> Result<(), GateError> {
+        if filter.is_empty() {
+            return Ok(());
+        }
+        let what = format!("a filter of {} fields on `{name}`", filter.len());
+        self.gate.record_key_use_blocking(SiteKey::Metadata, "encrypt", &self.session.claims.user, &what)
+    }
+
+    /// Closeness of passages to each other. Only of those that a search of this request returned: others the component has no reason to
+    /// know about.
+    fn similarity(&self, references: &[Reference]) -> Result<Vec<u16>, CapabilityError> {
+        let vector = |reference: &Reference| {
+            let (name, _) = self.session.compartment(&reference.collection)?;
+            Some(self.kept(name, &parse_document(&reference.document)?)?.vector())
+        };
+        let unknown = || CapabilityError::Invalid("only of passages that a search of this request returned".to_owned());
+        let vectors: Vec<Vec<f32>> = references.iter().map(vector).collect::<Option<_>>().ok_or_else(unknown)?;
+        let row = |a: &Vec<f32>| vectors.iter().map(|b| closeness(cosine(a, b))).collect::<Vec<u16>>();
+        Ok(vectors.iter().flat_map(row).collect())
     }
 
     /// The conditions of a filter, if the collection can be asked them.
