@@ -95,7 +95,7 @@ pub fn condition(text: &str) -> Result<Field, String> {
             continue;
         }
         let (name, value) = if suffix.is_empty() { (name, value) } else { (name.trim(), value.trim()) };
-        if !name.is_empty() && !name.ends_with(['<', '>', '!']) {
+        if !name.is_empty() && !name.trim_end().ends_with(['<', '>', '!']) {
             return Ok(Field { name: [name, suffix].concat(), value: value.to_owned() });
         }
     }

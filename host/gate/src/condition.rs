@@ -41,7 +41,7 @@ pub fn condition(text: &str) -> Result<wit::Field, String> {
     let (name, value) = (text.get(..at).unwrap_or_default(), text.get(at + operator.len()..).unwrap_or_default());
     // Blanks around a comparison are for the eye; those of an equality may be the value's.
     let (name, value) = if operator == "=" { (name, value) } else { (name.trim(), value.trim()) };
-    if name.is_empty() || name.ends_with(['<', '>', '!']) {
+    if name.is_empty() || name.trim_end().ends_with(['<', '>', '!']) {
         return Err(wanted());
     }
     let name = if operator == "=" { name.to_owned() } else { format!("{name}{}", operator.trim_end()) };

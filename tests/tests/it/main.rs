@@ -32,5 +32,6 @@ mod serve;
 mod settings;
 mod site;
 mod skeleton;
+mod strategies;
 mod tamper;
 mod tier;
