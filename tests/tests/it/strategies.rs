@@ -105,16 +105,16 @@ fn words(record: &PassageRecord) -> BTreeSet<&str> {
 #[test]
 fn hybrid_finds_a_word_and_an_index_that_lies_is_caught() {
     let site = site::copy();
-    of_collection(&site, "keywords = true");
     use_strategy(&site, "hybrid", "{}");
     let part = passage("part", "Spare part", "Item xk4711z lies on the second shelf of the blue store.");
     site.ingest(&[part]);
-    // Until all is written anew some passages have no words: closeness alone answers.
+    // Without keywords closeness alone answers.
     let before = look(&site, &[("ben", "xk4711z")]);
     assert!(before[0].calls.iter().any(|exchange| matches!(
         (&exchange.call, &exchange.answer),
         (HostCall::KeywordsSearch { .. }, HostAnswer::References(Err(wit::CapabilityError::Invalid(_))))
     )));
+    of_collection(&site, "keywords = true");
     assert_eq!(reindex(&site)["keywords"], true);
     let reply = site.ask("ben", "xk4711z").expect(0);
     assert_eq!(titles(&reply)[0], "Spare part", "{reply}");
