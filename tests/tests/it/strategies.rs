@@ -356,9 +356,12 @@ struct Seen {
     fault: Option<String>,
     /// Every capability call of strategy and agent.
     calls: Vec<Exchange>,
-    /// What the tier was asked to score: collection and groups.
-    scored: Vec<(String, Vec<u32>)>,
+    /// What the tier was asked to score.
+    scored: Vec<Scored>,
 }
+
+/// Collection and groups.
+type Scored = (String, Vec<u32>);
 
 impl Seen {
     /// What the strategy gave the agent.
@@ -405,7 +408,7 @@ fn look(site: &Site, asks: &[(&str, &str)]) -> Vec<Seen> {
 /// The tier of this process, which notes what it is asked.
 struct Counting {
     honest: Arc<dyn Scorer>,
-    asked: Arc<Mutex<Vec<(String, Vec<u32>)>>>,
+    asked: Arc<Mutex<Vec<Scored>>>,
 }
 
 impl Scorer for Counting {
