@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use casemate_gate::{Evaluation, JudgedQuery, Quality};
+use casemate_gate::{Evaluation, JudgedQuery, Quality, Searched};
 use casemate_types::{CompartmentName, UserName};
 use clap::Args;
 use serde::Deserialize;
@@ -33,6 +33,10 @@ pub struct EvalOptions {
     /// Search only so many of the closest groups, as the strategy `clustered` does. The collection must be clustered.
     #[arg(long, value_name = "GROUPS", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub probes: Option<u16>,
+    /// Measure the site's retrieval strategy, as `strategy` of site.toml names it, with at most 64 results. What it finds in other
+    /// collections that the user may search does not count.
+    #[arg(long, conflicts_with = "probes")]
+    pub strategy: bool,
     /// Only the first N judged questions.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
@@ -47,9 +51,12 @@ pub fn run(site: &Path, options: &EvalOptions, json: bool) -> Result<ExitCode, F
     let evaluation =
         environment::block_on(environment::with_session(site, &options.user, |gate, session| async move {
             let (compartment, k) = (options.compartment.clone(), usize::from(options.k));
-            let probes = options.probes.map(usize::from);
+            let searched = match options.strategy {
+                true => Searched::Strategy,
+                false => Searched::Closest(options.probes.map(usize::from)),
+            };
             let work = move || {
-                gate.measure_retrieval(&session, &compartment, &judged, (k, probes), |done| {
+                gate.measure_retrieval(&session, &compartment, &judged, (k, searched), |done| {
                     bar.set_position(done as u64)
                 })
             };

@@ -187,8 +187,47 @@ impl Gate {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use casemate_types::Level;
+
     use super::*;
+
+    fn member(n: u8, text: &str) -> (DocumentId, Passage) {
+        let passage = Passage {
+            title: String::new(),
+            source: String::new(),
+            label: Level::default(),
+            metadata: BTreeMap::new(),
+            text: text.to_owned(),
+            position: Position { group: 0, slot: 0 },
+            version: 0,
+            vector: Vec::new(),
+        };
+        (DocumentId::from_bytes([n; 16]), passage)
+    }
+
+    #[test]
+    fn canaries_have_words_of_members_in_the_room_they_have() {
+        let members = [
+            member(1, "bilge pump ferry Monday anchor"),
+            member(2, "orbit of Mars and Venus"),
+            member(3, "rye bread, wheat bread, salt, water, yeast and patience"),
+        ];
+        let all: BTreeSet<String> = members.iter().flat_map(|(_, member)| member.words()).collect();
+        let mut twins = 0;
+        for length in [0, 1, 7, 40, 200] {
+            for _ in 0..40 {
+                let text = covering_text(&members, length).unwrap();
+                assert_eq!(text.len(), length, "{text}");
+                let own = words(&text);
+                assert!(own.is_subset(&all), "{own:?}");
+                assert!(length < 40 || !own.is_empty(), "a passage without words would be a canary");
+                twins += usize::from(members.iter().any(|(_, member)| member.words() == own));
+            }
+        }
+        assert!(twins < 20, "{twins} of 200 are some member's twin");
+    }
 
     #[test]
     fn words_are_telling_and_distinct() {

@@ -73,7 +73,7 @@ pub use config::{
 pub use consent::{AdoptedRoster, Founding, Officer, approvals_path, ledger_path, roster_path};
 pub use destruction::Destroyed;
 pub use error::GateError;
-pub use evaluate::{Evaluation, JudgedQuery, Quality};
+pub use evaluate::{Evaluation, JudgedQuery, Quality, Searched};
 pub use fips::{FipsOverrides, fips_status, install_snapshot, signatures_path, snapshot_path};
 pub use inbox::{Activated, Request, ask_beside};
 pub use ingest::{Document, Ingested};

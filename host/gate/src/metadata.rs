@@ -170,7 +170,8 @@ impl FieldCipher {
                 let rule = config.field(compartment, name);
                 let (rule, alphabet) = rule.and_then(|rule| Some((rule, self.alphabet(rule)?))).ok_or_else(|| {
                     store(format!(
-                        "field `{name}` of `{compartment}` was encrypted with FF1, and site.toml says otherwise now"
+                        "field `{name}` of `{compartment}` was encrypted with FF1, and site.toml says otherwise now; \
+                             write the collection anew with `casemate reindex`"
                     ))
                 })?;
                 let value = Ff1Value { numerals: alphabet.numerals(value)?, tweak: tweak(rule, compartment, name)? };

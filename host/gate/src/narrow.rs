@@ -150,3 +150,17 @@ fn intersection(
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decoys_do_not_follow_what_only_the_owner_knows() {
+        let at = |slot| Position { group: 0, slot };
+        let narrowed = Narrowed { indexed: Some([at(1), at(2)].into()), sealed: Some([at(2), at(3)].into()) };
+        let both = |of: fn(&Narrowed, &Position) -> bool| (0..5).filter(|slot| of(&narrowed, &at(*slot))).collect();
+        let (matching, seeming): (Vec<u32>, Vec<u32>) = (both(Narrowed::matches), both(Narrowed::seems_to_match));
+        assert_eq!((matching, seeming), (vec![2], vec![1, 2]));
+    }
+}

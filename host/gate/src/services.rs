@@ -244,7 +244,12 @@ impl RequestServices {
         Ok(kept.recording)
     }
 
-    async fn retrieve(&self, question: &str, filter: &[Field], k: u32) -> Result<Vec<Reference>, CapabilityError> {
+    pub(crate) async fn retrieve(
+        &self,
+        question: &str,
+        filter: &[Field],
+        k: u32,
+    ) -> Result<Vec<Reference>, CapabilityError> {
         let Some(strategy) = &self.active.strategy else {
             return Err(self.unavailable(GateError::NotLoaded {
                 name: self.gate.config.chain.strategy.to_string(),

@@ -274,6 +274,10 @@ fn clustered_has_a_fixed_number_of_groups_scored_and_finds_nearly_all() {
     assert!((measure(&every) - measure(&all)).abs() < 1e-3, "{every}");
     assert!(measure(&three) >= measure(&all) - 0.05, "{all} {three}");
 
+    // The component itself, which the site's settings give two groups.
+    let (two, strategy) = (eval(&["--probes", "2"]).expect(0), eval(&["--strategy"]).expect(0));
+    assert!((measure(&two) - measure(&strategy)).abs() < 1e-3, "{two} {strategy}");
+
     // What comes later is placed, and grows no group beyond its size.
     let more: Vec<Value> = (0..40)
         .map(|n| {
