@@ -25,6 +25,7 @@ mod condition;
 mod config;
 mod consent;
 mod destruction;
+mod documents;
 mod doomed;
 mod error;
 mod evaluate;

@@ -252,7 +252,7 @@ impl RequestServices {
     ) -> Result<Vec<Reference>, CapabilityError> {
         let Some(strategy) = &self.active.strategy else {
             return Err(self.unavailable(GateError::NotLoaded {
-                name: self.gate.config.chain.strategy.to_string(),
+                name: self.active.chosen.strategy.to_string(),
                 role: "retrieval strategy",
             }));
         };
