@@ -29,6 +29,7 @@ mod documents;
 mod doomed;
 mod error;
 mod evaluate;
+mod finding;
 mod fips;
 mod inbox;
 mod ingest;
