@@ -33,16 +33,19 @@
 pub mod bindings;
 mod contract;
 mod settings;
+pub mod strategy;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 
 #[cfg(target_arch = "wasm32")]
 pub use bindings::casemate::plugin::{
-    audit, clock, fpe, hsm, inference, kv, log, random, records, retrieval, session, vectors,
+    audit, clock, clusters, fpe, hsm, inference, keywords, kv, log, random, records, retrieval, session, similarity,
+    vectors,
 };
 #[cfg(not(target_arch = "wasm32"))]
 pub use testing::capabilities::{
-    audit, clock, fpe, hsm, inference, kv, log, random, records, retrieval, session, vectors,
+    audit, clock, clusters, fpe, hsm, inference, keywords, kv, log, random, records, retrieval, session, similarity,
+    vectors,
 };
 
 pub use bindings::agent::Answer;

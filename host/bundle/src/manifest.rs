@@ -137,7 +137,9 @@ impl World {
         match capability {
             Capability::Hsm => self != Self::RetrievalStrategy,
             Capability::Records | Capability::Retrieval => self == Self::AgentHandler,
-            Capability::Vectors => self == Self::RetrievalStrategy,
+            Capability::Clusters | Capability::Keywords | Capability::Similarity | Capability::Vectors => {
+                self == Self::RetrievalStrategy
+            }
             _ => true,
         }
     }
@@ -195,12 +197,16 @@ capabilities! {
     Audit = "audit";
     /// The time at which the request was accepted.
     Clock = "clock";
+    /// Search in the closest parts of a collection.
+    Clusters = "clusters";
     /// Format-preserving encryption with keys inside the HSM.
     Fpe = "fpe";
     /// Sign, MAC and key information, by handle.
     Hsm = "hsm";
     /// The local model.
     Inference = "inference";
+    /// Search by keyed words.
+    Keywords = "keywords";
     /// Small scoped state.
     Kv = "kv";
     /// The site's operational log.
@@ -213,6 +219,8 @@ capabilities! {
     Retrieval = "retrieval";
     /// The claims of the user.
     Session = "session";
+    /// Closeness of found passages to each other.
+    Similarity = "similarity";
     /// Encrypted collections and scored search.
     Vectors = "vectors";
 }
@@ -462,7 +470,7 @@ mod tests {
 
     #[test]
     fn interfaces_are_spelled_as_in_the_contract() {
-        assert_eq!(Capability::ALL.len(), 12);
+        assert_eq!(Capability::ALL.len(), 15);
         assert!(Capability::ALL.is_sorted());
         for capability in Capability::ALL {
             assert_eq!(capability.interface(), format!("casemate:plugin/{capability}@0.1.0"));

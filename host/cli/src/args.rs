@@ -56,6 +56,8 @@ pub enum Command {
         /// What it is.
         kind: crate::extract::Kind,
     },
+    /// Write a compartment's collection anew as site.toml has it now: forms of metadata fields, keywords, clusters.
+    Reindex(crate::reindex::ReindexOptions),
     /// Measure retrieval by judgements (BEIR, TREC): encrypted and plaintext search side by side.
     Eval(crate::evaluate::EvalOptions),
     /// Ask a question as a user of the site.
@@ -186,9 +188,10 @@ pub struct AskOptions {
     /// Who asks.
     #[arg(long = "as", value_name = "USER")]
     pub user: UserName,
-    /// Only passages whose metadata field has this value. May be repeated.
-    #[arg(long, value_name = "NAME=VALUE")]
-    pub filter: Vec<String>,
+    /// Only passages whose metadata meet this: FIELD=VALUE, 'FIELD in A,B', 'FIELD>=VALUE' or 'FIELD<=VALUE' (integers and dates).
+    /// May be repeated; all must hold.
+    #[arg(long = "where", visible_alias = "filter", value_name = "CONDITION")]
+    pub conditions: Vec<String>,
     /// Write the audit receipt of the answer here.
     #[arg(long, value_name = "FILE")]
     pub receipt: Option<PathBuf>,

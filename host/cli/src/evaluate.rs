@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use casemate_gate::{Evaluation, JudgedQuery, Quality};
+use casemate_gate::{Evaluation, JudgedQuery, Quality, Searched};
 use casemate_types::{CompartmentName, UserName};
 use clap::Args;
 use serde::Deserialize;
@@ -30,6 +30,13 @@ pub struct EvalOptions {
     /// How many results count for recall and MRR; at least 10.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(10..=1000))]
     pub k: u16,
+    /// Search only so many of the closest groups, as the strategy `clustered` does. The collection must be clustered.
+    #[arg(long, value_name = "GROUPS", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub probes: Option<u16>,
+    /// Measure the site's retrieval strategy, as `strategy` of site.toml names it, with at most 64 results. What it finds in other
+    /// collections that the user may search does not count.
+    #[arg(long, conflicts_with = "probes")]
+    pub strategy: bool,
     /// Only the first N judged questions.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
@@ -44,8 +51,14 @@ pub fn run(site: &Path, options: &EvalOptions, json: bool) -> Result<ExitCode, F
     let evaluation =
         environment::block_on(environment::with_session(site, &options.user, |gate, session| async move {
             let (compartment, k) = (options.compartment.clone(), usize::from(options.k));
+            let searched = match options.strategy {
+                true => Searched::Strategy,
+                false => Searched::Closest(options.probes.map(usize::from)),
+            };
             let work = move || {
-                gate.measure_retrieval(&session, &compartment, &judged, k, |done| bar.set_position(done as u64))
+                gate.measure_retrieval(&session, &compartment, &judged, (k, searched), |done| {
+                    bar.set_position(done as u64)
+                })
             };
             let done = tokio::task::spawn_blocking(work).await;
             Ok(done.map_err(|error| Failure::caused_by("the evaluation ended", &error))??)

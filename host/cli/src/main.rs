@@ -26,6 +26,7 @@ mod output;
 mod plugin;
 mod policy;
 mod question;
+mod reindex;
 mod serve;
 mod witness;
 
@@ -52,6 +53,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Init(options) => init::run(&site, &options, json),
         Command::Ingest(options) => ingest::run(&site, &options, json),
         Command::Extract { kind } => extract::run(kind),
+        Command::Reindex(options) => reindex::run(&site, &options, json),
         Command::Eval(options) => evaluate::run(&site, &options, json),
         Command::Ask(options) => question::run(&site, &options, json),
         Command::Bundle(command) => bundle::run(&site, command, json),

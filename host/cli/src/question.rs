@@ -3,7 +3,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use casemate_gate::{Outcome, Reply, wit};
+use casemate_gate::{Outcome, Reply, condition};
 
 use crate::args::AskOptions;
 use crate::environment;
@@ -14,9 +14,9 @@ pub fn run(site: &Path, options: &AskOptions, json: bool) -> Result<ExitCode, Fa
     environment::prepare(site)?;
     environment::lock_down()?;
     let filter = options
-        .filter
+        .conditions
         .iter()
-        .map(|text| environment::pair(text).map(|(name, value)| wit::Field { name, value }))
+        .map(|text| condition(text).map_err(|problem| Failure::new(problem).with_code(2)))
         .collect::<Result<Vec<_>, _>>()?;
     environment::block_on(environment::with_session(site, &options.user, |gate, session| async move {
         // Before anything is asked: an answer whose receipt cannot be written should not have been given.

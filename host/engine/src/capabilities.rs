@@ -10,7 +10,8 @@ use casemate_bundle::Capability;
 use crate::Refusal;
 use crate::bindings::types::{CapabilityError, Claims, Field, LogLevel, Passage, Reference};
 use crate::bindings::{
-    audit, clock, fpe, hsm, inference, kv, log, random, records, retrieval, session, types, vectors,
+    audit, clock, clusters, fpe, hsm, inference, keywords, kv, log, random, records, retrieval, session, similarity,
+    types, vectors,
 };
 use crate::services::{HostAnswer, HostCall};
 use crate::state::{Collection, FpeKey, HostState, HsmKey, Query};
@@ -23,15 +24,18 @@ pub(crate) fn add(linker: &mut Linker<HostState>, capability: Capability) -> Res
     match capability {
         Capability::Audit => audit::add_to_linker::<_, Has>(linker, |s| s),
         Capability::Clock => clock::add_to_linker::<_, Has>(linker, |s| s),
+        Capability::Clusters => clusters::add_to_linker::<_, Has>(linker, |s| s),
         Capability::Fpe => fpe::add_to_linker::<_, Has>(linker, |s| s),
         Capability::Hsm => hsm::add_to_linker::<_, Has>(linker, |s| s),
         Capability::Inference => inference::add_to_linker::<_, Has>(linker, |s| s),
+        Capability::Keywords => keywords::add_to_linker::<_, Has>(linker, |s| s),
         Capability::Kv => kv::add_to_linker::<_, Has>(linker, |s| s),
         Capability::Log => log::add_to_linker::<_, Has>(linker, |s| s),
         Capability::Random => random::add_to_linker::<_, Has>(linker, |s| s),
         Capability::Records => records::add_to_linker::<_, Has>(linker, |s| s),
         Capability::Retrieval => retrieval::add_to_linker::<_, Has>(linker, |s| s),
         Capability::Session => session::add_to_linker::<_, Has>(linker, |s| s),
+        Capability::Similarity => similarity::add_to_linker::<_, Has>(linker, |s| s),
         Capability::Vectors => vectors::add_to_linker::<_, Has>(linker, |s| s),
     }
 }
@@ -291,6 +295,56 @@ impl vectors::HostQuery for HostState {
     async fn drop(&mut self, query: Resource<Query>) -> Result<()> {
         self.table.delete(query)?;
         Ok(())
+    }
+}
+
+impl clusters::Host for HostState {
+    async fn search(
+        &mut self,
+        collection: String,
+        question: String,
+        filter: Vec<Field>,
+        k: u32,
+        probes: u32,
+    ) -> Fallible<Vec<Reference>> {
+        self.enter(collection.len() + question.len() + field_bytes(&filter))?;
+        if question.len() > MAX_QUESTION || !(1..=256).contains(&k) || !(1..=64).contains(&probes) {
+            return invalid("clusters.search: a question of 16 KiB, k of 1 to 256 and 1 to 64 probes");
+        }
+        ask_fallible!(self, HostCall::ClustersSearch { collection, question, filter, k, probes }, References)
+    }
+}
+
+impl keywords::Host for HostState {
+    async fn search(
+        &mut self,
+        collection: String,
+        text: String,
+        filter: Vec<Field>,
+        k: u32,
+    ) -> Fallible<Vec<Reference>> {
+        self.enter(collection.len() + text.len() + field_bytes(&filter))?;
+        if text.len() > MAX_QUESTION || !(1..=256).contains(&k) {
+            return invalid("keywords.search: a text of 16 KiB and k of 1 to 256");
+        }
+        ask_fallible!(self, HostCall::KeywordsSearch { collection, text, filter, k }, References)
+    }
+}
+
+impl similarity::Host for HostState {
+    async fn closeness(&mut self, references: Vec<Reference>) -> Fallible<Vec<u16>> {
+        self.enter(references.iter().map(|r| r.collection.len() + r.document.len() + 16).sum())?;
+        if references.len() > MAX_OPEN {
+            return invalid("similarity.closeness: at most 64 passages");
+        }
+        let wanted = references.len() * references.len();
+        let values: Fallible<Vec<u16>> = ask_fallible!(self, HostCall::Similarity { references }, Closeness);
+        match values? {
+            Ok(values) if values.len() != wanted => {
+                Err(Refusal::CapabilityFailed { action: "similarity.closeness" }.into())
+            }
+            answer => Ok(answer),
+        }
     }
 }
 

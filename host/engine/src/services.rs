@@ -46,6 +46,8 @@ pub enum HostCall {
     Annotate { name: String, value: String },
     /// `Time`; answered by the engine
     ClockNow,
+    /// `References`
+    ClustersSearch { collection: String, question: String, filter: Vec<Field>, k: u32, probes: u32 },
     /// `Closeness`
     Closeness { question: String, texts: Vec<String> },
     /// `Texts`
@@ -66,6 +68,8 @@ pub enum HostCall {
     HsmRandom { count: u32 },
     /// `Bytes`
     HsmSign { key: String, message: Vec<u8> },
+    /// `References`
+    KeywordsSearch { collection: String, text: String, filter: Vec<Field>, k: u32 },
     /// `Unit`
     KvDelete { key: String },
     /// `Value`
@@ -82,6 +86,8 @@ pub enum HostCall {
     Retrieve { question: String, filter: Vec<Field>, k: u32 },
     /// `Claims`; answered by the engine
     SessionClaims,
+    /// `Closeness`
+    Similarity { references: Vec<Reference> },
     /// `Names`
     VectorsCollections,
     /// `Count`
@@ -101,6 +107,7 @@ impl HostCall {
             Self::Annotate { .. } => "audit.annotate",
             Self::ClockNow => "clock.now",
             Self::Closeness { .. } => "inference.closeness",
+            Self::ClustersSearch { .. } => "clusters.search",
             Self::FpeDecrypt { .. } => "fpe.decrypt",
             Self::FpeEncrypt { .. } => "fpe.encrypt",
             Self::FpeOpen { .. } => "fpe.open",
@@ -110,6 +117,7 @@ impl HostCall {
             Self::HsmOpen { .. } => "hsm.open",
             Self::HsmRandom { .. } => "hsm.random",
             Self::HsmSign { .. } => "hsm.sign",
+            Self::KeywordsSearch { .. } => "keywords.search",
             Self::KvDelete { .. } => "kv.delete",
             Self::KvGet { .. } => "kv.get",
             Self::KvSet { .. } => "kv.set",
@@ -118,6 +126,7 @@ impl HostCall {
             Self::RecordsOpen { .. } => "records.open",
             Self::Retrieve { .. } => "retrieval.retrieve",
             Self::SessionClaims => "session.current",
+            Self::Similarity { .. } => "similarity.closeness",
             Self::VectorsCollections => "vectors.collections",
             Self::VectorsDocuments { .. } => "vectors.documents",
             Self::VectorsEmbed { .. } => "vectors.embed",

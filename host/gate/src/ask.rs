@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::chain::Decided;
 use crate::collection::store;
+use crate::condition::Condition;
 use crate::journal::Said;
 use crate::services::{RequestServices, said};
 use crate::session::Session;
@@ -160,6 +161,7 @@ impl Gate {
                 "a filter has at most 16 fields, names of 64 and values of 256 bytes".to_owned(),
             ));
         }
+        self.check_filter(session, &filter)?;
         let id = random_id()?;
         let mut run = Run {
             gate: self,
@@ -185,6 +187,26 @@ impl Gate {
             timings: run.clock.steps,
             fault: run.fault,
         })
+    }
+
+    /// A filter that none of the session's collections can be asked is the caller's mistake, and said at once.
+    fn check_filter(&self, session: &Session, filter: &[Field]) -> Result<(), GateError> {
+        for condition in filter.iter().map(Condition::of) {
+            let mut refused = None;
+            for name in session.compartments.keys() {
+                match condition.check(&self.config, name) {
+                    Ok(()) => {
+                        refused = None;
+                        break;
+                    }
+                    Err(why) => refused = refused.or(Some(why)),
+                }
+            }
+            if let Some(why) = refused {
+                return Err(GateError::Question(format!("filter: {why}")));
+            }
+        }
+        Ok(())
     }
 
     /// Carries out obligations on a text. The inner error is a denial by obligation, the outer a failure of the gate.

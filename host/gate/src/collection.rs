@@ -1,6 +1,6 @@
 //! A compartment's collection as its owner sees it: sealed manifest and sealed passages, checked against a store that lies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use casemate_engine::wit;
 use casemate_fhe_owner::CANARIES_PER_GROUP;
@@ -9,6 +9,8 @@ use casemate_vectors::{DocumentId, GroupManifest, PassageRecord, Position};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;
+use crate::clusters::Centroid;
+use crate::narrow::Columns;
 use crate::session::Compartment;
 use crate::site::Gate;
 
@@ -18,6 +20,15 @@ pub(crate) struct Manifest {
     /// Which embedder made the vectors: a query by another one would be noise.
     pub(crate) embedder: String,
     pub(crate) groups: GroupManifest,
+    /// What the store cannot filter by, of each group that was written since the site's schema has such fields.
+    #[serde(default)]
+    pub(crate) columns: BTreeMap<u32, Columns>,
+    /// Of each group whose passages were put together because they are close.
+    #[serde(default)]
+    pub(crate) centroids: BTreeMap<u32, Centroid>,
+    /// Groups whose passages are found by words.
+    #[serde(default)]
+    pub(crate) worded: BTreeSet<u32>,
 }
 
 /// A passage as it is sealed: with its vector, so that a score can be checked, and its place, so that none can be swapped.
@@ -43,6 +54,21 @@ impl Manifest {
     pub(crate) fn documents(&self) -> u64 {
         let documents = |count: u32| u64::from(count).saturating_sub(CANARIES_PER_GROUP as u64);
         self.groups.groups.iter().map(|entry| documents(entry.count)).sum()
+    }
+}
+
+impl Manifest {
+    /// The number of a group that is new.
+    pub(crate) fn next_group(&self) -> u32 {
+        self.groups.groups.iter().map(|entry| entry.group + 1).max().unwrap_or(0)
+    }
+
+    /// Removes all that is said of a group.
+    pub(crate) fn forget(&mut self, group: u32) {
+        self.groups.groups.retain(|entry| entry.group != group);
+        self.columns.remove(&group);
+        self.centroids.remove(&group);
+        self.worded.remove(&group);
     }
 }
 

@@ -5,12 +5,13 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use casemate_audit::{WitnessKey, WitnessLink, WitnessOptions};
-use casemate_hsm::{Alphabet, HsmError, NativeFf1, Role};
+use casemate_hsm::{NativeFf1, Role};
 use casemate_tier::Endpoint;
 use casemate_types::{Claims, CompartmentName, Digest, Level, PluginName, Profile, UserName};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;
+use crate::schema::{CollectionConfig, FieldRule};
 
 /// The whole file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,9 +43,12 @@ pub struct SiteConfig {
     pub chain: ChainConfig,
     /// Access rules; each has keys of its own.
     pub compartments: BTreeMap<CompartmentName, CompartmentRule>,
-    /// Metadata fields and how they are encrypted. A field that is not listed is a keyed token.
+    /// Metadata fields of every collection: what they hold, and how the store gets them. A field that is not listed is a keyed token.
     #[serde(default)]
-    pub fields: BTreeMap<String, FieldKind>,
+    pub fields: BTreeMap<String, FieldRule>,
+    /// How single collections are kept, by their compartments' names.
+    #[serde(default)]
+    pub collections: BTreeMap<CompartmentName, CollectionConfig>,
     /// Who may ask.
     pub users: BTreeMap<UserName, UserConfig>,
 }
@@ -325,44 +329,6 @@ pub struct UserConfig {
     pub departments: BTreeSet<String>,
 }
 
-/// How a metadata field is encrypted so that equality filters still work: `fpe`, `fpe:` and an alphabet, or `token`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum FieldKind {
-    /// Format-preserving (FF1) over the printable ASCII characters where the value has at least a million alternatives, otherwise
-    /// a keyed token.
-    Fpe,
-    /// The same over an alphabet of the field's own, so that a card number stays digits.
-    FpeOver(Box<Alphabet>),
-    /// A keyed token (HMAC): for small domains such as labels, years, licences.
-    Token,
-}
-
-impl TryFrom<String> for FieldKind {
-    type Error = HsmError;
-    fn try_from(text: String) -> Result<Self, HsmError> {
-        match text.as_str() {
-            "fpe" => Ok(Self::Fpe),
-            "token" => Ok(Self::Token),
-            other => {
-                let alphabet = other.strip_prefix("fpe:");
-                let unknown = HsmError::Alphabet { reason: "a field is `token`, `fpe`, or `fpe:` and an alphabet" };
-                Ok(Self::FpeOver(Box::new(alphabet.ok_or(unknown)?.parse()?)))
-            }
-        }
-    }
-}
-
-impl From<FieldKind> for String {
-    fn from(kind: FieldKind) -> Self {
-        match kind {
-            FieldKind::Fpe => "fpe".to_owned(),
-            FieldKind::FpeOver(alphabet) => format!("fpe:{}", alphabet.name()),
-            FieldKind::Token => "token".to_owned(),
-        }
-    }
-}
-
 impl SiteConfig {
     /// Reads and checks `site.toml` of a site folder.
     pub fn read(site: &Path) -> Result<Self, GateError> {
@@ -483,24 +449,6 @@ mod tests {
         let policy = user(&["analyst", "curator"], &["research"]);
         assert_eq!(key.both(&policy), user(&["analyst"], &["research"]));
         assert_eq!(key.both(&policy), policy.both(&key));
-    }
-
-    #[test]
-    fn a_field_names_its_alphabet() {
-        let read = |text: &str| FieldKind::try_from(text.to_owned());
-        for text in [
-            "fpe",
-            "token",
-            "fpe:digits",
-            "fpe:cyrillic",
-            "fpe:chars:0123456789ABCDEF",
-            "fpe:unicode:0410-044F,0401,0451",
-        ] {
-            assert_eq!(String::from(read(text).unwrap()), text);
-        }
-        for text in ["", "fpe:", "FPE", "fpe:digit", "fpe:chars:aa", "token:digits", "digits"] {
-            assert!(matches!(read(text), Err(HsmError::Alphabet { .. })), "{text:?}");
-        }
     }
 
     #[test]

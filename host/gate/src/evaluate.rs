@@ -1,18 +1,21 @@
 //! How good retrieval is, by judgements: the encrypted search of a site beside an exact search over the same vectors in clear.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use casemate_audit::Event;
-use casemate_types::CompartmentName;
+use casemate_types::{CompartmentName, Level};
 use casemate_vectors::{DocumentId, Position};
 use serde::Serialize;
 
-use crate::GateError;
-use crate::collection::cosine;
+use crate::collection::{cosine, parse_document, store};
 use crate::ingest::document_id;
+use crate::search::Sought;
+use crate::services::RequestServices;
 use crate::session::{Compartment, Session};
 use crate::site::Gate;
+use crate::{GateError, random_id};
 
 /// Cosines that differ by less are the same: rounding of f32 over 384 dimensions.
 const TIE: f32 = 1e-6;
@@ -65,18 +68,31 @@ pub struct Evaluation {
     pub plaintext_ms: f64,
 }
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Searched {
+    /// The search by closeness: of the whole collection, or of so many of its closest groups.
+    Closest(Option<usize>),
+    /// The site's retrieval strategy, component and all. It searches every collection that the session may, and what it finds in others
+    /// does not count.
+    Strategy,
+}
+
+/// The contract's limit of `retrieve`.
+const MAX_RETRIEVED: u32 = 64;
+
 impl Gate {
     /// Puts every question to the collection of a compartment that the session holds, encrypted and in clear. Only passages at or below
-    /// the user's clearance count. `progress` is told how many questions are done.
+    /// the user's clearance count. Must be called from a thread that may block, of an async runtime. `progress` is told how many questions are done.
     ///
     /// # Errors
     /// As a search; [`GateError::Question`] where nothing is judged, or nothing ingested.
     pub fn measure_retrieval(
-        &self,
-        session: &Session,
+        self: &Arc<Self>,
+        session: &Arc<Session>,
         name: &CompartmentName,
         judged: &[JudgedQuery],
-        k: usize,
+        (k, searched): (usize, Searched),
         mut progress: impl FnMut(usize),
     ) -> Result<Evaluation, GateError> {
         self.check_current(session)?;
@@ -102,10 +118,17 @@ impl Gate {
             let embedded = self.embedder()?.embed(&[query.text.as_str()])?;
             let vector = embedded.first().ok_or_else(empty)?;
             let begun = Instant::now();
-            let found = self.search(name, compartment, &manifest, vector, &[], k)?;
+            let found: Vec<DocumentId> = match searched {
+                Searched::Strategy => self.by_strategy(session, name, &query.text, k)?,
+                Searched::Closest(probes) => {
+                    let sought = Sought { vector, filter: &[], k, probes };
+                    let found = self.search(name, compartment, &manifest, &sought)?;
+                    found.into_iter().map(|found| found.document).collect()
+                }
+            };
             encrypted_time += begun.elapsed();
-            let readable = found.into_iter().filter(|found| found.passage.label <= session.claims.clearance);
-            let by_cipher: Vec<DocumentId> = readable.map(|found| found.document).collect();
+            let by_cipher: Vec<DocumentId> =
+                found.into_iter().filter(|document| vectors.contains_key(document)).collect();
             let begun = Instant::now();
             let by_plain = exact(&vectors, vector, k);
             plaintext_time += begun.elapsed();
@@ -135,6 +158,28 @@ impl Gate {
             encrypted_ms: each(encrypted_time),
             plaintext_ms: each(plaintext_time),
         })
+    }
+
+    /// What the site's strategy finds in one collection. Its run is recorded like any.
+    fn by_strategy(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        name: &CompartmentName,
+        question: &str,
+        k: usize,
+    ) -> Result<Vec<DocumentId>, GateError> {
+        let k = u32::try_from(k).ok().filter(|k| *k <= MAX_RETRIEVED);
+        let k = k.ok_or_else(|| GateError::Question(format!("a strategy finds at most {MAX_RETRIEVED} passages")))?;
+        let now_ms = self.journal.now_ms();
+        let (gate, active, session) = (Arc::clone(self), self.active(), Arc::clone(session));
+        let services = RequestServices::new(gate, active, session, random_id()?, now_ms, Level::Secret);
+        let found = tokio::runtime::Handle::current().block_on(services.retrieve(question, &[], k));
+        if let Some((reason, message)) = services.faults().into_iter().next() {
+            return Err(GateError::Below { reason, message });
+        }
+        let found = found.map_err(|error| store(format!("strategy: {error:?}")))?;
+        let here = found.iter().filter(|reference| reference.collection == name.as_str());
+        Ok(here.filter_map(|reference| parse_document(&reference.document)).collect())
     }
 
     /// The vectors of what somebody wrote and the user may read, out of the sealed passages.

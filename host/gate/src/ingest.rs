@@ -6,11 +6,14 @@ use casemate_audit::record::Event;
 use casemate_fhe_owner::{CANARIES_PER_GROUP, GroupPlace};
 use casemate_types::{Claims, CollectionName, CompartmentName, Digest, Level};
 use casemate_vectors::{Change, DocumentId, GroupEntry, GroupManifest, GroupRecord, Position};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::GateError;
+use crate::clusters::{Centroid, nearest, parts};
 use crate::collection::{Manifest, Passage, fhe, store};
+use crate::condition::OPERATORS;
 use crate::metadata::FieldValue;
+use crate::narrow::Columns;
 use crate::search::{place_of, with_canaries};
 use crate::session::{Compartment, Session};
 use crate::site::Gate;
@@ -32,8 +35,8 @@ pub struct Document {
     pub label: Level,
     /// The passage. At most 16 KiB.
     pub text: String,
-    /// For equality filters.
-    #[serde(default)]
+    /// For filters. Whole numbers may stand without quotes.
+    #[serde(default, deserialize_with = "scalars")]
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -49,6 +52,21 @@ pub struct Ingested {
     pub unchanged: usize,
     /// Which embedder ran.
     pub embedder: String,
+}
+
+fn scalars<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "metadata are texts or whole numbers")]
+    enum Scalar {
+        Number(i64),
+        Text(String),
+    }
+    let text = |scalar| match scalar {
+        Scalar::Number(number) => number.to_string(),
+        Scalar::Text(text) => text,
+    };
+    let read: BTreeMap<String, Scalar> = BTreeMap::deserialize(deserializer)?;
+    Ok(read.into_iter().map(|(name, scalar)| (name, text(scalar))).collect())
 }
 
 const MAX_TEXT: usize = 16 * 1024;
@@ -155,7 +173,7 @@ impl Gate {
     }
 
     /// Recorded before the store is touched and after: a change that was cut off stands in the log as begun.
-    fn record_ingest(
+    pub(crate) fn record_ingest(
         &self,
         action: &str,
         name: &CompartmentName,
@@ -208,6 +226,21 @@ impl Gate {
                 document.id
             )));
         }
+        for (field, value) in &document.metadata {
+            let refused =
+                |why: &str| GateError::Ingest(format!("document `{}`: metadata field `{field}`: {why}", document.id));
+            if OPERATORS.iter().any(|operator| field.ends_with(operator)) {
+                return Err(refused("a name cannot end in `>=`, `<=` or ` in`: no filter could name it"));
+            }
+            match self.config.field(&document.compartment, field) {
+                Some(rule) => rule.check(value).map_err(|wanted| refused(&wanted))?,
+                None if self.config.takes_unlisted(&document.compartment) => {}
+                None => {
+                    let collection = &document.compartment;
+                    return Err(refused(&format!("the schema of `{collection}` in site.toml has no such field")));
+                }
+            }
+        }
         if document.text.trim().is_empty() || document.text.len() > MAX_TEXT {
             return Err(GateError::Ingest(format!(
                 "document `{}`: the text must have 1 to {MAX_TEXT} bytes",
@@ -238,6 +271,9 @@ impl Gate {
             None => Manifest {
                 embedder: embedder.to_owned(),
                 groups: GroupManifest { collection: collection.clone(), version: 0, groups: Vec::new() },
+                columns: BTreeMap::new(),
+                centroids: BTreeMap::new(),
+                worded: BTreeSet::new(),
             },
         };
         let mut replaced = BTreeSet::new();
@@ -298,12 +334,99 @@ impl Gate {
         &self,
         name: &CompartmentName,
         compartment: &Compartment,
-        mut manifest: Manifest,
+        manifest: Manifest,
         doomed: &BTreeSet<DocumentId>,
         fresh: Vec<(DocumentId, Passage)>,
     ) -> Result<u64, GateError> {
+        let touched = match self.config.cluster_size(name) {
+            None => self.fill_up(name, compartment, &manifest, doomed, fresh)?,
+            Some(_) => self.place_by_closeness(name, compartment, &manifest, doomed, fresh)?,
+        };
+        self.write(name, compartment, manifest, doomed, touched)
+    }
+
+    /// Fresh documents go where there is room, then into new groups.
+    fn fill_up(
+        &self,
+        name: &CompartmentName,
+        compartment: &Compartment,
+        manifest: &Manifest,
+        doomed: &BTreeSet<DocumentId>,
+        fresh: Vec<(DocumentId, Passage)>,
+    ) -> Result<BTreeMap<u32, Members>, GateError> {
+        let capacity = capacity(compartment);
+        let mut queue = fresh.into_iter();
+        let mut touched: BTreeMap<u32, Members> = BTreeMap::new();
+        let doomed_groups = self.groups_of(&name.into(), doomed)?;
+        for entry in &manifest.groups.groups {
+            let room = queue.len() > 0 && (entry.count as usize) < capacity + CANARIES_PER_GROUP;
+            if !room && !doomed_groups.contains(&entry.group) {
+                continue;
+            }
+            let mut members = self.members(name, compartment, manifest, entry, doomed)?;
+            let room = capacity.saturating_sub(members.written.len());
+            members.written.extend(queue.by_ref().take(room));
+            touched.insert(entry.group, members);
+        }
+        let mut next = manifest.next_group();
+        while queue.len() > 0 {
+            let written = queue.by_ref().take(capacity).collect();
+            touched.insert(next, Members { written, covers: Vec::new() });
+            next += 1;
+        }
+        Ok(touched)
+    }
+
+    /// Fresh documents go to the group they are closest to; a group that grows beyond the cluster's size is parted.
+    fn place_by_closeness(
+        &self,
+        name: &CompartmentName,
+        compartment: &Compartment,
+        manifest: &Manifest,
+        doomed: &BTreeSet<DocumentId>,
+        fresh: Vec<(DocumentId, Passage)>,
+    ) -> Result<BTreeMap<u32, Members>, GateError> {
+        let size = self.config.cluster_size(name).unwrap_or(usize::MAX).min(capacity(compartment));
+        let mut placed: BTreeMap<Option<u32>, Vec<(DocumentId, Passage)>> = BTreeMap::new();
+        for (document, passage) in fresh {
+            let group = nearest(&manifest.centroids, &passage.vector());
+            placed.entry(group).or_default().push((document, passage));
+        }
+        let doomed_groups = self.groups_of(&name.into(), doomed)?;
+        let mut next = manifest.next_group();
+        let mut touched: BTreeMap<u32, Members> = BTreeMap::new();
+        for entry in &manifest.groups.groups {
+            let new = placed.remove(&Some(entry.group));
+            if new.is_none() && !doomed_groups.contains(&entry.group) {
+                continue;
+            }
+            let mut members = self.members(name, compartment, manifest, entry, doomed)?;
+            members.written.extend(new.into_iter().flatten());
+            let mut parts = parts(members.written, size).into_iter();
+            members.written = parts.next().unwrap_or_default();
+            touched.insert(entry.group, members);
+            for written in parts {
+                touched.insert(next, Members { written, covers: Vec::new() });
+                next += 1;
+            }
+        }
+        for written in placed.into_values().flat_map(|fresh| parts(fresh, size)) {
+            touched.insert(next, Members { written, covers: Vec::new() });
+            next += 1;
+        }
+        Ok(touched)
+    }
+
+    /// Encrypts groups with these members anew under a version of their own, and seals the manifest.
+    pub(crate) fn write(
+        &self,
+        name: &CompartmentName,
+        compartment: &Compartment,
+        mut manifest: Manifest,
+        doomed: &BTreeSet<DocumentId>,
+        touched: BTreeMap<u32, Members>,
+    ) -> Result<u64, GateError> {
         let collection = CollectionName::from(name);
-        let capacity = compartment.owner.params().documents_per_group() - CANARIES_PER_GROUP;
         let canaries = compartment.canaries(name);
         let version = self.store.reserve_version(&collection).map_err(store)?;
         // The store draws the number, and is not trusted: a version that is not new would let an old manifest pass for the present.
@@ -311,33 +434,24 @@ impl Gate {
             return Err(GateError::Store(format!("`{name}`: the store drew version {version}, which is not new")));
         }
         let mut change = Change { version, delete_passages: doomed.iter().copied().collect(), ..Change::default() };
-        let mut queue = fresh.into_iter();
-        let mut touched: BTreeMap<u32, Members> = BTreeMap::new();
-
-        let doomed_groups = self.groups_of(&collection, doomed)?;
-        for entry in &manifest.groups.groups {
-            let room = queue.len() > 0 && (entry.count as usize) < capacity + CANARIES_PER_GROUP;
-            if !room && !doomed_groups.contains(&entry.group) {
-                continue;
-            }
-            let mut members = self.members(name, compartment, &manifest, entry, doomed)?;
-            let room = capacity.saturating_sub(members.written.len());
-            members.written.extend(queue.by_ref().take(room));
-            touched.insert(entry.group, members);
-        }
-        let mut next = manifest.groups.groups.iter().map(|entry| entry.group + 1).max().unwrap_or(0);
-        while queue.len() > 0 {
-            let written = queue.by_ref().take(capacity).collect();
-            touched.insert(next, Members { written, covers: Vec::new() });
-            next += 1;
-        }
+        let clustered = self.config.cluster_size(name).is_some();
+        let word_key = match self.config.keeps_keywords(name) {
+            true => Some(compartment.word_key(name)?),
+            false => None,
+        };
 
         for (group, Members { written, covers }) in touched {
-            manifest.groups.groups.retain(|entry| entry.group != group);
+            manifest.forget(group);
             if written.is_empty() {
                 change.delete_groups.push(group);
                 change.delete_passages.extend(covers.into_iter().map(|(document, _)| document));
                 continue;
+            }
+            if clustered {
+                manifest.centroids.insert(group, Centroid::of(&written));
+            }
+            if word_key.is_some() {
+                manifest.worded.insert(group);
             }
             let place = GroupPlace { group, version, count: written.len() + CANARIES_PER_GROUP };
             let members = with_canaries(written, canaries.of(place).map_err(fhe)?, covers)?;
@@ -349,12 +463,14 @@ impl Gate {
                 digest: record.digest(&collection, group),
             });
             change.put_groups.push((group, record));
+            manifest.columns.insert(group, Columns::of(&self.config, name, &members));
             for (slot, (document, mut passage)) in members.into_iter().enumerate() {
                 passage.position = Position { group, slot: slot as u32 };
                 passage.version = version;
                 let fields: Vec<FieldValue<'_>> =
                     passage.metadata.iter().map(|(name, value)| FieldValue { name, value }).collect();
-                let metadata = self.fields.encrypt(&self.config, name, &fields)?;
+                let mut metadata = self.fields.encrypt(&self.config, name, &fields)?;
+                metadata.extend(word_key.iter().flat_map(|key| key.tokens(&passage)));
                 let record = self.seal_passage(name, compartment, &document, &passage, metadata)?;
                 change.put_passages.push((document, record));
             }
@@ -385,7 +501,7 @@ impl Gate {
     }
 
     /// The passages of a group that stay, and its canaries. A group that does not hold what its manifest says is refused.
-    fn members(
+    pub(crate) fn members(
         &self,
         name: &CompartmentName,
         compartment: &Compartment,
@@ -426,9 +542,14 @@ impl Gate {
 }
 
 /// What a group holds: documents, and what its canaries show the store.
-struct Members {
-    written: Vec<(DocumentId, Passage)>,
-    covers: Vec<(DocumentId, Passage)>,
+pub(crate) struct Members {
+    pub(crate) written: Vec<(DocumentId, Passage)>,
+    pub(crate) covers: Vec<(DocumentId, Passage)>,
+}
+
+/// Most documents of a group.
+pub(crate) fn capacity(compartment: &Compartment) -> usize {
+    compartment.owner.params().documents_per_group() - CANARIES_PER_GROUP
 }
 
 /// The id under which the store knows a document: keyed, so that the store cannot guess names.

@@ -10,15 +10,13 @@ use casemate_types::CompartmentName;
 
 use crate::GateError;
 use crate::collection::store;
-use crate::config::{FieldKind, SiteConfig};
+use crate::config::SiteConfig;
+use crate::schema::{FieldKind, FieldRule};
 use crate::vault::{Vault, VaultFf1, VaultKey};
 
 /// The printable ASCII characters: what an FPE field without an alphabet may hold.
 const PRINTABLE: &str =
     " !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~";
-
-/// Longest value that goes through FF1, in characters; longer ones become tokens.
-const MAX_FPE: usize = 64;
 
 /// Between a field's name and the version of the key that its value is encrypted under, from version 2 on: the version stands beside
 /// the value, never in it. A unit separator, which no field of a document is named with.
@@ -30,6 +28,7 @@ pub struct FieldCipher {
     /// From before a rotation. They decrypt, and find what is not re-encrypted yet; nothing is written under them.
     older: Vec<Version>,
     printable: Alphabet,
+    digits: Alphabet,
     keyring: Arc<Vault>,
     tokens: VaultKey,
 }
@@ -59,12 +58,9 @@ impl FieldCipher {
         metadata: &[(u32, KeyRef)],
         tokens: &KeyRef,
     ) -> Result<Self, GateError> {
-        let printable = Alphabet::custom(PRINTABLE)?;
-        let named = config.fields.values().filter_map(|kind| match kind {
-            FieldKind::FpeOver(alphabet) => Some(alphabet.radix()),
-            FieldKind::Fpe | FieldKind::Token => None,
-        });
-        let radices: BTreeSet<u32> = named.chain([printable.radix()]).collect();
+        let (printable, digits) = (Alphabet::custom(PRINTABLE)?, Alphabet::digits());
+        let named = config.field_rules().filter_map(|rule| rule.alphabet(&printable, &digits));
+        let radices: BTreeSet<u32> = named.map(Alphabet::radix).chain([printable.radix()]).collect();
         let version = |(number, key): &(u32, KeyRef)| {
             let ff1 = radices.iter().map(|radix| Ok((*radix, keyring.ff1(keyring.find(key)?, *radix)?)));
             Ok(Version { number: *number, ff1: ff1.collect::<Result<_, HsmError>>()? })
@@ -75,13 +71,14 @@ impl FieldCipher {
             in_force: version(in_force)?,
             older: older.iter().map(version).collect::<Result<_, HsmError>>()?,
             printable,
+            digits,
             tokens: keyring.find(tokens)?,
             keyring: Arc::clone(keyring),
         })
     }
 
-    /// Encrypts fields under the version in force, each to `f:` and FF1 ciphertext or `t:` and a token, in order. One batch of HSM calls
-    /// for all FF1 values of a radix.
+    /// Encrypts fields under the version in force, each to `f:` and FF1 ciphertext or `t:` and a token, in order; sealed fields are left
+    /// out. One batch of HSM calls for all FF1 values of a radix.
     pub fn encrypt(
         &self,
         config: &SiteConfig,
@@ -91,7 +88,7 @@ impl FieldCipher {
         self.encrypt_under(&self.in_force, config, compartment, fields)
     }
 
-    /// What the store may hold for these fields: one set for each version under which something may still be encrypted.
+    /// What the store may hold for these fields, in order: one list for each version under which something may still be encrypted.
     pub fn filters(
         &self,
         config: &SiteConfig,
@@ -117,16 +114,19 @@ impl FieldCipher {
         compartment: &CompartmentName,
         fields: &[FieldValue<'_>],
     ) -> Result<Tokens, GateError> {
-        let mut batches: Batches = BTreeMap::new();
+        let mut batches: Batches<'_> = BTreeMap::new();
         let mut out = Vec::with_capacity(fields.len());
-        for (place, field) in fields.iter().enumerate() {
-            let alphabet = self.alphabet(config, field.name);
-            match alphabet.filter(|alphabet| fits(alphabet, field.value)) {
-                Some(alphabet) => {
-                    let tweak = tweak(config, compartment, field.name)?;
+        for field in fields {
+            let rule = config.field(compartment, field.name);
+            if rule.is_some_and(|rule| *rule.kind() == FieldKind::Sealed) {
+                continue;
+            }
+            match rule.and_then(|rule| Some((rule, self.format_preserved(rule, field.value)?))) {
+                Some((rule, (alphabet, text))) => {
+                    let tweak = tweak(rule, compartment, field.name)?;
                     let (places, batch) = batches.entry(alphabet.radix()).or_default();
-                    places.push(place);
-                    batch.push(Ff1Value { numerals: alphabet.numerals(field.value)?, tweak });
+                    places.push((out.len(), alphabet));
+                    batch.push(Ff1Value { numerals: alphabet.numerals(&text)?, tweak });
                     out.push((marked(field.name, version.number), String::new()));
                 }
                 None => out.push((field.name.to_owned(), self.token(compartment, field)?)),
@@ -134,9 +134,8 @@ impl FieldCipher {
         }
         for (radix, (places, mut batch)) in batches {
             version.ff1(radix)?.encrypt(&mut batch)?;
-            for (place, value) in places.into_iter().zip(batch) {
-                let alphabet = fields.get(place).and_then(|field| self.alphabet(config, field.name));
-                let text = alphabet.ok_or_else(|| store("a field value is missing"))?.text(&value.numerals)?;
+            for ((place, alphabet), value) in places.into_iter().zip(batch) {
+                let text = alphabet.text(&value.numerals)?;
                 if let Some((_, out)) = out.get_mut(place) {
                     *out = format!("f:{text}");
                 }
@@ -168,12 +167,14 @@ impl FieldCipher {
             for (place, token) in tokens.iter().enumerate() {
                 let Some(version) = self.older_version(token) else { continue };
                 let (name, value) = (unmarked(&token.0), token.1.strip_prefix("f:").unwrap_or_default());
-                let alphabet = self.alphabet(config, name).ok_or_else(|| {
+                let rule = config.field(compartment, name);
+                let (rule, alphabet) = rule.and_then(|rule| Some((rule, self.alphabet(rule)?))).ok_or_else(|| {
                     store(format!(
-                        "field `{name}` of `{compartment}` was encrypted with FF1, and site.toml says otherwise now"
+                        "field `{name}` of `{compartment}` was encrypted with FF1, and site.toml says otherwise now; \
+                             write the collection anew with `casemate reindex`"
                     ))
                 })?;
-                let value = Ff1Value { numerals: alphabet.numerals(value)?, tweak: tweak(config, compartment, name)? };
+                let value = Ff1Value { numerals: alphabet.numerals(value)?, tweak: tweak(rule, compartment, name)? };
                 let (places, batch) = batches.entry((version.number, alphabet.radix())).or_default();
                 places.push((record, place));
                 batch.push(value);
@@ -189,7 +190,8 @@ impl FieldCipher {
         for ((record, place), value) in fresh {
             let Some(token) = records.get_mut(record).and_then(|tokens| tokens.get_mut(place)) else { continue };
             let name = unmarked(&token.0).to_owned();
-            let alphabet = self.alphabet(config, &name).ok_or_else(|| store("a field value is missing"))?;
+            let alphabet = config.field(compartment, &name).and_then(|rule| self.alphabet(rule));
+            let alphabet = alphabet.ok_or_else(|| store("a field value is missing"))?;
             *token = (marked(&name, self.in_force.number), format!("f:{}", alphabet.text(&value.numerals)?));
         }
         Ok(())
@@ -205,12 +207,13 @@ impl FieldCipher {
     }
 
     /// The alphabet of a field that goes through FF1.
-    fn alphabet<'a>(&'a self, config: &'a SiteConfig, field: &str) -> Option<&'a Alphabet> {
-        match config.fields.get(field)? {
-            FieldKind::Fpe => Some(&self.printable),
-            FieldKind::FpeOver(alphabet) => Some(alphabet),
-            FieldKind::Token => None,
-        }
+    fn alphabet<'a>(&'a self, rule: &'a FieldRule) -> Option<&'a Alphabet> {
+        rule.alphabet(&self.printable, &self.digits)
+    }
+
+    /// The alphabet and the text of a value that goes through FF1.
+    fn format_preserved<'a>(&'a self, rule: &'a FieldRule, value: &str) -> Option<(&'a Alphabet, String)> {
+        rule.format_preserved(&self.printable, &self.digits, value)
     }
 
     /// 128 bits of HMAC-SHA-256 over compartment, field and value.
@@ -229,8 +232,8 @@ impl Version {
     }
 }
 
-/// By radix: where values go, and the values.
-type Batches = BTreeMap<u32, (Vec<usize>, Vec<Ff1Value>)>;
+/// By radix: where values go and in which alphabet, and the values.
+type Batches<'a> = BTreeMap<u32, (Vec<(usize, &'a Alphabet)>, Vec<Ff1Value>)>;
 
 /// Version 1 has no mark, as before keys had versions.
 fn marked(name: &str, version: u32) -> String {
@@ -241,14 +244,9 @@ fn unmarked(name: &str) -> &str {
     name.rsplit_once(VERSION_MARK).map_or(name, |(name, _)| name)
 }
 
-fn tweak(config: &SiteConfig, compartment: &CompartmentName, field: &str) -> Result<Vec<u8>, GateError> {
-    Ok(match config.fields.get(field) {
-        Some(FieldKind::FpeOver(_)) => TweakPolicy::Field.tweak(compartment.as_str(), field, None)?,
-        _ => format!("{compartment}/{field}").into_bytes(),
+fn tweak(rule: &FieldRule, compartment: &CompartmentName, field: &str) -> Result<Vec<u8>, GateError> {
+    Ok(match rule.has_policy_tweak() {
+        true => TweakPolicy::Field.tweak(compartment.as_str(), field, None)?,
+        false => format!("{compartment}/{field}").into_bytes(),
     })
-}
-
-/// Whether FF1 may take the value; otherwise it becomes a token.
-fn fits(alphabet: &Alphabet, value: &str) -> bool {
-    (alphabet.minimum_length()..=MAX_FPE).contains(&value.chars().count()) && alphabet.numerals(value).is_ok()
 }

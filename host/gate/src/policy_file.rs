@@ -37,11 +37,13 @@ pub(crate) fn add_compartment(
     edit(site, |document| insert(document, "compartments", name.as_str(), table))
 }
 
-/// Takes a compartment out, if it is there.
+/// Takes a compartment out, if it is there, with what the file says of its collection.
 pub(crate) fn remove_compartment(site: &Path, name: &CompartmentName) -> Result<SiteConfig, GateError> {
     edit(site, |document| {
-        if let Some(compartments) = document.get_mut("compartments").and_then(Item::as_table_like_mut) {
-            compartments.remove(name.as_str());
+        for section in ["compartments", "collections"] {
+            if let Some(section) = document.get_mut(section).and_then(Item::as_table_like_mut) {
+                section.remove(name.as_str());
+            }
         }
     })
 }

@@ -5,6 +5,7 @@
 //!     -> seal, place, version, metadata and exact score of each -> the k closest, by exact score
 //! ```
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use casemate_engine::wit;
@@ -14,8 +15,10 @@ use casemate_types::{CollectionName, CompartmentName};
 use casemate_vectors::{DocumentId, GroupEntry, Position};
 
 use crate::GateError;
+use crate::clusters::probed;
 use crate::collection::{Manifest, Passage, closeness, fhe, store};
-use crate::metadata::FieldValue;
+use crate::condition::Condition;
+use crate::keywords::{covering_text, words};
 use crate::session::Compartment;
 use crate::site::Gate;
 
@@ -26,14 +29,54 @@ pub(crate) struct Found {
     pub(crate) passage: Passage,
 }
 
-/// How many of the best-scored passages compete for the k places by their exact scores.
-fn candidates(k: usize) -> usize {
-    k + k.div_ceil(2)
+/// What is looked for.
+pub(crate) struct Sought<'a> {
+    /// The embedded question; empty in a search by words.
+    pub(crate) vector: &'a [f32],
+    /// All must hold.
+    pub(crate) filter: &'a [Condition],
+    /// How many passages are wanted.
+    pub(crate) k: usize,
+    /// In how many of the closest groups; in all without.
+    pub(crate) probes: Option<usize>,
 }
 
-/// How many passages a search for k fetches, whatever it finds.
-fn fetched(k: usize) -> usize {
-    (3 * k).max(24)
+impl Sought<'_> {
+    /// How many of the best-scored passages compete for the k places by their exact scores.
+    pub(crate) fn candidates(&self) -> usize {
+        self.k + self.k.div_ceil(2)
+    }
+
+    /// How many passages a search for k fetches, whatever it finds.
+    fn fetched(&self) -> usize {
+        (3 * self.k).max(24)
+    }
+
+    /// What makes one search the same as another, for the choice of decoys.
+    pub(crate) fn question(&self, collection: &CollectionName, version: u64) -> Vec<Vec<u8>> {
+        let mut parts = vec![
+            collection.as_str().as_bytes().to_vec(),
+            version.to_be_bytes().to_vec(),
+            Passage::vector_bytes(self.vector),
+            (self.k as u64).to_be_bytes().to_vec(),
+            (self.probes.unwrap_or(0) as u64).to_be_bytes().to_vec(),
+        ];
+        parts.extend(self.filter.iter().map(|condition| format!("{condition:?}").into_bytes()));
+        parts
+    }
+
+    /// Which passages are fetched, in which order.
+    pub(crate) fn plan(
+        &self,
+        compartment: &Compartment,
+        question: &[Vec<u8>],
+        wanted: &[Position],
+        likely: Vec<Position>,
+        others: Vec<Position>,
+    ) -> Result<Vec<Position>, GateError> {
+        let question: Vec<&[u8]> = question.iter().map(Vec::as_slice).collect();
+        fetch_plan(&compartment.identifiers, &question, wanted, likely, others, self.fetched()).map_err(fhe)
+    }
 }
 
 /// The scores of a collection, checked as far as they can be before anything is fetched.
@@ -84,7 +127,7 @@ pub(crate) fn place_of(entry: &GroupEntry) -> GroupPlace {
 }
 
 impl Gate {
-    /// The `k` closest passages that match every filter field, best first.
+    /// The `k` closest passages that meet every condition, best first.
     ///
     /// The tier scores ciphertext; the owner decrypts, checks canaries, fetches as many passages as for every search of this k,
     /// and recomputes the exact score of each: the ranking is exact among the candidates, and a difference is refused.
@@ -93,9 +136,7 @@ impl Gate {
         name: &CompartmentName,
         compartment: &Compartment,
         manifest: &Manifest,
-        vector: &[f32],
-        filter: &[wit::Field],
-        k: usize,
+        sought: &Sought<'_>,
     ) -> Result<Vec<Found>, GateError> {
         let embedder = self.embedder()?;
         if manifest.embedder != embedder.name() {
@@ -106,29 +147,28 @@ impl Gate {
             )));
         }
         let collection = CollectionName::from(name);
-        let matching = self.matching(name, &collection, filter)?;
+        let narrowed = self.narrow(name, compartment, manifest, sought.filter)?;
         let canaries = compartment.canaries(name);
-        let scored = score(&*self.scorer, &compartment.owner, &canaries, &collection, &manifest.groups.groups, vector)?;
+        let groups = match sought.probes {
+            None => Cow::Borrowed(&manifest.groups.groups),
+            Some(probes) => Cow::Owned(
+                probed(manifest, sought.vector, probes)
+                    .ok_or_else(|| GateError::Question(format!("`{name}` is not clustered; see `casemate reindex`")))?,
+            ),
+        };
+        let scored = score(&*self.scorer, &compartment.owner, &canaries, &collection, &groups, sought.vector)?;
 
-        let matches = |position: &Position| matching.as_ref().is_none_or(|set| set.contains(position));
-        let wanted = scored.best(candidates(k), matches);
+        let wanted = scored.best(sought.candidates(), |position| narrowed.matches(position));
         // Canaries are among the decoys: they are passages like others, and a store must not lose them either.
-        let (likely, others) = scored.positions().map(|(position, _)| position).partition(matches);
-        let question = question(&collection, manifest.groups.version, vector, filter, k);
-        let plan = fetch_plan(
-            &compartment.identifiers,
-            &question.iter().map(Vec::as_slice).collect::<Vec<_>>(),
-            &wanted,
-            likely,
-            others,
-            fetched(k),
-        )
-        .map_err(fhe)?;
+        let (likely, others) =
+            scored.positions().map(|(position, _)| position).partition(|position| narrowed.seems_to_match(position));
+        let question = sought.question(&collection, manifest.groups.version);
+        let plan = sought.plan(compartment, &question, &wanted, likely, others)?;
 
         let mut found = Vec::new();
         for position in plan {
             let (document, passage) = self.fetch(name, compartment, manifest, position)?;
-            let exact = compartment.owner.params().measure().score(vector, &passage.vector()) as f32;
+            let exact = compartment.owner.params().measure().score(sought.vector, &passage.vector()) as f32;
             if scored.of(position).is_none_or(|score| (exact - score).abs() > scored.tolerance) {
                 let trick =
                     format!("the score of {document} is not what its vector gives; the scoring tier altered it");
@@ -137,7 +177,7 @@ impl Gate {
             if !wanted.contains(&position) {
                 continue;
             }
-            if filter.iter().any(|field| passage.metadata.get(&field.name) != Some(&field.value)) {
+            if !self.meets(name, sought.filter, &passage) {
                 return Err(GateError::Store(format!(
                     "`{name}`: the store's index says {document} matches, but it does not"
                 )));
@@ -147,26 +187,8 @@ impl Gate {
             found.push((exact, position, Found { reference, document, passage }));
         }
         found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        found.truncate(k);
+        found.truncate(sought.k);
         Ok(found.into_iter().map(|(_, _, found)| found).collect())
-    }
-
-    fn matching(
-        &self,
-        name: &CompartmentName,
-        collection: &CollectionName,
-        filter: &[wit::Field],
-    ) -> Result<Option<BTreeSet<Position>>, GateError> {
-        if filter.is_empty() {
-            return Ok(None);
-        }
-        let fields: Vec<FieldValue<'_>> =
-            filter.iter().map(|field| FieldValue { name: &field.name, value: &field.value }).collect();
-        let mut found = BTreeSet::new();
-        for tokens in self.fields.filters(&self.config, name, &fields)? {
-            found.extend(self.store.matching(collection, &tokens).map_err(store)?);
-        }
-        Ok(Some(found))
     }
 
     /// The passage at a position: there, unaltered, in its place and in force.
@@ -233,24 +255,6 @@ fn score(
     })
 }
 
-/// What makes one search the same as another, for the choice of decoys.
-fn question(
-    collection: &CollectionName,
-    version: u64,
-    vector: &[f32],
-    filter: &[wit::Field],
-    k: usize,
-) -> Vec<Vec<u8>> {
-    let mut parts = vec![
-        collection.as_str().as_bytes().to_vec(),
-        version.to_be_bytes().to_vec(),
-        Passage::vector_bytes(vector),
-        (k as u64).to_be_bytes().to_vec(),
-    ];
-    parts.extend(filter.iter().flat_map(|field| [field.name.clone().into_bytes(), field.value.clone().into_bytes()]));
-    parts
-}
-
 /// The members of a group in new places, with its canaries among them.
 ///
 /// To whoever sees the store a canary is a member: it keeps its id and its covering text and metadata (`covers`) when the group
@@ -267,6 +271,15 @@ pub(crate) fn with_canaries(
     } else {
         covers
     };
+    // Those from before canaries had words get some, in the room they have.
+    let covers = covers.into_iter().map(|(document, cover)| {
+        if words(&cover.text).is_empty() && !cover.text.is_empty() {
+            let text = covering_text(&members, cover.text.len())?;
+            return Ok((document, Passage { text, ..cover }));
+        }
+        Ok((document, cover))
+    });
+    let covers = covers.collect::<Result<Vec<_>, GateError>>()?;
     if covers.len() != canaries.len() {
         return Err(GateError::Store("a group does not have as many canaries as it should".to_owned()));
     }
@@ -295,11 +308,11 @@ fn cover(members: &[(DocumentId, Passage)]) -> Result<Passage, GateError> {
     };
     let (model, one, other) = (drawn()?, written(drawn()?)?, written(drawn()?)?);
     let length = one.min(other) + below(one.abs_diff(other) + 1)?;
-    Ok(Passage { title: String::new(), source: String::new(), text: "-".repeat(length), ..model.clone() })
+    Ok(Passage { title: String::new(), source: String::new(), text: covering_text(members, length)?, ..model.clone() })
 }
 
 /// A random number below `bound`. 64 bits modulo a group's size: no bias worth the name.
-fn below(bound: usize) -> Result<usize, GateError> {
+pub(crate) fn below(bound: usize) -> Result<usize, GateError> {
     let mut bytes = [0; 8];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| GateError::Store("the system gives no random numbers".to_owned()))?;
     let bound = u64::try_from(bound).unwrap_or(u64::MAX);

@@ -13,9 +13,8 @@ use casemate_types::{CompartmentName, Decision, DecisionId, Digest, Level, Oblig
 use casemate_vectors::DocumentId;
 
 use crate::chain::annotations;
-use crate::collection::{Manifest, Passage, closeness, cosine, parse_document, store};
+use crate::collection::{Manifest, Passage, parse_document, store};
 use crate::journal::{RecordedRun, Said};
-use crate::search::Found;
 use crate::session::{Compartment, Session};
 use crate::site::{Active, Gate};
 use crate::state::SiteKey;
@@ -45,7 +44,7 @@ pub(crate) struct Inner {
     vectors: Mutex<BTreeMap<String, Arc<Vec<f32>>>>,
     /// Passages that searches of this request returned: read from here, so that the store does not see which of those it was asked
     /// for are read.
-    fetched: Mutex<BTreeMap<(CompartmentName, DocumentId), Passage>>,
+    pub(crate) fetched: Mutex<BTreeMap<(CompartmentName, DocumentId), Passage>>,
     /// Passages a component was shown: only these may be cited.
     opened: Mutex<BTreeMap<(String, String), Opened>>,
     withheld: Mutex<BTreeMap<String, usize>>,
@@ -124,7 +123,7 @@ impl RequestServices {
     }
 
     /// Records an internal error for the operator and gives the component a message without detail.
-    fn unavailable(&self, error: GateError) -> CapabilityError {
+    pub(crate) fn unavailable(&self, error: GateError) -> CapabilityError {
         tracing::error!(id = %self.id, %error, "a capability failed");
         if let Ok(mut faults) = self.faults.lock() {
             faults.push((error.reason(), error.to_string()));
@@ -133,7 +132,7 @@ impl RequestServices {
     }
 
     /// Runs blocking work (HSM, scoring, model) away from the async threads.
-    async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, GateError> + Send + 'static,
     ) -> Result<T, CapabilityError> {
@@ -145,7 +144,7 @@ impl RequestServices {
         }
     }
 
-    fn vector(&self, text: &str) -> Result<Arc<Vec<f32>>, GateError> {
+    pub(crate) fn vector(&self, text: &str) -> Result<Arc<Vec<f32>>, GateError> {
         if let Ok(known) = self.vectors.lock()
             && let Some(vector) = known.get(text)
         {
@@ -160,7 +159,11 @@ impl RequestServices {
     }
 
     /// The manifest of a collection; none while it holds nothing.
-    fn manifest(&self, name: &CompartmentName, compartment: &Compartment) -> Result<Option<Arc<Manifest>>, GateError> {
+    pub(crate) fn manifest(
+        &self,
+        name: &CompartmentName,
+        compartment: &Compartment,
+    ) -> Result<Option<Arc<Manifest>>, GateError> {
         if let Ok(known) = self.manifests.lock()
             && let Some(manifest) = known.get(name)
         {
@@ -244,7 +247,12 @@ impl RequestServices {
         Ok(kept.recording)
     }
 
-    async fn retrieve(&self, question: &str, filter: &[Field], k: u32) -> Result<Vec<Reference>, CapabilityError> {
+    pub(crate) async fn retrieve(
+        &self,
+        question: &str,
+        filter: &[Field],
+        k: u32,
+    ) -> Result<Vec<Reference>, CapabilityError> {
         let Some(strategy) = &self.active.strategy else {
             return Err(self.unavailable(GateError::NotLoaded {
                 name: self.active.chosen.strategy.to_string(),
@@ -402,6 +410,13 @@ impl Services for RequestServices {
                     .map(drop)
                     .map_err(|e| self.unavailable(store(e))),
             ),
+            HostCall::ClustersSearch { collection, question, filter, k, probes } => {
+                HostAnswer::References(self.search(collection, question, filter, *k, Some(*probes)).await)
+            }
+            HostCall::KeywordsSearch { collection, text, filter, k } => {
+                HostAnswer::References(self.search_words(collection, text, filter, *k).await)
+            }
+            HostCall::Similarity { references } => HostAnswer::Closeness(self.similarity(references)),
             HostCall::Closeness { question, texts } => HostAnswer::Closeness(self.closeness(question, texts).await),
             HostCall::RecordsOpen { references } => HostAnswer::Passages(self.open_records(references).await),
             HostCall::Retrieve { question, filter, k } => {
@@ -420,76 +435,13 @@ impl Services for RequestServices {
                 HostAnswer::Unit(self.blocking(move |this| this.vector(&text).map(drop)).await)
             }
             HostCall::VectorsSearch { collection, query, filter, k } => {
-                HostAnswer::References(self.search(collection, query, filter, *k).await)
+                HostAnswer::References(self.search(collection, query, filter, *k, None).await)
             }
         }
     }
 }
 
 impl RequestServices {
-    async fn search(
-        &self,
-        collection: &str,
-        query: &str,
-        filter: &[Field],
-        k: u32,
-    ) -> Result<Vec<Reference>, CapabilityError> {
-        let (collection, query, filter) = (collection.to_owned(), query.to_owned(), filter.to_vec());
-        let found = self
-            .blocking(move |this| {
-                let Some((name, compartment)) = this.session.compartment(&collection) else { return Ok(None) };
-                let Some(manifest) = this.manifest(name, compartment)? else { return Ok(Some(Vec::new())) };
-                let vector = this.vector(&query)?;
-                if !filter.is_empty() {
-                    let what = format!("a filter of {} fields on `{name}`", filter.len());
-                    let user = &this.session.claims.user;
-                    this.gate.record_key_use_blocking(SiteKey::Metadata, "encrypt", user, &what)?;
-                }
-                let found = this.gate.search(name, compartment, &manifest, &vector, &filter, k as usize)?;
-                Ok(Some(this.keep(name, found)))
-            })
-            .await?;
-        found.ok_or_else(|| CapabilityError::Denied("no-key".to_owned()))
-    }
-
-    /// Remembers what a search fetched, and returns what the component is told of it.
-    fn keep(&self, name: &CompartmentName, found: Vec<Found>) -> Vec<Reference> {
-        let mut references = Vec::with_capacity(found.len());
-        let mut fetched = self.fetched.lock();
-        for Found { reference, document, passage } in found {
-            references.push(reference);
-            if let Ok(fetched) = &mut fetched {
-                fetched.insert((name.clone(), document), passage);
-            }
-        }
-        references
-    }
-
-    fn kept(&self, name: &CompartmentName, document: &DocumentId) -> Option<Passage> {
-        self.fetched.lock().ok()?.get(&(name.clone(), *document)).cloned()
-    }
-
-    fn documents(&self, collection: &str) -> HostAnswer {
-        let Some((name, compartment)) = self.session.compartment(collection) else {
-            return HostAnswer::Unit(Err(CapabilityError::Denied("no-key".to_owned())));
-        };
-        match self.manifest(name, compartment) {
-            Ok(manifest) => HostAnswer::Count(manifest.map_or(0, |manifest| manifest.documents())),
-            Err(error) => HostAnswer::Unit(Err(self.unavailable(error))),
-        }
-    }
-
-    async fn closeness(&self, question: &str, texts: &[String]) -> Result<Vec<u16>, CapabilityError> {
-        let (question, texts) = (question.to_owned(), texts.to_vec());
-        self.blocking(move |this| {
-            let question = this.vector(&question)?;
-            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            let vectors = this.gate.embedder()?.embed(&texts)?;
-            Ok(vectors.iter().map(|vector| closeness(cosine(&question, vector))).collect())
-        })
-        .await
-    }
-
     /// Every use of a site key by a plugin is recorded before it happens.
     async fn record_use(&self, plugin: &PluginName, key: SiteKey, operation: &str) -> Result<(), CapabilityError> {
         let who = format!("{} by {plugin}", self.session.claims.user);

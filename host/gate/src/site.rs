@@ -258,6 +258,9 @@ impl Gate {
         let masker = Masker::open(&keyring, &state.live(SiteKey::Mask)?, state.key(SiteKey::Tokens)?)?;
         let fields =
             FieldCipher::open(&keyring, &config, &state.live(SiteKey::Metadata)?, state.key(SiteKey::Tokens)?)?;
+        for unknown in config.collections.keys().filter(|name| !state.compartments.contains_key(*name)) {
+            tracing::warn!("site.toml: collections.{unknown} is of no compartment of this site and does nothing");
+        }
         let engine = open_engine(dir, &keyring, &state)?;
         let tokens = keyring.find(state.key(SiteKey::Tokens)?)?;
         let names_key = Zeroizing::new(keyring.mac(&tokens, b"casemate/names-of-small-state")?);

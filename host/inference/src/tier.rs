@@ -90,7 +90,7 @@ impl Tier {
         let mut scores: Vec<EncryptedScores> = prepared.iter().map(EncryptedScores::empty).collect();
 
         let each = (self.memory / TILES_IN_MEMORY / PreparedTile::bytes_for(&params)).clamp(1, GROUPS_PER_TILE);
-        let tiles: Vec<&[ExpectedGroup]> = expected.chunks(each).collect();
+        let tiles = tiles(expected, each);
         let names: Vec<Digest> = tiles.iter().map(|groups| name(groups)).collect();
         let cached = self.cache().begin(names.iter().copied());
         let wanted: Vec<_> = tiles.into_iter().zip(names).zip(cached).collect();
@@ -164,6 +164,21 @@ impl Tier {
     }
 }
 
+/// What is prepared together: `each` groups of consecutive numbers, the first a multiple of `each`; any other group alone. So a search of
+/// a few groups finds what searches of other few have prepared.
+fn tiles(mut expected: &[ExpectedGroup], each: usize) -> Vec<&[ExpectedGroup]> {
+    let mut tiles = Vec::new();
+    while let Some(first) = expected.first() {
+        let consecutive = |groups: &&[ExpectedGroup]| groups.iter().zip(first.group..).all(|(each, n)| each.group == n);
+        let aligned = (first.group as usize).is_multiple_of(each);
+        let whole = expected.get(..each).filter(|_| aligned).filter(consecutive);
+        let (tile, rest) = expected.split_at(whole.map_or(1, <[_]>::len));
+        tiles.push(tile);
+        expected = rest;
+    }
+    tiles
+}
+
 /// Names a tile by the digests of its groups, in their order.
 fn name(groups: &[ExpectedGroup]) -> Digest {
     let digests: Vec<&[u8]> = groups.iter().map(|group| group.digest.as_bytes().as_slice()).collect();
@@ -186,4 +201,23 @@ fn same_params(
     }
     let (collection, group) = (collection.clone(), groups.first().map_or(0, |group| group.group));
     Err(InferenceError::Params { collection, group, expected: *expected, actual: *actual })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_of_few_groups_shares_tiles_with_others() {
+        let groups = |numbers: &[u32]| -> Vec<ExpectedGroup> {
+            numbers.iter().map(|group| ExpectedGroup { group: *group, version: 1, digest: Digest::of(b"") }).collect()
+        };
+        let sizes =
+            |numbers: &[u32], each| tiles(&groups(numbers), each).iter().map(|tile| tile.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 4), [4, 4, 1, 1]);
+        assert_eq!(sizes(&[1, 2, 3, 4, 8, 9, 11], 4), [1; 7]);
+        assert_eq!(sizes(&[3, 4, 5, 6, 7, 9], 4), [1, 4, 1]);
+        assert_eq!(sizes(&[5, 6], 1), [1, 1]);
+        assert_eq!(sizes(&[], 8), []);
+    }
 }

@@ -58,7 +58,7 @@ async fn stop() {
 /// |---|---|---|
 /// | `GET /healthz` | | 200 `{"status":"ok"}`; the only call without a token |
 /// | `GET /v1/health` | | token, generation, embedder; `tokens`: the state of a pair |
-/// | `POST /v1/ask` | `{"question", "filter": {name: value}}` | answer with citations, or a denial |
+/// | `POST /v1/ask` | `{"question", "filter": {name: value}, "where": ["year>=2020", "state in draft,final"]}` | answer with citations, or a denial |
 /// | `POST /v1/changes` | a signed bundle | the change that the user asks for, and where it stands |
 /// | `POST /v1/policy/evaluate` | `{"phase", "action", "text", "attributes", "passage"}` | the chain's decision |
 fn router(app: Arc<App>) -> Router {
@@ -234,12 +234,18 @@ struct AskBody {
     question: String,
     #[serde(default)]
     filter: BTreeMap<String, String>,
+    #[serde(default, rename = "where")]
+    conditions: Vec<String>,
 }
 
 async fn ask(State(app): State<Arc<App>>, request: Request) -> Result<Json<Reply>, ApiError> {
     let session = app.session(request.headers()).await?;
     let ask: AskBody = body(request).await?;
-    Ok(Json(app.gate.ask(&session, &ask.question, fields(ask.filter)).await?))
+    let mut filter = fields(ask.filter);
+    for text in &ask.conditions {
+        filter.push(casemate_gate::condition(text).map_err(ApiError::bad_request)?);
+    }
+    Ok(Json(app.gate.ask(&session, &ask.question, filter).await?))
 }
 
 #[derive(Deserialize)]

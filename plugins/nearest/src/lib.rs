@@ -1,8 +1,9 @@
 //! The retrieval strategy every site starts with: the closest passages of all collections.
 #![deny(unsafe_code)]
 
-use casemate_sdk::vectors::{Collection, Query, collections, search};
-use casemate_sdk::{CapabilityError, Description, Field, Reference, SettingKind, Settings, Strategy};
+use casemate_sdk::strategy::{everywhere, merge};
+use casemate_sdk::vectors::{Collection, Query, search};
+use casemate_sdk::{Description, Field, Reference, SettingKind, Settings, Strategy};
 
 /// Searches every collection the session may search and merges by closeness.
 pub struct Nearest;
@@ -17,59 +18,19 @@ impl Strategy for Nearest {
     }
 
     fn retrieve(question: &str, filter: &[Field], k: u32, settings: &Settings) -> Result<Vec<Reference>, String> {
-        let chosen = settings.texts("collections");
-        let mut names = collections();
-        names.retain(|name| chosen.is_none_or(|chosen| chosen.contains(name)));
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
         let query = Query::embed(question).map_err(|error| error.explain("embedding the question"))?;
-        let (mut found, mut searched, mut unfit) = (Vec::new(), 0_usize, None);
-        for name in &names {
-            match search_one(name, &query, filter, k) {
-                Ok(references) => {
-                    searched += 1;
-                    found.extend(references);
-                }
-                // A key withdrawn since the names were listed: as if the collection were not there.
-                Err(CapabilityError::Denied(_) | CapabilityError::NotFound(_)) => {}
-                // Most likely a filter field that this collection does not have: nothing in it can match.
-                Err(error @ CapabilityError::Invalid(_)) => unfit = Some((name, error)),
-                // An altered or missing store must not look like a smaller one.
-                Err(error) => return Err(error.explain(&["searching `", name, "`"].concat())),
-            }
-        }
-        match unfit {
-            Some((name, error)) if searched == 0 => Err(error.explain(&["searching `", name, "`"].concat())),
-            _ => Ok(merge(found, k)),
-        }
+        let rankings =
+            everywhere(settings.texts("collections"), |name| search(&Collection::open(name)?, &query, filter, k))?;
+        Ok(merge(rankings, k))
     }
 }
 
 casemate_sdk::export_strategy!(Nearest);
 
-fn search_one(name: &str, query: &Query, filter: &[Field], k: u32) -> Result<Vec<Reference>, CapabilityError> {
-    search(&Collection::open(name)?, query, filter, k)
-}
-
-/// Best first; equal closeness keeps the order of collections and of ranks. The first of two equal references stays.
-fn merge(mut found: Vec<Reference>, k: u32) -> Vec<Reference> {
-    found.sort_by_key(|reference| std::cmp::Reverse(reference.closeness));
-    let mut best: Vec<Reference> = Vec::with_capacity(found.len().min(k as usize));
-    for reference in found {
-        if best.len() == k as usize {
-            break;
-        }
-        if !best.iter().any(|each| each.document == reference.document && each.collection == reference.collection) {
-            best.push(reference);
-        }
-    }
-    best
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use casemate_sdk::CapabilityError;
     use casemate_sdk::testing::{Host, settings, with_host};
 
     use super::*;

@@ -1,7 +1,7 @@
 //! Natively, the capabilities: the same signatures as the generated imports, answered by the scripted host.
 
 use super::{Host, KeyPurpose, call};
-use crate::{CapabilityError, Field};
+use crate::{CapabilityError, Field, Reference};
 
 /// Who the request is for.
 pub mod session {
@@ -243,6 +243,58 @@ pub mod vectors {
     }
 }
 
+/// Search in the closest parts of a collection.
+pub mod clusters {
+    use super::{call, found};
+    use crate::{CapabilityError, Field, Reference};
+
+    /// The first `k` of what the script says is found.
+    pub fn search(
+        collection: &str,
+        _question: &str,
+        _filter: &[Field],
+        k: u32,
+        probes: u32,
+    ) -> Result<Vec<Reference>, CapabilityError> {
+        if !(1..=256).contains(&k) || !(1..=64).contains(&probes) {
+            return Err(CapabilityError::Invalid("k must be 1 to 256, probes 1 to 64".to_owned()));
+        }
+        call("clusters.search", |host| found(host.clusters.as_ref()?, collection, k))
+    }
+}
+
+/// Search by keyed words.
+pub mod keywords {
+    use super::{call, found};
+    use crate::{CapabilityError, Field, Reference};
+
+    /// The first `k` of what the script says is found.
+    pub fn search(collection: &str, _text: &str, _filter: &[Field], k: u32) -> Result<Vec<Reference>, CapabilityError> {
+        if !(1..=256).contains(&k) {
+            return Err(CapabilityError::Invalid("k must be 1 to 256".to_owned()));
+        }
+        call("keywords.search", |host| found(host.keywords.as_ref()?, collection, k))
+    }
+}
+
+/// How close passages are to each other.
+pub mod similarity {
+    use super::call;
+    use crate::{CapabilityError, Reference};
+
+    /// Closeness of each of up to 64 passages to each, row by row.
+    pub fn closeness(references: &[Reference]) -> Result<Vec<u16>, CapabilityError> {
+        call("similarity.closeness", |host| {
+            let measure = host.similarity.as_ref()?;
+            if references.len() > 64 {
+                return Some(Err(CapabilityError::Invalid("more than 64 passages".to_owned())));
+            }
+            let row = |a| references.iter().map(move |b| measure(a, b).min(1023));
+            Some(Ok(references.iter().flat_map(row).collect()))
+        })
+    }
+}
+
 /// Sealed passages.
 pub mod records {
     use super::call;
@@ -350,6 +402,19 @@ pub mod kv {
             Some(Ok(()))
         })
     }
+}
+
+/// What the script says of a collection; one it does not name is `denied`, as in the contract.
+fn found(
+    script: &[(String, Result<Vec<Reference>, CapabilityError>)],
+    collection: &str,
+    k: u32,
+) -> Option<Result<Vec<Reference>, CapabilityError>> {
+    let found = script.iter().find(|(name, _)| name == collection).map(|(_, found)| found.clone());
+    Some(found.unwrap_or_else(|| Err(CapabilityError::Denied("no-key".to_owned()))).map(|mut found| {
+        found.truncate(k as usize);
+        found
+    }))
 }
 
 fn random_bytes(host: &Host, count: u32) -> Option<Result<Vec<u8>, CapabilityError>> {

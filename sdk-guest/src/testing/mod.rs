@@ -42,12 +42,16 @@ pub struct Host {
     kv: Option<BTreeMap<String, Vec<u8>>>,
     keys: BTreeMap<String, KeyPurpose>,
     collections: Option<Vec<(String, Found)>>,
+    clusters: Option<Vec<(String, Found)>>,
+    keywords: Option<Vec<(String, Found)>>,
+    similarity: Option<Similar>,
     retrieved: Option<Found>,
     passages: Option<Vec<(Reference, Result<Passage, CapabilityError>)>>,
     closeness: Option<Measure>,
     seen: Recording,
 }
 
+type Similar = Box<dyn Fn(&Reference, &Reference) -> u16>;
 type Measure = Box<dyn Fn(&str, &str) -> u16>;
 type Found = Result<Vec<Reference>, CapabilityError>;
 
@@ -120,6 +124,26 @@ impl Host {
     pub fn collection(mut self, name: &str, found: Found) -> Self {
         self.collections.get_or_insert_default().push((name.to_owned(), found));
         self
+    }
+
+    /// Grants `clusters` with a collection, and what a search of its closest clusters finds.
+    #[must_use]
+    pub fn clustered(mut self, collection: &str, found: Found) -> Self {
+        self.clusters.get_or_insert_default().push((collection.to_owned(), found));
+        self
+    }
+
+    /// Grants `keywords` with a collection, and what a search by words finds.
+    #[must_use]
+    pub fn keywords(mut self, collection: &str, found: Found) -> Self {
+        self.keywords.get_or_insert_default().push((collection.to_owned(), found));
+        self
+    }
+
+    /// Grants `similarity`: closeness of two passages, 0 to 1023.
+    #[must_use]
+    pub fn similarity(self, measure: impl Fn(&Reference, &Reference) -> u16 + 'static) -> Self {
+        Self { similarity: Some(Box::new(measure)), ..self }
     }
 
     /// Grants `retrieval`, and what it answers.

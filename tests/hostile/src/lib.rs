@@ -5,6 +5,8 @@
 #![deny(unsafe_code)]
 
 mod attacks;
+#[cfg(feature = "greedy")]
+mod greedy;
 #[cfg(feature = "start-loop")]
 mod start_loop;
 #[cfg(feature = "wasi-import")]
@@ -33,8 +35,11 @@ impl Policy for Hostile {
     }
 }
 
-#[cfg(not(feature = "wrong-world"))]
+#[cfg(not(any(feature = "greedy", feature = "wrong-world")))]
 casemate_sdk::export_policy!(Hostile);
+
+#[cfg(feature = "greedy")]
+casemate_sdk::export_strategy!(greedy::Greedy);
 
 #[cfg(feature = "wrong-world")]
 casemate_sdk::export_strategy!(WrongWorld);

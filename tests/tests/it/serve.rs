@@ -186,6 +186,10 @@ fn ask_answers_or_denies() {
     assert_eq!((denied.status, &denied.body["outcome"]["reason"]), (200, &json!("need-to-know")));
     let filtered = json!({ "question": "What does a pool do?", "filter": { "licence": "BSD-3-Clause" } });
     assert_eq!(site::titles(&served.post("/v1/ask", "ben", &filtered).body), ["Bloom filters"]);
+    let set = json!({ "question": "What does a pool do?", "where": ["licence in BSD-3-Clause,none-such"] });
+    assert_eq!(site::titles(&served.post("/v1/ask", "ben", &set).body), ["Bloom filters"]);
+    let wrong = json!({ "question": "What does a pool do?", "where": ["licence>=MIT"] });
+    assert_eq!(served.post("/v1/ask", "ben", &wrong).status, 400);
 }
 
 #[test]
