@@ -1,7 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
+use casemate_attest::Envelope;
 use casemate_bundle::{ApproverKey, TrustRoot};
 use casemate_types::{Digest, PluginName};
 use jiff::Timestamp;
@@ -76,21 +76,8 @@ pub struct SignedOrder {
 }
 
 /// An order on its way: an in-toto Statement v1 in a DSSE v1 envelope, JSON. Nothing in it is verified.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OrderFile {
-    payload: String,
-    #[serde(rename = "payloadType")]
-    payload_type: String,
-    signatures: Vec<Signature>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Signature {
-    keyid: String,
-    sig: String,
-}
+#[derive(Debug, Clone)]
+pub struct OrderFile(Envelope);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -166,25 +153,21 @@ impl OrderFile {
             subject: [subject],
         };
         let payload = serde_json::to_vec(&statement).map_err(|error| OrderError::Malformed(error.to_string()))?;
-        let payload = BASE64_STANDARD.encode(payload);
-        Ok(Self { payload, payload_type: PAYLOAD_TYPE.to_owned(), signatures: Vec::new() })
+        Ok(Self(Envelope::new(PAYLOAD_TYPE, payload)))
     }
 
     /// Reads a file of at most [`MAX_ORDER`] bytes.
     ///
     /// Errors: [`OrderError::Malformed`].
     pub fn parse(bytes: &[u8]) -> Result<Self, OrderError> {
-        if bytes.len() > MAX_ORDER {
-            return Err(OrderError::Malformed(format!("it is larger than {MAX_ORDER} bytes")));
-        }
-        serde_json::from_slice(bytes).map_err(|error| OrderError::Malformed(error.to_string()))
+        Envelope::parse(bytes, MAX_ORDER).map(Self).map_err(|error| OrderError::Malformed(error.to_string()))
     }
 
     /// The file.
     ///
     /// Errors: [`OrderError::Malformed`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, OrderError> {
-        serde_json::to_vec(self).map_err(|error| OrderError::Malformed(error.to_string()))
+        self.0.to_bytes().map_err(|error| OrderError::Malformed(error.to_string()))
     }
 
     /// What it orders, whoever signed: for the eyes of the next signer.
@@ -199,11 +182,11 @@ impl OrderFile {
     /// Errors: [`OrderError::SamePerson`], [`OrderError::Key`].
     pub fn sign(&mut self, key: &ApproverKey) -> Result<(), OrderError> {
         let keyid = key.public().key_id().map_err(OrderError::Key)?;
-        if self.signatures.iter().any(|signature| signature.keyid == keyid) {
+        if self.0.signatures().iter().any(|signature| signature.keyid == keyid) {
             return Err(OrderError::SamePerson { name: key.public().name.clone() });
         }
-        let signature = key.sign_dsse(&pae(&self.payload_type, &self.payload()?)).map_err(OrderError::Key)?;
-        self.signatures.push(Signature { keyid, sig: BASE64_STANDARD.encode(signature) });
+        let signature = key.sign_dsse(&self.0.pae()).map_err(OrderError::Key)?;
+        self.0.push(keyid, signature);
         Ok(())
     }
 
@@ -211,19 +194,17 @@ impl OrderFile {
     ///
     /// Errors: each attack has a variant of its own in [`OrderError`].
     pub fn verify(&self, site: &str, trust: &TrustRoot, now: Timestamp) -> Result<SignedOrder, OrderError> {
-        if self.payload_type != PAYLOAD_TYPE {
+        if self.0.payload_type() != PAYLOAD_TYPE {
             return Err(OrderError::Malformed(format!("its payload is not {PAYLOAD_TYPE}")));
         }
         if now > trust.expires() {
             return Err(OrderError::RootExpired { at: trust.expires() });
         }
-        let payload = self.payload()?;
-        let message = pae(&self.payload_type, &payload);
+        let message = self.0.pae();
         let mut signers: Vec<String> = Vec::new();
-        for Signature { keyid, sig } in &self.signatures {
-            let keyid: String = keyid.chars().take(80).collect();
-            let bytes = BASE64_STANDARD.decode(sig).unwrap_or_default();
-            let Some(name) = trust.dsse_signer(&keyid, &message, &bytes) else {
+        for signature in self.0.signatures() {
+            let keyid: String = signature.keyid.chars().take(80).collect();
+            let Some(name) = trust.dsse_signer(&keyid, &message, &signature.sig) else {
                 return Err(OrderError::BadSignature { key_id: keyid });
             };
             // A person has one key in a root, and a key one person.
@@ -246,22 +227,16 @@ impl OrderFile {
         if let Some(at) = order.expires().filter(|expires| now > *expires) {
             return Err(OrderError::Expired { at });
         }
-        Ok(SignedOrder { order, digest: Digest::of(&payload), signers })
+        Ok(SignedOrder { order, digest: self.digest(), signers })
     }
 
     /// Digest of the statement: names the order whoever signed.
-    ///
-    /// Errors: [`OrderError::Malformed`].
-    pub fn digest(&self) -> Result<Digest, OrderError> {
-        Ok(Digest::of(&self.payload()?))
-    }
-
-    fn payload(&self) -> Result<Vec<u8>, OrderError> {
-        BASE64_STANDARD.decode(&self.payload).map_err(|error| OrderError::Malformed(error.to_string()))
+    pub fn digest(&self) -> Digest {
+        self.0.digest()
     }
 
     fn statement(&self) -> Result<Statement, OrderError> {
-        serde_json::from_slice(&self.payload()?).map_err(|error| OrderError::Malformed(error.to_string()))
+        serde_json::from_slice(self.0.payload()).map_err(|error| OrderError::Malformed(error.to_string()))
     }
 }
 
@@ -315,12 +290,6 @@ impl TryFrom<String> for Scope {
     fn try_from(text: String) -> Result<Self, String> {
         text.parse()
     }
-}
-
-/// DSSE's pre-authentication encoding (DSSE v1, protocol.md).
-fn pae(payload_type: &str, payload: &[u8]) -> Vec<u8> {
-    let head = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len());
-    [head.as_bytes(), payload].concat()
 }
 
 const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";

@@ -2,14 +2,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use casemate_bundle::{ApproverKey, TrustRoot};
+use casemate_bundle::TrustRoot;
 use casemate_change::{MAX_ORDER, Order, OrderFile, Scope};
 use casemate_gate::{Gate, GateError, Request, SiteConfig};
 use casemate_types::{Digest, PluginName};
 use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::failure::{Failure, code};
+use crate::bundle::args::KeyOptions;
+use crate::bundle::signer;
+use crate::failure::Failure;
 use crate::{environment, output};
 
 /// Orders are signed with the key files of the people in the site's root of trust. To close takes one of them, to open two:
@@ -55,7 +57,7 @@ pub enum ChangeCommand {
     },
     /// Take a bundle out of use for ever. One custodian.
     Revoke {
-        /// The bundle, `sha256:...`, as `status` and `plugin inspect` show it.
+        /// The bundle, `sha256:...`, as `status` and `bundle inspect` show it.
         bundle: Digest,
         #[command(flatten)]
         by: Signing,
@@ -64,9 +66,8 @@ pub enum ChangeCommand {
     Sign {
         /// The order.
         order: PathBuf,
-        /// The key file of the person who signs.
-        #[arg(long)]
-        key: PathBuf,
+        #[command(flatten)]
+        key: KeyOptions,
     },
     /// Carry out an order that enough people have signed.
     Submit {
@@ -91,9 +92,8 @@ pub struct Signing {
     /// Why, on one line: it goes into the log.
     #[arg(long)]
     reason: String,
-    /// The key file of the person who signs.
-    #[arg(long)]
-    key: PathBuf,
+    #[command(flatten)]
+    key: KeyOptions,
 }
 
 #[derive(Args)]
@@ -146,7 +146,7 @@ pub fn run(site: &Path, command: ChangeCommand, json: bool) -> Result<ExitCode, 
         ChangeCommand::Sign { order: path, key } => {
             let mut file = OrderFile::parse(&read(&path)?)?;
             let order = file.order()?;
-            file.sign(&load(&key)?)?;
+            file.sign(&signer(site, &key)?)?;
             fs::write(&path, file.to_bytes()?).map_err(|error| cannot("write", &path, &error))?;
             said(&order, &path, json)
         }
@@ -226,12 +226,8 @@ fn signed(site: &Path, order: Order, by: &Signing) -> Result<OrderFile, Failure>
     let path = site.join("trust/root.json");
     let trust = TrustRoot::parse(&fs::read(&path).map_err(|error| cannot("read", &path, &error))?)?;
     let mut file = OrderFile::new(order, &SiteConfig::read(site)?.name, &trust)?;
-    file.sign(&load(&by.key)?)?;
+    file.sign(&signer(site, &by.key)?)?;
     Ok(file)
-}
-
-fn load(key: &Path) -> Result<ApproverKey, Failure> {
-    ApproverKey::load(key).map_err(|error| Failure::from(error).with_code(code::FAILED).about(key))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {

@@ -4,6 +4,7 @@
 
 mod args;
 mod audit;
+mod bundle;
 mod ceremony;
 mod change;
 mod custodian;
@@ -53,6 +54,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Extract { kind } => extract::run(kind),
         Command::Eval(options) => evaluate::run(&site, &options, json),
         Command::Ask(options) => question::run(&site, &options, json),
+        Command::Bundle(command) => bundle::run(&site, command, json),
         Command::Plugin(command) => plugin::run(&site, command, json),
         Command::Kit(command) => kit::run(&site, command, json),
         Command::Change(command) => change::run(&site, command, json),

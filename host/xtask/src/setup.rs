@@ -44,6 +44,7 @@ pub fn run() -> Result<Ready, String> {
     nss(&mut ready);
     go(&mut ready);
     python_tuf(&mut ready);
+    skopeo(&mut ready);
     model(&mut ready);
     Ok(ready)
 }
@@ -181,6 +182,17 @@ pub fn faketime() -> Result<(), String> {
         return Ok(());
     }
     apt(&["faketime"], "the TUF conformance suite runs the client at other dates")
+}
+
+/// skopeo reads bundles' OCI layouts: software that is not ours.
+fn skopeo(ready: &mut Ready) {
+    if shell::has("skopeo") {
+        return;
+    }
+    if let Err(error) = apt(&["skopeo"], "a foreign judge of bundles") {
+        println!("== no skopeo here, so the foreign judge of bundles is left out: {error}");
+        ready.variables.push(("CASEMATE_WITHOUT_SKOPEO", "1".to_owned()));
+    }
 }
 
 fn model(ready: &mut Ready) {

@@ -6,9 +6,10 @@
 
 mod access;
 mod audit;
+mod carry;
 mod ceremony;
-mod consent;
 mod change;
+mod consent;
 mod corpus;
 mod custodian;
 mod destruction;
