@@ -54,7 +54,17 @@ fn sign(site: &Path, bundle: &Path, key: &KeyOptions, json: bool) -> Result<Exit
 }
 
 fn verify(site: &Path, bundle: &Path, json: bool) -> Result<ExitCode, Failure> {
-    let verified = about(bundle, casemate_bundle::verify(&read(bundle)?, &trust(site)?, jiff::Timestamp::now()))?;
+    let now = casemate_gate::trusted_time_of(site)?;
+    let verified = casemate_bundle::verify(&read(bundle)?, &trust(site)?, now).map_err(|error| {
+        let clock_is_behind = matches!(error, BundleError::Expired { .. })
+            && now.duration_since(jiff::Timestamp::now()) > jiff::SignedDuration::from_mins(1);
+        let failure = Failure::from(error).about(bundle);
+        if clock_is_behind {
+            failure.hint(format!("the clock is behind the audit log, whose time ({now:.0}) counts: set it right"))
+        } else {
+            failure
+        }
+    })?;
     if json {
         output::json(&serde_json::json!({
             "verified": true, "name": verified.manifest().name, "version": verified.version(),

@@ -50,6 +50,7 @@ mod site_log;
 mod standing;
 mod state;
 mod taken;
+mod trusted_time;
 mod user_key;
 mod vault;
 mod versions;
@@ -83,6 +84,7 @@ pub use site_log::SiteLog;
 pub use standing::standing_of;
 pub use state::{STATE_FORMAT, SiteKey, SiteState};
 pub use taken::{Taken, TakenToken};
+pub use trusted_time::trusted_time_of;
 pub use versions::{KeyStatus, OlderStatus, ReEncrypted};
 
 use casemate_types::DecisionId;

@@ -99,8 +99,8 @@ pub fn run(site: &Path, command: RootCommand, json: bool) -> Result<ExitCode, Fa
         RootCommand::Accept { root: path } => {
             let root = trust(site)?;
             let bytes = read(&path)?;
-            let next =
-                root.follow(&bytes, jiff::Timestamp::now()).map_err(|error| Failure::from(error).about(&path))?;
+            let now = casemate_gate::trusted_time_of(site)?;
+            let next = root.follow(&bytes, now).map_err(|error| Failure::from(error).about(&path))?;
             // With all its signatures, so that everybody can follow the chain of roots later; then what is pinned.
             write(&site.join(format!("trust/{}.root.json", next.version())), &bytes)?;
             write(&site.join("trust/root.json"), next.as_bytes())?;
