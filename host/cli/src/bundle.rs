@@ -5,6 +5,7 @@ mod build;
 mod evidence;
 mod root;
 mod show;
+mod token;
 
 use std::fs;
 use std::path::Path;
@@ -94,6 +95,9 @@ pub(crate) fn signer(site: &Path, options: &KeyOptions) -> Result<ApproverKey, F
 
 /// An approver's key, and whether it lay there in clear.
 pub(crate) fn key_file(options: &KeyOptions) -> Result<(ApproverKey, bool), Failure> {
+    if let Some(key) = token::open(&options.key, options.passphrase_fd) {
+        return Ok((key?, false));
+    }
     let mut asked = false;
     let key = ApproverKey::load_with(&options.key, || {
         asked = true;

@@ -185,7 +185,7 @@ fn attacks_that_python_tuf_signs_are_refused_by_name() {
 
     for case in ["delegation", "second-hash"] {
         let error = foreign.refusal(case);
-        assert!(matches!(error, BundleError::MixAndMatch { ref file } if file == TUF[1]), "{case} {error:?}");
+        assert!(matches!(error, BundleError::MixAndMatch { .. }), "{case} {error:?}");
     }
     let error = foreign.refusal("endless-data");
     assert!(matches!(error, BundleError::EntryTooLarge { ref entry, .. } if entry == TUF[1]), "{error:?}");
