@@ -16,8 +16,13 @@ fn python(arguments: &[&str]) -> Option<Output> {
         eprintln!("left out: python-tuf is not installed here (CASEMATE_WITHOUT_PYTHON_TUF)");
         return None;
     }
-    let python = std::env::var_os("CASEMATE_TUF_PYTHON")
-        .expect("python-tuf is needed: cargo xtask test sets CASEMATE_TUF_PYTHON, or CASEMATE_WITHOUT_PYTHON_TUF");
+    // `cargo xtask setup` puts it below the target folder.
+    let below = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().join("casemate/python-tuf/bin/python");
+    let python = std::env::var_os("CASEMATE_TUF_PYTHON").map_or(below, PathBuf::from);
+    assert!(
+        python.exists(),
+        "python-tuf is needed: cargo xtask setup installs it, or sets CASEMATE_WITHOUT_PYTHON_TUF"
+    );
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign/python_tuf.py");
     Some(Command::new(python).arg(script).args(arguments).output().unwrap())
 }
