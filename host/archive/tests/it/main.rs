@@ -67,7 +67,10 @@ fn apply(bytes: &mut Vec<u8>, change: &Change) {
             let block = bytes[from..from + BLOCK].to_vec();
             bytes.splice(to..to, block);
         }
-        Change::Remove(at) => drop(bytes.drain(at.index(blocks) * BLOCK..).take(BLOCK).count()),
+        Change::Remove(at) => {
+            let start = at.index(blocks) * BLOCK;
+            drop(bytes.drain(start..start + BLOCK));
+        }
         Change::Field(block, at, value) => {
             let start = block.index(blocks) * BLOCK;
             let head = &mut bytes[start..start + BLOCK];
