@@ -127,6 +127,17 @@ pub fn size_of(dir: &Path) -> Result<u64, AuditError> {
     Ok(size + snapshot.wal?.ok_or(AuditError::MissingWal)?.after(size)?.count() as u64)
 }
 
+/// The time of the latest durable record of the log in `dir`, in milliseconds since 1970 UTC, signed or not; `None` for a log without
+/// records of its own. Nothing is verified.
+pub fn latest_ms(dir: &Path) -> Result<Option<u64>, AuditError> {
+    let last = size_of(dir)?.saturating_sub(1);
+    let mut latest = None;
+    for (_, record) in entries_from(dir, last)? {
+        latest = latest.max(crate::clock::time_of(&record?));
+    }
+    Ok(latest)
+}
+
 /// Reads records in full, signed bundles one by one; neighbours come from the same bundle. Nothing is verified.
 pub struct RecordReader {
     dir: PathBuf,

@@ -17,7 +17,8 @@ use crate::BundleError;
 use crate::json::canonical;
 use crate::sealed;
 
-/// The secret key of one person who may approve: Ed25519 (RFC 8032) or ECDSA on P-256 (FIPS 186-5).
+/// The secret key of one person who may approve: Ed25519 (RFC 8032) or ECDSA on P-256 (FIPS 186-5). Here, or held by a token of the person's
+/// own ([`ApproverKey::held`]).
 ///
 /// The file form is JSON, `{"name":NAME,"pkcs8":BASE64}`, with the key as PKCS#8 (RFC 5958; RFC 8410 section 10.3 for Ed25519). In clear it
 /// is for rehearsals; with a passphrase the member is `encrypted-pkcs8` (module `sealed`).
@@ -29,6 +30,7 @@ pub struct ApproverKey {
 enum Pair {
     Ed25519(Ed25519KeyPair),
     EcdsaP256(EcdsaKeyPair),
+    Held(Box<dyn Signer + Send + Sync>),
 }
 
 impl ApproverKey {
@@ -43,6 +45,12 @@ impl ApproverKey {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING);
         let pair = pair.map_err(|_| BundleError::Crypto { action: "make a P-256 key" })?;
         Self::new(name, Pair::EcdsaP256(pair))
+    }
+
+    /// The key of the person `name` that another holds, such as a token that never gives it out. It cannot be saved.
+    pub fn held(name: &str, holder: impl Signer + Send + Sync + 'static) -> Result<Self, BundleError> {
+        let public = ApproverPublic::new(name, holder.public_key().clone())?;
+        Ok(Self { public, pair: Pair::Held(Box::new(holder)) })
     }
 
     /// Writes the key in clear to a new file that only its owner can read (mode 600). Never overwrites. For rehearsals.
@@ -116,6 +124,7 @@ impl ApproverKey {
         let key = match &pair {
             Pair::Ed25519(pair) => PublicKey::from_bytes(pair.public_key().as_ref()),
             Pair::EcdsaP256(pair) => PublicKey::from_bytes(pair.public_key().as_ref()),
+            Pair::Held(holder) => Ok(holder.public_key().clone()),
         };
         Ok(Self { public: ApproverPublic::new(name, key?)?, pair })
     }
@@ -126,6 +135,7 @@ impl ApproverKey {
         Ok(Zeroizing::new(match &self.pair {
             Pair::Ed25519(pair) => pair.to_pkcs8().map_err(failed)?.as_ref().to_vec(),
             Pair::EcdsaP256(pair) => pair.to_pkcs8v1().map_err(failed)?.as_ref().to_vec(),
+            Pair::Held(_) => return Err(BundleError::Crypto { action: "write out a key that its token keeps" }),
         }))
     }
 
@@ -150,6 +160,7 @@ impl Signer for ApproverKey {
                 let signature = pair.sign(&SystemRandom::new(), message);
                 Ok(signature.map_err(|error| SignerError(Box::new(error)))?.as_ref().to_vec())
             }
+            Pair::Held(holder) => holder.sign(message),
         }
     }
 }

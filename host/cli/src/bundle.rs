@@ -6,6 +6,7 @@ mod document;
 mod evidence;
 mod root;
 mod show;
+mod token;
 
 use std::fs;
 use std::path::Path;
@@ -70,7 +71,17 @@ fn sign(site: &Path, bundle: &Path, key: &KeyOptions, json: bool) -> Result<Exit
 }
 
 fn verify(site: &Path, bundle: &Path, json: bool) -> Result<ExitCode, Failure> {
-    let verified = about(bundle, casemate_bundle::verify_any(&read(bundle)?, &trust(site)?, jiff::Timestamp::now()))?;
+    let now = casemate_gate::trusted_time_of(site)?;
+    let verified = casemate_bundle::verify_any(&read(bundle)?, &trust(site)?, now).map_err(|error| {
+        let clock_is_behind = matches!(error, BundleError::Expired { .. })
+            && now.duration_since(jiff::Timestamp::now()) > jiff::SignedDuration::from_mins(1);
+        let failure = Failure::from(error).about(bundle);
+        if clock_is_behind {
+            failure.hint(format!("the clock is behind the audit log, whose time ({now:.0}) counts: set it right"))
+        } else {
+            failure
+        }
+    })?;
     if json {
         output::json(&serde_json::json!({
             "verified": true, "name": verified.name(), "kind": verified.kind(), "version": verified.version(),
@@ -104,6 +115,9 @@ pub(crate) fn signer(site: &Path, options: &KeyOptions) -> Result<ApproverKey, F
 
 /// An approver's key, and whether it lay there in clear.
 pub(crate) fn key_file(options: &KeyOptions) -> Result<(ApproverKey, bool), Failure> {
+    if let Some(key) = token::open(&options.key, options.passphrase_fd) {
+        return Ok((key?, false));
+    }
     let mut asked = false;
     let key = ApproverKey::load_with(&options.key, || {
         asked = true;

@@ -62,6 +62,7 @@ mod staging;
 mod standing;
 mod state;
 mod taken;
+mod trusted_time;
 mod user_key;
 mod vault;
 mod versions;
@@ -102,6 +103,7 @@ pub use staging::Trial;
 pub use standing::standing_of;
 pub use state::{STATE_FORMAT, SiteKey, SiteState};
 pub use taken::{Taken, TakenToken};
+pub use trusted_time::trusted_time_of;
 pub use versions::{KeyStatus, OlderStatus, ReEncrypted};
 
 use casemate_types::DecisionId;

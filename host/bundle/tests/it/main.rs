@@ -4,6 +4,7 @@
 
 mod container;
 mod document;
+mod foreign;
 mod forge;
 mod keys;
 mod lifecycle;

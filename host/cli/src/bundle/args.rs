@@ -33,7 +33,7 @@ pub enum BundleCommand {
         /// The one that replaces it.
         new: PathBuf,
     },
-    /// Make an approver's key, encrypted under a passphrase, and print its public half.
+    /// Make an approver's key, encrypted under a passphrase or in a token, and print its public half.
     Key(NewKeyOptions),
     /// Change who may approve: draft, sign and accept the next root of trust.
     #[command(subcommand)]
@@ -69,10 +69,10 @@ pub struct BuildOptions {
 
 #[derive(Args)]
 pub struct KeyOptions {
-    /// The approver's key file.
+    /// The approver's key file. It may name a key in a token.
     #[arg(long)]
     pub key: PathBuf,
-    /// Read the passphrase from this file descriptor instead of the terminal.
+    /// Read the passphrase, or the token's PIN, from this file descriptor instead of the terminal.
     #[arg(long, value_name = "N")]
     pub passphrase_fd: Option<u32>,
 }
@@ -85,9 +85,18 @@ pub struct NewKeyOptions {
     #[arg(long)]
     pub out: PathBuf,
     /// ECDSA on P-256 instead of Ed25519.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "token")]
     pub p256: bool,
-    /// Read the passphrase from this file descriptor instead of the terminal.
+    /// Make the key in the approver's own token, behind this PKCS#11 module; `embedded` for the software token beside this program.
+    #[arg(long, value_name = "MODULE", requires = "token_label")]
+    pub token: Option<PathBuf>,
+    /// An environment variable the module reads, as NAME=VALUE. May be repeated.
+    #[arg(long = "module-env", value_name = "NAME=VALUE", requires = "token")]
+    pub module_env: Vec<String>,
+    /// The label of the token; it must be initialised.
+    #[arg(long, value_name = "LABEL", requires = "token")]
+    pub token_label: Option<String>,
+    /// Read the passphrase, or the token's PIN, from this file descriptor instead of the terminal.
     #[arg(long, value_name = "N")]
     pub passphrase_fd: Option<u32>,
 }

@@ -8,18 +8,15 @@ use std::process::ExitCode;
 use casemate_bundle::{ApproverKey, ApproverPublic, PublicKey, TrustRoot};
 
 use super::args::{NewKeyOptions, RootCommand};
-use super::{passphrase, signer, trust, write};
+use super::{passphrase, signer, token, trust, write};
 use crate::failure::Failure;
 use crate::output;
 
 pub fn new_key(options: &NewKeyOptions, json: bool) -> Result<ExitCode, Failure> {
-    let key =
-        if options.p256 { ApproverKey::generate_p256(&options.name) } else { ApproverKey::generate(&options.name) }?;
-    let first = passphrase(options.passphrase_fd, "new passphrase")?;
-    if options.passphrase_fd.is_none() && *passphrase(None, "the same again")? != *first {
-        return Err(Failure::new("the two passphrases differ; nothing was written"));
-    }
-    key.save_encrypted(&options.out, &first)?;
+    let key = match (&options.token, &options.token_label) {
+        (Some(module), Some(label)) => token::new_key(options, module, label)?,
+        _ => key_in_file(options)?,
+    };
     let (public, key_id) = (&key.public().key, key.public().key_id()?);
     let text = hex::encode(public.as_bytes());
     if json {
@@ -35,6 +32,17 @@ pub fn new_key(options: &NewKeyOptions, json: bool) -> Result<ExitCode, Failure>
         ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn key_in_file(options: &NewKeyOptions) -> Result<ApproverKey, Failure> {
+    let key =
+        if options.p256 { ApproverKey::generate_p256(&options.name) } else { ApproverKey::generate(&options.name) }?;
+    let first = passphrase(options.passphrase_fd, "new passphrase")?;
+    if options.passphrase_fd.is_none() && *passphrase(None, "the same again")? != *first {
+        return Err(Failure::new("the two passphrases differ; nothing was written"));
+    }
+    key.save_encrypted(&options.out, &first)?;
+    Ok(key)
 }
 
 pub fn run(site: &Path, command: RootCommand, json: bool) -> Result<ExitCode, Failure> {
@@ -99,8 +107,8 @@ pub fn run(site: &Path, command: RootCommand, json: bool) -> Result<ExitCode, Fa
         RootCommand::Accept { root: path } => {
             let root = trust(site)?;
             let bytes = read(&path)?;
-            let next =
-                root.follow(&bytes, jiff::Timestamp::now()).map_err(|error| Failure::from(error).about(&path))?;
+            let now = casemate_gate::trusted_time_of(site)?;
+            let next = root.follow(&bytes, now).map_err(|error| Failure::from(error).about(&path))?;
             // With all its signatures, so that everybody can follow the chain of roots later; then what is pinned.
             write(&site.join(format!("trust/{}.root.json", next.version())), &bytes)?;
             write(&site.join("trust/root.json"), next.as_bytes())?;
