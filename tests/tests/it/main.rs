@@ -28,8 +28,11 @@ mod probe;
 mod rotation;
 mod search_quality;
 mod serve;
+#[path = "../../../host/backends/tests/it/servers.rs"]
+mod servers;
 mod settings;
 mod site;
 mod skeleton;
+mod stores;
 mod tamper;
 mod tier;
