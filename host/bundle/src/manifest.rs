@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use casemate_types::{Phase, PluginName};
+use casemate_types::{Digest, Phase, PluginName};
 use serde::{Deserialize, Serialize};
 
 use crate::BundleError;
@@ -58,11 +58,9 @@ impl Manifest {
             return Err(BundleError::EntryTooLarge { entry: "manifest.toml".to_owned(), size, max });
         }
         let raw: RawManifest = toml::from_str(toml).map_err(|error| BundleError::Manifest(Box::new(error)))?;
-        if !is_version(&raw.version) {
-            return Err(rule("version", "must be MAJOR.MINOR.PATCH, optionally with -PRERELEASE"));
-        }
-        if raw.summary.is_empty() || raw.summary.chars().count() > 200 || raw.summary.chars().any(is_deceptive) {
-            return Err(rule("summary", "must be 1 to 200 characters on one line, without control characters"));
+        check_words(&raw.version, &raw.summary)?;
+        if raw.name.as_str().starts_with(RESERVED) {
+            return Err(rule("name", "must not begin with `site-`: documents of the site are called so"));
         }
         for capability in &raw.capabilities {
             if !raw.world.offers(*capability) {
@@ -129,6 +127,11 @@ impl World {
         }
     }
 
+    /// The world with its package, as components name it.
+    pub fn target(self) -> String {
+        format!("casemate:plugin/{self}@0.1.0")
+    }
+
     /// Whether the world of the contract (`wit/worlds.wit`) imports the capability at all.
     pub fn offers(self, capability: Capability) -> bool {
         match capability {
@@ -144,6 +147,21 @@ impl fmt::Display for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// Names the contract with plugins, `wit/`, of this program: SHA-256 over its files in alphabetical order without comments, each run of
+/// white space as one space.
+///
+/// A bundle says against which contract its component was built. Whether it fits is decided by its types, when it is loaded.
+pub fn contract_digest() -> Digest {
+    let files = [
+        include_str!("../../../wit/capabilities.wit"),
+        include_str!("../../../wit/types.wit"),
+        include_str!("../../../wit/worlds.wit"),
+    ];
+    let lines = files.iter().flat_map(|file| file.lines()).map(|line| line.split("//").next().unwrap_or_default());
+    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+    Digest::of(words.join(" ").as_bytes())
 }
 
 macro_rules! capabilities {
@@ -272,7 +290,21 @@ fn limit(limit: &'static str, asked: Option<u64>, default: u64, min: u64, max: u
     if (min..=max).contains(&value) { Ok(value) } else { Err(BundleError::LimitOutOfRange { limit, value, min, max }) }
 }
 
-fn rule(key: &'static str, rule: impl Into<String>) -> BundleError {
+/// How the names of documents begin, and no component's: neither can take the other's place.
+pub(crate) const RESERVED: &str = "site-";
+
+/// What people read of a manifest.
+pub(crate) fn check_words(version: &str, summary: &str) -> Result<(), BundleError> {
+    if !is_version(version) {
+        return Err(rule("version", "must be MAJOR.MINOR.PATCH, optionally with -PRERELEASE"));
+    }
+    if summary.is_empty() || summary.chars().count() > 200 || summary.chars().any(is_deceptive) {
+        return Err(rule("summary", "must be 1 to 200 characters on one line, without control characters"));
+    }
+    Ok(())
+}
+
+pub(crate) fn rule(key: &'static str, rule: impl Into<String>) -> BundleError {
     BundleError::ManifestRule { key, rule: rule.into() }
 }
 
@@ -294,7 +326,7 @@ fn is_deceptive(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-const MAX_MANIFEST: usize = 64 << 10;
+pub(crate) const MAX_MANIFEST: usize = 64 << 10;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]

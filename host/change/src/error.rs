@@ -1,7 +1,8 @@
 use std::path::PathBuf;
 
 use casemate_bundle::BundleError;
-use casemate_types::{Digest, PluginName};
+use casemate_types::{Digest, Generation, PluginName};
+use jiff::Timestamp;
 
 /// Why a change was refused, or why the site's state cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -107,5 +108,178 @@ pub enum ChangeError {
     TooLarge {
         /// The file.
         path: PathBuf,
+    },
+}
+
+/// Why an order of custodians was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OrderError {
+    /// A signature that is not of a key of the root, or not over this order.
+    #[error(
+        "a signature of key {key_id} does not hold: the order was altered, or its signer is not in the site's root of trust"
+    )]
+    BadSignature {
+        /// The key it claims.
+        key_id: String,
+    },
+    /// The order lapsed.
+    #[error("the order expired at {at}; give a new one")]
+    Expired {
+        /// When.
+        at: Timestamp,
+    },
+    /// The signing key cannot be used.
+    #[error("the signing key cannot be used: {0}")]
+    Key(#[source] BundleError),
+    /// No order, or one of another format.
+    #[error("the file is no order: {0}")]
+    Malformed(String),
+    /// A bundle that was never active at this site.
+    #[error("{bundle} was never active here as `{name}`; only what was active before can come back")]
+    NeverActive {
+        /// The plugin.
+        name: PluginName,
+        /// The bundle.
+        bundle: Digest,
+    },
+    /// The stop it would lift is not in force.
+    #[error(
+        "`{scope}` is not stopped by {stop}; see `casemate change status`, and sign an order about the stop in force"
+    )]
+    NotStopped {
+        /// What.
+        scope: String,
+        /// The stop it names.
+        stop: Digest,
+    },
+    /// An order of another site.
+    #[error("the order is for the site `{site}` or for another root of trust, and not for this one")]
+    OtherSite {
+        /// The site it names.
+        site: String,
+    },
+    /// No reason, or too long a one.
+    #[error("an order needs a reason: one line of at most 200 characters")]
+    Reason,
+    /// It was carried out before.
+    #[error("the order was carried out before; give a new one")]
+    Replayed,
+    /// The bundle is revoked.
+    #[error("{bundle} is revoked for ever; sign a new version")]
+    Revoked {
+        /// The bundle.
+        bundle: Digest,
+    },
+    /// The root of trust is out of date.
+    #[error("the site's root of trust expired at {at}; no order holds under it")]
+    RootExpired {
+        /// When.
+        at: Timestamp,
+    },
+    /// Two signatures of one person.
+    #[error("{name} has signed it already; another person has to")]
+    SamePerson {
+        /// Who.
+        name: String,
+    },
+    /// Something else is active than the signers saw.
+    #[error(
+        "`{name}` is no longer the bundle that the order was signed for; look at `casemate change status` and sign anew"
+    )]
+    Stale {
+        /// The plugin.
+        name: PluginName,
+    },
+    /// Too few people signed.
+    #[error("{found} of {needed} people have signed; `casemate change sign ORDER --key KEY`")]
+    TooFew {
+        /// How many did.
+        found: usize,
+        /// How many must.
+        needed: usize,
+    },
+}
+
+/// Why a change was not staged, an approval not taken, or a change not approved.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApprovalError {
+    /// An envelope or a statement was refused.
+    #[error(transparent)]
+    Attest(#[from] casemate_attest::AttestError),
+    /// A signature is wrong, or its key is none of the site's approvers'.
+    #[error("the signature of key {key_id} does not hold: no approver of this site made it over this")]
+    BadSignature {
+        /// The key that it claims.
+        key_id: String,
+    },
+    /// Too late.
+    #[error("it could be approved and activated until {at}; stage it again")]
+    Expired {
+        /// Until when.
+        at: Timestamp,
+    },
+    /// A key could not be used.
+    #[error(transparent)]
+    Key(#[from] BundleError),
+    /// It is not what it should be.
+    #[error("not an approval: {0}")]
+    Malformed(String),
+    /// The report is about another bundle.
+    #[error("the staging report is about {content}, another bundle")]
+    OtherReport {
+        /// The content that it is about.
+        content: Digest,
+    },
+    /// For another site.
+    #[error("the approval was given for the site `{site}`, or under another root of trust")]
+    OtherSite {
+        /// The site's name in it.
+        site: String,
+    },
+    /// Approved was something else.
+    #[error("what {approver} approved is not what there is to see now; look at it again and approve that")]
+    OtherThing {
+        /// Who approved.
+        approver: String,
+    },
+    /// A request that would be allowed from now on has no reason, or a reason belongs to none.
+    #[error(
+        "a reason on one line is needed for each request that would be allowed from now on, and for no other: `{request}`"
+    )]
+    Reason {
+        /// The request.
+        request: String,
+    },
+    /// Who asks does not approve.
+    #[error("{name} asked for this change and cannot approve it")]
+    Requester {
+        /// The person.
+        name: String,
+    },
+    /// One person twice.
+    #[error("{name} approved already; somebody else must")]
+    SamePerson {
+        /// The person.
+        name: String,
+    },
+    /// What runs has changed, or it was staged anew.
+    #[error(
+        "it was staged or approved in generation {then} against what ran then; now is generation {now}: stage and approve again"
+    )]
+    Stale {
+        /// The generation of the report.
+        then: Generation,
+        /// The present one.
+        now: Generation,
+    },
+    /// Not enough people.
+    #[error("{found} of {needed} have approved this")]
+    TooFew {
+        /// How many have.
+        found: usize,
+        /// How many must.
+        needed: usize,
     },
 }

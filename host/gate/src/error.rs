@@ -27,6 +27,12 @@ pub enum GateError {
         /// Whose.
         user: UserName,
     },
+    /// An order of custodians was refused.
+    #[error("order: {0}")]
+    Order(#[from] casemate_change::OrderError),
+    /// The process that has the site open refused.
+    #[error("{0}")]
+    Refused(String),
     /// The combining expression is wrong.
     #[error("site.toml: `combining`: {0}")]
     Combining(String),
@@ -140,6 +146,14 @@ pub enum GateError {
         /// As what.
         role: &'static str,
     },
+    /// A signed document that the site cannot use.
+    #[error("the {kind} document cannot be used: {problem}")]
+    Document {
+        /// Its kind.
+        kind: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
     /// A question or a text that cannot be taken.
     #[error("{0}")]
     Question(String),
@@ -177,6 +191,12 @@ pub enum GateError {
         path: PathBuf,
         /// Its format.
         found: u32,
+    },
+    /// A custodian stopped the site, or a component that was running.
+    #[error("{what} is stopped by order of a custodian; see `casemate change status`")]
+    Stopped {
+        /// What.
+        what: String,
     },
     /// The state file lacks something the configuration names.
     #[error("state.json holds no {what}; site.toml names something for which no key was made (`casemate keys --help`)")]
@@ -224,6 +244,8 @@ impl GateError {
             Self::Tier { .. } => Reason::scores_refused(),
             Self::Below { reason, .. } => reason.clone(),
             Self::NotLoaded { .. } => Reason::no_plugin(),
+            Self::Document { kind: "people", .. } => Reason::unauthenticated(),
+            Self::Stopped { .. } => Reason::stopped(),
             Self::Ingest(_) | Self::KeyOffice(_) | Self::Question(_) | Self::Rotation(_) => Reason::bad_request(),
             Self::Consent(_) | Self::Custody(_) | Self::SessionEnded | Self::Unauthenticated => {
                 Reason::unauthenticated()

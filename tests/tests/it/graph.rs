@@ -32,6 +32,7 @@ const ORDER: [&str; 23] = [
     "sandbox",
     "softtoken",
     "archive",
+    "attest",
     "types",
 ];
 

@@ -6,11 +6,14 @@
 
 mod access;
 mod audit;
+mod carry;
 mod ceremony;
+mod change;
 mod consent;
 mod corpus;
 mod custodian;
 mod destruction;
+mod documents;
 mod drill;
 mod failover;
 mod fips;

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod container;
+mod document;
 mod forge;
 mod keys;
 mod lifecycle;
 mod root;
+mod rotation;
 mod signatures;
 mod tamper;
