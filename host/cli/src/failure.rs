@@ -180,6 +180,12 @@ impl From<casemate_custody::CustodyError> for Failure {
     }
 }
 
+impl From<casemate_backends::BackendError> for Failure {
+    fn from(error: casemate_backends::BackendError) -> Self {
+        Self::caused_by("cannot use the database of the store", &error).hint("docs/operating.md, Stores")
+    }
+}
+
 impl From<casemate_tier::TierError> for Failure {
     fn from(error: casemate_tier::TierError) -> Self {
         Self::caused_by("the inference tier", &error)

@@ -188,8 +188,9 @@ pub struct SearchConfig {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct InferenceConfig {
     /// The tier that keeps the store: `unix:PATH`, relative to the site's folder if it does not begin with `/`, or `tls:HOST:PORT`.
-    pub store: Endpoint,
-    /// The tiers that score, each a share of the groups; without any, the one that keeps the store.
+    /// Several where they keep it in one database: the next is asked where one cannot be reached.
+    pub store: Keepers,
+    /// The tiers that score, each a share of the groups; without any, those that keep the store.
     #[serde(default)]
     pub score: Vec<Endpoint>,
     /// For `tls:`: the folder with `ca.pem`, `revoked.pem`, `gate.pem` and `gate.key`, relative to the site's folder.
@@ -200,7 +201,52 @@ pub struct InferenceConfig {
 impl InferenceConfig {
     /// Every endpoint, of the site in `dir`.
     pub fn endpoints(&self, dir: &Path) -> BTreeSet<Endpoint> {
-        std::iter::once(&self.store).chain(&self.score).map(|endpoint| in_site(dir, endpoint)).collect()
+        self.store.0.iter().chain(&self.score).map(|endpoint| in_site(dir, endpoint)).collect()
+    }
+}
+
+/// One endpoint, or a list of them that is not empty.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "OneOrMore", into = "OneOrMore")]
+pub struct Keepers(Vec<Endpoint>);
+
+impl Keepers {
+    /// The endpoints, the one that is asked first in front.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.0
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+impl TryFrom<OneOrMore> for Keepers {
+    type Error = String;
+
+    fn try_from(written: OneOrMore) -> Result<Self, String> {
+        let texts = match written {
+            OneOrMore::One(text) => vec![text],
+            OneOrMore::More(texts) => texts,
+        };
+        let endpoints: Vec<Endpoint> = texts
+            .iter()
+            .map(|text| text.parse())
+            .collect::<Result<_, casemate_tier::TierError>>()
+            .map_err(|e| e.to_string())?;
+        if endpoints.is_empty() {
+            return Err("inference.store names no tier".to_owned());
+        }
+        Ok(Self(endpoints))
+    }
+}
+
+impl From<Keepers> for OneOrMore {
+    fn from(keepers: Keepers) -> Self {
+        Self::More(keepers.0.iter().map(ToString::to_string).collect())
     }
 }
 
@@ -460,6 +506,17 @@ mod tests {
         }
         for text in ["2048", "2GiB", "2 GB", "-1 MiB", "1.5 GiB", "99999999999999999999 KiB", "18014398509481984 MiB"] {
             assert!(MemorySize::try_from(text.to_owned()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_store_is_kept_by_one_tier_or_by_several() {
+        let read = |store: &str| toml::from_str::<InferenceConfig>(&format!("store = {store}"));
+        let endpoints = |store: &str| read(store).unwrap().endpoints(Path::new("/site")).len();
+        assert_eq!(endpoints("\"unix:a\""), 1);
+        assert_eq!(endpoints("[\"unix:a\", \"tls:b:1\"]"), 2);
+        for wrong in ["[]", "\"a\"", "[\"unix:a\", 3]"] {
+            assert!(read(wrong).is_err(), "{wrong}");
         }
     }
 

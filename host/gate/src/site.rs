@@ -738,10 +738,13 @@ fn open_tier(dir: &Path, config: &SiteConfig) -> Result<StoreAndScorer, GateErro
         let remote = remotes.get(&in_site(dir, endpoint)).map(Arc::clone);
         remote.ok_or_else(|| GateError::Store(format!("{endpoint} is not among the tiers")))
     };
-    let store = named(&inference.store)?;
-    let scoring = inference.score.iter().map(named).collect::<Result<Vec<_>, _>>()?;
-    let scoring = if scoring.is_empty() { vec![Arc::clone(&store)] } else { scoring };
-    Ok((store, Arc::new(Shared::new(scoring))))
+    let keepers = inference.store.endpoints();
+    let scoring = if inference.score.is_empty() { keepers } else { &inference.score };
+    let scoring = scoring.iter().map(named).collect::<Result<Vec<_>, _>>()?;
+    let mut keepers = keepers.iter().map(|endpoint| in_site(dir, endpoint));
+    let first = keepers.next().ok_or_else(|| GateError::Store("no tier keeps the store".to_owned()))?;
+    let store = Remote::of_several(first, keepers.collect(), tls, casemate_tier::dialler());
+    Ok((Arc::new(store.map_err(crate::collection::store)?), Arc::new(Shared::new(scoring))))
 }
 
 /// The key that authenticates precompiled code is derived in the HSM, so a copied cache is worthless elsewhere.

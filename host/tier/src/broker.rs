@@ -8,7 +8,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -61,6 +61,9 @@ impl Dial for Direct {
 fn connect(endpoint: &Endpoint) -> io::Result<OwnedFd> {
     match endpoint {
         Endpoint::Unix(path) => Ok(UnixStream::connect(path)?.into()),
+        Endpoint::Loopback(port) => {
+            Ok(TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, *port).into(), CONNECT)?.into())
+        }
         Endpoint::Tls { host, port } => {
             let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
             for address in (host.as_str(), *port).to_socket_addrs()? {

@@ -43,6 +43,12 @@ pub enum TierError {
         /// What is wrong.
         reason: String,
     },
+    /// A tier is not reached in clear.
+    #[error("{endpoint} is in clear, which is for databases; a tier is reached by unix:PATH or tls:HOST:PORT")]
+    InClear {
+        /// As configured.
+        endpoint: Endpoint,
+    },
     /// A TLS endpoint needs certificates.
     #[error("{endpoint} wants mutual TLS; name the folder with ca.pem, certificate and key")]
     NoCertificates {

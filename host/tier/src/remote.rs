@@ -26,6 +26,8 @@ const KEPT: usize = 16;
 /// A tier behind its endpoint: a store and a scorer. Shared between threads; each request has a connection for itself.
 pub struct Remote {
     endpoint: Endpoint,
+    /// Other tiers over the same database, which answer when the first does not.
+    others: Vec<Endpoint>,
     tls: Option<ClientTls>,
     dial: Arc<dyn Dial>,
     idle: Mutex<Vec<Transport>>,
@@ -37,10 +39,24 @@ impl Remote {
     /// # Errors
     /// [`TierError::NoCertificates`] for a TLS endpoint without `tls`.
     pub fn new(endpoint: Endpoint, tls: Option<ClientTls>, dial: Arc<dyn Dial>) -> Result<Self, TierError> {
-        if matches!(endpoint, Endpoint::Tls { .. }) && tls.is_none() {
-            return Err(TierError::NoCertificates { endpoint });
+        Self::of_several(endpoint, Vec::new(), tls, dial)
+    }
+
+    /// The tier at `endpoint`, or where it cannot be reached one of `others`, which keep the same store: a database that they share.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of_several(
+        endpoint: Endpoint,
+        others: Vec<Endpoint>,
+        tls: Option<ClientTls>,
+        dial: Arc<dyn Dial>,
+    ) -> Result<Self, TierError> {
+        let bare = std::iter::once(&endpoint).chain(&others).find(|each| matches!(each, Endpoint::Tls { .. }));
+        if let (Some(endpoint), None) = (bare, &tls) {
+            return Err(TierError::NoCertificates { endpoint: endpoint.clone() });
         }
-        Ok(Self { endpoint, tls, dial, idle: Mutex::default() })
+        Ok(Self { endpoint, others, tls, dial, idle: Mutex::default() })
     }
 
     /// Where it is.
@@ -110,8 +126,15 @@ impl Remote {
             }
         }
         let mut transport = self.connect()?;
-        let done = self.attempt(&mut transport, &work);
-        self.keep(transport, done)
+        match self.attempt(&mut transport, &work) {
+            // A tier that died in the middle; another may be there.
+            Err(Failure::Broken(_)) if !self.others.is_empty() => {
+                let mut transport = self.connect()?;
+                let done = self.attempt(&mut transport, &work);
+                self.keep(transport, done)
+            }
+            done => self.keep(transport, done),
+        }
     }
 
     /// Does one request on one connection.
@@ -143,12 +166,25 @@ impl Remote {
     }
 
     fn connect(&self) -> Result<Transport, Failure> {
-        let socket = self.dial.dial(&self.endpoint)?;
-        let mut transport = match (&self.endpoint, &self.tls) {
+        let mut done = self.connect_to(&self.endpoint);
+        for other in &self.others {
+            match &done {
+                Err(failure) => tracing::warn!(tier = %self.endpoint, ?failure, next = %other, "a tier cannot be used"),
+                Ok(_) => break,
+            }
+            done = self.connect_to(other);
+        }
+        done
+    }
+
+    fn connect_to(&self, endpoint: &Endpoint) -> Result<Transport, Failure> {
+        let socket = self.dial.dial(endpoint)?;
+        let mut transport = match (endpoint, &self.tls) {
             (Endpoint::Unix(_), _) => Transport::Unix(UnixStream::from(socket)),
-            (Endpoint::Tls { host, .. }, Some(tls)) => self.handshake(TcpStream::from(socket), host, tls)?,
+            (Endpoint::Tls { host, .. }, Some(tls)) => self.handshake(TcpStream::from(socket), endpoint, host, tls)?,
+            (Endpoint::Loopback(_), _) => return Err(TierError::InClear { endpoint: endpoint.clone() }.into()),
             (Endpoint::Tls { .. }, None) => {
-                return Err(TierError::NoCertificates { endpoint: self.endpoint.clone() }.into());
+                return Err(TierError::NoCertificates { endpoint: endpoint.clone() }.into());
             }
         };
         transport.set_patience(PATIENCE, PATIENCE).map_err(TierError::from)?;
@@ -159,12 +195,18 @@ impl Remote {
         }
     }
 
-    fn handshake(&self, mut stream: TcpStream, host: &str, tls: &ClientTls) -> Result<Transport, TierError> {
+    fn handshake(
+        &self,
+        mut stream: TcpStream,
+        endpoint: &Endpoint,
+        host: &str,
+        tls: &ClientTls,
+    ) -> Result<Transport, TierError> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let refused = |error: rustls::Error| TierError::Tls { reason: error.to_string() };
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| TierError::Endpoint { text: self.endpoint.to_string() })?;
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|_| TierError::Endpoint { text: endpoint.to_string() })?;
         let mut connection = ClientConnection::new(Arc::clone(&tls.0), name).map_err(refused)?;
         while connection.is_handshaking() {
             connection.complete_io(&mut stream)?;

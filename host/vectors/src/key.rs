@@ -77,6 +77,19 @@ pub(crate) fn parse(key: &[u8]) -> Option<(Kind, CollectionName)> {
     Some((kind, std::str::from_utf8(name).ok()?.parse().ok()?))
 }
 
+/// The prefixes under which a key is looked for: none, its kind, its kind and collection, and a token's field and value.
+/// A database without an order of its own may index these instead.
+pub fn scopes(key: &[u8]) -> Vec<&[u8]> {
+    let mut ends = vec![0, 1.min(key.len())];
+    if let Some(nul) = key.iter().position(|byte| *byte == 0) {
+        ends.push(nul + 1);
+        if key.first() == Some(&(Kind::Token as u8)) && key.len() >= nul + 1 + 8 {
+            ends.push(key.len() - 8);
+        }
+    }
+    ends.into_iter().filter_map(|end| key.get(..end)).collect()
+}
+
 fn position_bytes(position: Position) -> [u8; 8] {
     (u64::from(position.group) << 32 | u64::from(position.slot)).to_be_bytes()
 }
@@ -97,6 +110,19 @@ mod tests {
             assert!(parse(key).is_none(), "{key:?}");
         }
         assert!(!prefix(Kind::Group, &"alphabet".parse().unwrap()).starts_with(&prefix(Kind::Group, &alpha)));
+    }
+
+    #[test]
+    fn every_prefix_that_is_asked_for_is_among_the_scopes() {
+        let alpha: CollectionName = "alpha".parse().unwrap();
+        let position = Position { group: 7, slot: 255 };
+        let token = token(&alpha, &("f".into(), "v".into()), position);
+        for prefix in [Vec::new(), vec![b't'], prefix(Kind::Token, &alpha), token_prefix(&alpha, "f", "v")] {
+            assert!(scopes(&token).contains(&prefix.as_slice()), "{prefix:?}");
+        }
+        let group = group(&alpha, 7);
+        assert_eq!(scopes(&group), [b"".as_slice(), b"g", b"galpha\0"]);
+        assert_eq!(scopes(b""), [b"", b""]);
     }
 
     #[test]

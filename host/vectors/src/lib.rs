@@ -7,11 +7,14 @@
 //! - a *manifest*: sealed by the owner, opaque here;
 //! - a *version* that only rises, and survives the collection's deletion.
 //!
-//! [`VectorStore`] is what a back end offers; [`SledStore`] is the default one.
+//! [`VectorStore`] is what a back end offers; [`SledStore`] is the default one. [`EntryStore`] makes one of any [`Database`] that is an
+//! ordered map of bytes.
 
 #![forbid(unsafe_code)]
 
 pub mod conformance;
+mod database;
+mod entry_store;
 mod error;
 mod key;
 mod manifest;
@@ -20,8 +23,11 @@ mod sled_store;
 mod store;
 mod transfer;
 
+pub use database::{Batch, Database, Each, Entries, Feed};
+pub use entry_store::EntryStore;
 pub use error::VectorsError;
+pub use key::scopes;
 pub use manifest::{GroupEntry, GroupManifest};
 pub use record::{DocumentId, GroupRecord, PassageRecord, Position};
-pub use sled_store::SledStore;
+pub use sled_store::{Sled, SledStore};
 pub use store::{Change, VectorStore};

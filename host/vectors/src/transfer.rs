@@ -7,6 +7,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::VectorsError;
+use crate::database::Each;
 use crate::key;
 
 const MAGIC: &[u8; 16] = b"casemate store 1";
@@ -14,20 +15,19 @@ const MAGIC: &[u8; 16] = b"casemate store 1";
 const MAX_KEY: usize = 200_000;
 const MAX_VALUE: usize = (1 << 30) + 1024 * 1024 * 16;
 
-pub(crate) fn write<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+pub(crate) fn write(
     to: &mut dyn Write,
-    entries: impl Iterator<Item = Result<(K, V), VectorsError>>,
+    entries: impl FnOnce(&mut Each<'_>) -> Result<(), VectorsError>,
 ) -> Result<(), VectorsError> {
     let mut out = Hashing { inner: BufWriter::new(to), hash: Context::new(&SHA256) };
     let failed = |source: io::Error| VectorsError::Backend { action: "write an export", source: Box::new(source) };
     out.put(MAGIC).map_err(failed)?;
-    for entry in entries {
-        let (key, value) = entry?;
-        let (key, value) = (key.as_ref(), value.as_ref());
+    entries(&mut |key, value| {
         for part in [&(key.len() as u32).to_be_bytes(), &(value.len() as u32).to_be_bytes(), key, value] {
             out.put(part).map_err(failed)?;
         }
-    }
+        Ok(())
+    })?;
     out.put(&[0; 8]).map_err(failed)?;
     let Hashing { mut inner, hash } = out;
     inner.write_all(hash.finish().as_ref()).and_then(|()| inner.flush()).map_err(failed)

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod corpus;
+mod databases;
 mod demo;
 mod judges;
 mod kit;

@@ -26,6 +26,10 @@ pub struct Ready {
 }
 
 impl Ready {
+    pub fn set(&mut self, name: &'static str, value: String) {
+        self.variables.push((name, value));
+    }
+
     /// Hands the findings to a command.
     pub fn environment(&self, command: &mut Command) {
         for (name, value) in &self.variables {
@@ -50,6 +54,7 @@ pub fn run() -> Result<Ready, String> {
     }
     skopeo(&mut ready);
     model(&mut ready);
+    crate::databases::install(&mut ready);
     Ok(ready)
 }
 
@@ -243,7 +248,7 @@ fn fetch_model(folder: &Path) -> Result<(), String> {
 }
 
 /// A requirements file in `folder` that admits one wheel of one of these hashes, and nothing else.
-fn pin(folder: &Path, wheel: &str, hashes: &[&str]) -> Result<String, String> {
+pub fn pin(folder: &Path, wheel: &str, hashes: &[&str]) -> Result<String, String> {
     let io = |error: std::io::Error| error.to_string();
     fs::create_dir_all(folder).map_err(io)?;
     let path = folder.join("requirements.txt");
@@ -252,7 +257,7 @@ fn pin(folder: &Path, wheel: &str, hashes: &[&str]) -> Result<String, String> {
     Ok(path.display().to_string())
 }
 
-fn pip(arguments: &[&str]) -> Result<(), String> {
+pub fn pip(arguments: &[&str]) -> Result<(), String> {
     shell::run(Command::new("python3").args(["-m", "pip"]).args(arguments))
 }
 

@@ -9,11 +9,12 @@ use serde_json::Value;
 use crate::guest::root;
 
 /// Host crates, highest first: an arrow may only point down.
-const ORDER: [&str; 23] = [
+const ORDER: [&str; 24] = [
     "xtask",
     "cli",
     "server",
     "gate",
+    "backends",
     "tier",
     "inference",
     "vectors",

@@ -32,10 +32,13 @@ mod probe;
 mod rotation;
 mod search_quality;
 mod serve;
+#[path = "../../../host/backends/tests/it/servers.rs"]
+mod servers;
 mod settings;
 mod site;
 mod skeleton;
 mod staging;
+mod stores;
 mod strategies;
 mod tamper;
 mod tier;

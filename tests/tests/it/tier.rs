@@ -16,14 +16,14 @@ use crate::serve::Served;
 use crate::site::{self, Site, program, text};
 
 /// A tier in its own process; killed when dropped.
-struct Tier {
-    child: Child,
+pub struct Tier {
+    pub child: Child,
     /// As `site.toml` names it.
-    endpoint: String,
+    pub endpoint: String,
 }
 
 impl Tier {
-    fn start(arguments: &[&str]) -> Self {
+    pub fn start(arguments: &[&str]) -> Self {
         let mut child = Command::new(program())
             .args(["--json", "inference", "serve"])
             .args(arguments)
@@ -41,7 +41,7 @@ impl Tier {
         tier
     }
 
-    fn kill(mut self) {
+    pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -88,7 +88,7 @@ fn ask_served(served: &Served) -> String {
     answer.body["outcome"]["outcome"].as_str().unwrap_or_default().to_owned()
 }
 
-fn citations(answer: &Value) -> Value {
+pub fn citations(answer: &Value) -> Value {
     let citations = &answer["outcome"]["citations"];
     assert!(citations.as_array().is_some_and(|found| !found.is_empty()), "{answer}");
     citations.clone()
@@ -171,7 +171,7 @@ fn tiers_over_mutual_tls_share_the_work_of_one_that_dies() {
 }
 
 /// Every readable byte of a process.
-fn memory(process: u32) -> Vec<u8> {
+pub fn memory(process: u32) -> Vec<u8> {
     let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
     let mut memory = fs::File::open(format!("/proc/{process}/mem")).unwrap();
     let mut all = Vec::new();
@@ -197,12 +197,12 @@ fn files(folder: &Path) -> Vec<u8> {
     all
 }
 
-fn holds(haystack: &[u8], needle: &[u8]) -> bool {
+pub fn holds(haystack: &[u8], needle: &[u8]) -> bool {
     assert!(needle.len() >= 8);
     haystack.windows(needle.len()).any(|window| window == needle)
 }
 
-fn floats(values: &[f32]) -> Vec<u8> {
+pub fn floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 

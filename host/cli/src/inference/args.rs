@@ -11,6 +11,10 @@ pub enum InferenceCommand {
     ///
     /// Binds its sockets, closes the network and the file system to itself but for them and its store, and answers until stopped.
     Serve(ServeOptions),
+    /// Write the store that a tier keeps to a file: ciphertext, with a checksum.
+    Export(MoveOptions),
+    /// Fill a tier's empty store, on whatever back end, from such a file.
+    Import(MoveOptions),
     /// Certificates of gates and tiers, from an authority of the site's own in a folder that stays offline.
     #[command(subcommand)]
     Ca(CaCommand),
@@ -23,12 +27,15 @@ pub enum InferenceCommand {
 }
 
 #[derive(Args)]
-#[command(group = clap::ArgGroup::new("where").required(true).args(["store", "store_of"]))]
+#[command(group = clap::ArgGroup::new("where").required(true).args(["store", "backend", "store_of"]))]
 #[command(group = clap::ArgGroup::new("how").required(true).multiple(true).args(["unix", "tls"]))]
 pub struct ServeOptions {
     /// The folder in which the store is kept; made if it is not there.
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
+    /// The file that says which database keeps the store (docs/operating.md, "Stores"). Several tiers may share one.
+    #[arg(long, value_name = "FILE")]
+    pub backend: Option<PathBuf>,
     /// Keep no store, only score: groups are read from this tier.
     #[arg(long, value_name = "ENDPOINT")]
     pub store_of: Option<Endpoint>,
@@ -56,6 +63,18 @@ pub struct ServeOptions {
     /// Queries scored at the same time; 64 more wait, at most ten seconds.
     #[arg(long, default_value_t = 2)]
     pub scoring: usize,
+}
+
+#[derive(Args)]
+pub struct MoveOptions {
+    /// The tier that keeps the store.
+    #[arg(value_name = "ENDPOINT")]
+    pub tier: Endpoint,
+    /// The file; an export replaces none.
+    pub file: PathBuf,
+    /// For `tls:`: the folder with ca.pem, revoked.pem, gate.pem and gate.key.
+    #[arg(long, value_name = "DIR")]
+    pub certificates: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]

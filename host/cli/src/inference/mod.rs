@@ -5,12 +5,13 @@ pub mod args;
 use std::fs;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 
+use casemate_backends::Backend;
 use casemate_sandbox::{Confinement, Profile, confine, lock_down, self_check};
 use casemate_tier::{
     Authority, Broker, ClientTls, Endpoint, Limits, Remote, Role, ServerTls, TierServer, answer_dials, dialler,
@@ -18,13 +19,15 @@ use casemate_tier::{
 };
 use casemate_vectors::{SledStore, VectorStore};
 
-use self::args::{CaCommand, InferenceCommand, ServeOptions};
+use self::args::{CaCommand, InferenceCommand, MoveOptions, ServeOptions};
 use crate::failure::Failure;
 use crate::output;
 
 pub fn run(command: InferenceCommand, json: bool) -> Result<ExitCode, Failure> {
     match command {
         InferenceCommand::Serve(options) => serve(&options, json),
+        InferenceCommand::Export(options) => export(&options, json),
+        InferenceCommand::Import(options) => import(&options, json),
         InferenceCommand::Ca(command) => authority(command, json),
         InferenceCommand::Dial { endpoints } => dial(&endpoints),
     }
@@ -53,6 +56,11 @@ fn serve(options: &ServeOptions, json: bool) -> Result<ExitCode, Failure> {
             .map_err(|error| Failure::caused_by(format!("cannot close {} to others", folder.display()), &error))?;
         left.write.push(folder.clone());
     }
+    // Its password is read now: afterwards its folder is out of reach.
+    let backend = options.backend.as_deref().map(Backend::read).transpose()?;
+    if let Some(backend) = &backend {
+        start_broker(vec![backend.endpoint().clone()])?;
+    }
     let client_tls = match (&options.store_of, &options.certificates) {
         (Some(endpoint), certificates) => {
             start_broker(vec![endpoint.clone()])?;
@@ -66,10 +74,11 @@ fn serve(options: &ServeOptions, json: bool) -> Result<ExitCode, Failure> {
     self_check().map_err(|error| Failure::caused_by("the network is not closed for this process", &error))?;
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
 
-    let (store, keeps): (Arc<dyn VectorStore>, bool) = match (&options.store, &options.store_of) {
-        (Some(folder), _) => (Arc::new(open_store(folder)?), true),
-        (None, Some(endpoint)) => (Arc::new(Remote::new(endpoint.clone(), client_tls, dialler())?), false),
-        (None, None) => return Err(Failure::new("name a store: --store or --store-of").with_code(2)),
+    let (store, keeps): (Arc<dyn VectorStore>, bool) = match (&options.store, backend, &options.store_of) {
+        (Some(folder), ..) => (Arc::new(open_store(folder)?), true),
+        (None, Some(backend), _) => (backend.open(dialler())?, true),
+        (None, None, Some(endpoint)) => (Arc::new(Remote::new(endpoint.clone(), client_tls, dialler())?), false),
+        (None, None, None) => return Err(Failure::new("name a store: --store, --backend or --store-of").with_code(2)),
     };
     let limits = Limits {
         connections: options.connections,
@@ -110,6 +119,44 @@ fn open_store(folder: &Path) -> Result<SledStore, Failure> {
         Failure::caused_by(format!("cannot open the store in {}", folder.display()), &error)
             .hint("one process at a time may have it open")
     })
+}
+
+fn export(options: &MoveOptions, json: bool) -> Result<ExitCode, Failure> {
+    let tier = keeper(options)?;
+    let failed = |error| Failure::caused_by(format!("cannot write {}", options.file.display()), &error);
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&options.file).map_err(failed)?;
+    let done = tier.export(&mut file).map_err(|error| Failure::caused_by("the store was not exported", &error));
+    if done.is_err() {
+        // Half an export is of no use; its checksum would say so.
+        let _ = fs::remove_file(&options.file);
+    }
+    done?;
+    file.sync_all().map_err(failed)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    said(json, &format!("{bytes} bytes in {}", options.file.display()))
+}
+
+fn import(options: &MoveOptions, json: bool) -> Result<ExitCode, Failure> {
+    let tier = keeper(options)?;
+    let mut file = fs::File::open(&options.file)
+        .map_err(|error| Failure::caused_by(format!("cannot open {}", options.file.display()), &error))?;
+    tier.import(&mut file).map_err(|error| Failure::caused_by("the store was not imported", &error))?;
+    said(json, &format!("{} imported into {}", options.file.display(), options.tier))
+}
+
+fn keeper(options: &MoveOptions) -> Result<Remote, Failure> {
+    let tls = options.certificates.as_deref().map(|folder| ClientTls::read(folder, "gate")).transpose()?;
+    Ok(Remote::new(options.tier.clone(), tls, dialler())?)
+}
+
+fn said(json: bool, words: &str) -> Result<ExitCode, Failure> {
+    if json {
+        output::json(&serde_json::json!({ "done": words }))?;
+    } else {
+        output::line(words)?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A socket that only this account can open, unless the operator opens its mode. One that nobody serves any more is replaced.
@@ -157,12 +204,7 @@ fn authority(command: CaCommand, json: bool) -> Result<ExitCode, Failure> {
             format!("Revoked. Carry {}/revoked.pem to every gate and tier, and restart them.", ca.display())
         }
     };
-    if json {
-        output::json(&serde_json::json!({ "done": said }))?;
-    } else {
-        output::line(&said)?;
-    }
-    Ok(ExitCode::SUCCESS)
+    self::said(json, &said)
 }
 
 /// Starts the process that dials `endpoints` for this one. Call before the lock-down.
@@ -187,7 +229,7 @@ fn dial(endpoints: &[Endpoint]) -> Result<ExitCode, Failure> {
     let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?);
     stream.peer_addr().map_err(failed)?;
     let ports = endpoints.iter().filter_map(|endpoint| match endpoint {
-        Endpoint::Tls { port, .. } => Some(*port),
+        Endpoint::Loopback(port) | Endpoint::Tls { port, .. } => Some(*port),
         Endpoint::Unix(_) => None,
     });
     let read = vec![PathBuf::from("/proc/self")];
