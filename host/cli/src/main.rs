@@ -5,6 +5,7 @@
 mod args;
 mod audit;
 mod ceremony;
+mod classify;
 mod custodian;
 mod drill;
 mod environment;
@@ -63,7 +64,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Fips(command) => fips::run(&site, command, json),
         Command::Fpe(options) => fpe::run(&options, json),
         Command::Witness(command) => witness::run(command, json),
-        Command::Fhe(command) => fhe::run(command, json),
+        Command::Fhe(command) => fhe::run(&site, command, json),
         Command::Inference(command) => inference::run(command, json),
         Command::Serve(options) => serve::run(&site, &options, json),
     }

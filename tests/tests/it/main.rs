@@ -7,6 +7,7 @@
 mod access;
 mod audit;
 mod ceremony;
+mod classify;
 mod consent;
 mod corpus;
 mod custodian;
