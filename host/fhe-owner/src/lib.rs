@@ -25,17 +25,23 @@
 #![forbid(unsafe_code)]
 
 mod canary;
+#[cfg(feature = "comparison")]
+mod comparison;
 mod error;
 mod fetch;
 mod key;
+mod model;
 mod noise;
 mod query;
 mod seal;
 mod vector;
 
 pub use canary::{CANARIES_PER_GROUP, Canaries, Canary, GroupPlace};
+#[cfg(feature = "comparison")]
+pub use comparison::LevelKey;
 pub use error::OwnerError;
 pub use fetch::fetch_plan;
 pub use key::OwnerKey;
+pub use model::{ModelKey, ModelSecret};
 pub use query::QuerySecret;
 pub use seal::DataKey;

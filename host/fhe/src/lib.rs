@@ -24,6 +24,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "comparison")]
+pub mod comparison;
 mod error;
 pub mod fft;
 mod group;

@@ -1,8 +1,7 @@
 //! Models over encrypted vectors: the tier multiplies, the owner reads the logits and says what they mean.
 
 use casemate_audit::Event;
-use casemate_fhe::TierModel;
-use casemate_fhe_owner::OwnerKey;
+use casemate_fhe_owner::ModelKey;
 use casemate_types::CompartmentName;
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -76,13 +75,16 @@ impl Gate {
     pub fn encrypt_model(&self, session: &Session, name: &CompartmentName, model: &Model) -> Result<Model, GateError> {
         self.check_current(session)?;
         let plain = model.plain().ok_or_else(|| refused("its weights are encrypted already"))?;
-        let seed = models_of(session, name)?;
-        let key = OwnerKey::for_models(seed, *plain.params()).map_err(fhe)?;
-        let rows: Vec<&[f32]> = plain.rows().collect();
-        let tier = TierModel::encrypted(key.encrypt_group(&rows).map_err(fhe)?);
+        let mut number = [0; 8];
+        aws_lc_rs::rand::fill(&mut number).map_err(|_| store("no randomness"))?;
+        // Fifty-three bits: every reader of JSON keeps them.
+        let number = u64::from_be_bytes(number) >> 11;
+        let (seed, rows) = (models_of(session, name)?, model.rows());
+        let key = ModelKey::kept(seed, name.as_str(), number, *plain.params(), rows).map_err(fhe)?;
+        let tier = key.encrypt(plain).map_err(fhe)?;
         let detail = format!("model {} for `{name}` by {}", tier.digest(), session.claims.user);
         self.journal.record_blocking(Event::Site { action: "model encrypted".to_owned(), detail })?;
-        Ok(model.hidden(name.clone(), tier))
+        Ok(model.hide(name.clone(), number, tier))
     }
 
     /// Classifies texts: embeds each, encrypts the vector under a secret for this query alone, has the tier multiply, decrypts the
@@ -98,15 +100,15 @@ impl Gate {
         model.check_embedder(&*embedder)?;
         let detail = format!("{} texts by {} with model {}", texts.len(), session.claims.user, model.tier().digest());
         self.journal.record_blocking(Event::Site { action: "classification".to_owned(), detail })?;
-        embedder.embed(texts)?.into_iter().map(|vector| self.classify_vector(&key, model, vector)).collect()
+        embedder.embed(texts)?.into_iter().map(|vector| self.classify_vector(&key, model, &vector)).collect()
     }
 
     /// The key under which queries to a model are encrypted.
-    pub(crate) fn model_key(&self, session: &Session, model: &Model) -> Result<OwnerKey, GateError> {
-        let params = *model.tier().params();
-        match model.compartment() {
-            Some(name) => OwnerKey::for_models(models_of(session, name)?, params),
-            None => OwnerKey::ephemeral(params),
+    pub(crate) fn model_key(&self, session: &Session, model: &Model) -> Result<ModelKey, GateError> {
+        let (params, rows) = (*model.tier().params(), model.rows());
+        match model.hidden() {
+            Some((name, number)) => ModelKey::kept(models_of(session, name)?, name.as_str(), *number, params, rows),
+            None => ModelKey::passing(params, rows),
         }
         .map_err(fhe)
     }
@@ -114,19 +116,17 @@ impl Gate {
     /// One text, given as its vector.
     pub(crate) fn classify_vector(
         &self,
-        key: &OwnerKey,
+        key: &ModelKey,
         model: &Model,
-        mut vector: Vec<f32>,
+        vector: &[f32],
     ) -> Result<Classified, GateError> {
-        // What the bias meets.
-        vector.push(1.0);
-        let (query, secret) = key.query(&vector).map_err(fhe)?;
+        let (query, secret) = key.query(vector).map_err(fhe)?;
         let reply = self.scorer.classify(model.tier(), &query).map_err(|error| store(words(&error)))?;
         let tolerance = secret.tolerance();
         let logits = secret
-            .decrypt(&reply, &[model.rows()])
+            .decrypt(&reply)
             .map_err(|error| GateError::ModelTier { model: model.tier().digest(), trick: words(&error) })?;
-        Ok(judged(model, logits.into_iter().flatten().collect(), tolerance))
+        Ok(judged(model, logits, tolerance))
     }
 }
 

@@ -45,8 +45,8 @@ struct ModelFile {
 enum Weights {
     /// A row of `dimension` numbers and a bias for each class.
     Clear { rows: Vec<Vec<f32>>, bias: Vec<f32> },
-    /// An encrypted group under the compartment's key for models, base64.
-    Encrypted { compartment: CompartmentName, rows: usize, ciphertext: String },
+    /// An encrypted group under the compartment's key for models, base64, with the number that its canaries follow from.
+    Encrypted { compartment: CompartmentName, rows: usize, number: u64, ciphertext: String },
 }
 
 /// A model that passed its checks.
@@ -58,8 +58,8 @@ pub struct Model {
     embedder: String,
     embedder_digest: Digest,
     rows: usize,
-    /// Under whose key the weights are encrypted; none in clear.
-    compartment: Option<CompartmentName>,
+    /// Under whose key the weights are encrypted, and the number of its canaries; none in clear.
+    hidden: Option<(CompartmentName, u64)>,
     plain: Option<PlainModel>,
     tier: TierModel,
 }
@@ -90,23 +90,23 @@ impl Model {
             Weights::Encrypted { rows, .. } => *rows,
         };
         check_classes(file.kind, &file.classes, rows)?;
-        let (compartment, plain, tier) = match file.weights {
+        let (hidden, plain, tier) = match file.weights {
             Weights::Clear { mut rows, bias } => {
                 rows.iter_mut().zip(bias).for_each(|(row, bias)| row.push(bias));
                 let plain = PlainModel::new(params, &rows).map_err(|error| refused(error.to_string()))?;
                 (None, Some(plain.clone()), TierModel::plain(plain))
             }
-            Weights::Encrypted { compartment, ciphertext, .. } => {
+            Weights::Encrypted { compartment, number, ciphertext, .. } => {
                 let bytes = STANDARD.decode(ciphertext).map_err(|_| refused("its ciphertext is no base64"))?;
                 let tier = TierModel::from_bytes(bytes).map_err(|error| refused(error.to_string()))?;
                 if tier.is_plain() || *tier.params() != params {
                     return Err(refused("its ciphertext is not one of its dimension and norm bound"));
                 }
-                (Some(compartment), None, tier)
+                (Some((compartment, number)), None, tier)
             }
         };
         let ModelFile { kind, classes, embedder, embedder_digest, .. } = file;
-        Ok(Self { kind, classes, bound, embedder, embedder_digest, rows, compartment, plain, tier })
+        Ok(Self { kind, classes, bound, embedder, embedder_digest, rows, hidden, plain, tier })
     }
 
     /// A model in clear. `rows` hold the bias last; the norm bound is that of the longest row.
@@ -130,15 +130,15 @@ impl Model {
             embedder: embedder.name().to_owned(),
             embedder_digest: embedder.digest(),
             rows: rows.len(),
-            compartment: None,
+            hidden: None,
             tier: TierModel::plain(plain.clone()),
             plain: Some(plain),
         })
     }
 
     /// The same model with its weights encrypted, and no others.
-    pub(crate) fn hidden(&self, compartment: CompartmentName, tier: TierModel) -> Self {
-        Self { compartment: Some(compartment), plain: None, tier, ..self.clone() }
+    pub(crate) fn hide(&self, compartment: CompartmentName, number: u64, tier: TierModel) -> Self {
+        Self { hidden: Some((compartment, number)), plain: None, tier, ..self.clone() }
     }
 
     /// The file that [`from_bytes`](Self::from_bytes) reads.
@@ -146,15 +146,16 @@ impl Model {
     /// # Errors
     /// [`GateError::Model`] when it cannot be written as JSON.
     pub fn to_bytes(&self) -> Result<Vec<u8>, GateError> {
-        let weights = match (&self.plain, &self.compartment) {
+        let weights = match (&self.plain, &self.hidden) {
             (Some(plain), _) => {
                 let split = |row: &[f32]| row.split_last().map(|(bias, weights)| (weights.to_vec(), *bias));
                 let (rows, bias) = plain.rows().filter_map(split).unzip();
                 Weights::Clear { rows, bias }
             }
-            (None, Some(compartment)) => Weights::Encrypted {
+            (None, Some((compartment, number))) => Weights::Encrypted {
                 compartment: compartment.clone(),
                 rows: self.rows,
+                number: *number,
                 ciphertext: STANDARD.encode(self.tier.bytes()),
             },
             (None, None) => return Err(refused("it has no weights")),
@@ -187,9 +188,9 @@ impl Model {
         self.rows
     }
 
-    /// The compartment under whose key its weights are encrypted; none when they are in clear.
-    pub fn compartment(&self) -> Option<&CompartmentName> {
-        self.compartment.as_ref()
+    /// The compartment under whose key its weights are encrypted, and the number of its canaries; none when they are in clear.
+    pub(crate) fn hidden(&self) -> Option<&(CompartmentName, u64)> {
+        self.hidden.as_ref()
     }
 
     /// Its weights in clear.
@@ -294,8 +295,7 @@ mod tests {
         }
         let encrypted = |ciphertext: String| {
             with(|value| {
-                value["weights"] =
-                    json!({ "encrypted": { "compartment": "alpha", "rows": 2, "ciphertext": ciphertext } });
+                value["weights"] = json!({ "encrypted": { "compartment": "alpha", "rows": 2, "number": 1, "ciphertext": ciphertext } });
             })
         };
         assert!(encrypted("?".to_owned()).unwrap_err().to_string().contains("base64"));

@@ -35,7 +35,9 @@ fn params() -> Params {
 }
 
 fn model(number: usize) -> TierModel {
-    let row = |class: usize| (0..17).map(|i| ((i * 5 + class * 3 + number) % 7) as f32 / 4.0 - 0.75 + number as f32 / 64.0).collect();
+    let row = |class: usize| {
+        (0..17).map(|i| ((i * 5 + class * 3 + number) % 7) as f32 / 4.0 - 0.75 + number as f32 / 64.0).collect()
+    };
     TierModel::plain(PlainModel::new(params(), &[row(0), row(1), row(2)]).unwrap())
 }
 
