@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use sigstore_tuf::{Metadata, Targets};
 
+use crate::document::{DOCUMENT, DocumentManifest};
 use crate::evidence::{EVIDENCE, Evidence};
 use crate::json::{malformed, parse_strict};
 use crate::metadata::{Envelope, SNAPSHOT, TARGETS, TIMESTAMP, signed_parts};
@@ -27,13 +28,17 @@ pub(crate) struct Opened {
 impl Opened {
     pub(crate) fn open(bytes: &[u8], trust: &TrustRoot) -> Result<Self, BundleError> {
         let entries = ustar::read(bytes)?;
-        let known = [INDEX, LAYOUT, MANIFEST, SETTINGS, SNAPSHOT, TARGETS, TIMESTAMP];
-        let free = |name: &str| name.starts_with(EVIDENCE) || name.starts_with(BLOBS);
+        let document = entries.contains_key(DOCUMENT);
+        let known: &[&str] = match document {
+            true => &[DOCUMENT, MANIFEST, SNAPSHOT, TARGETS, TIMESTAMP],
+            false => &[INDEX, LAYOUT, MANIFEST, SETTINGS, SNAPSHOT, TARGETS, TIMESTAMP],
+        };
+        let free = |name: &str| name.starts_with(EVIDENCE) || !document && name.starts_with(BLOBS);
         if let Some(entry) = entries.keys().find(|name| !known.contains(&name.as_str()) && !free(name)) {
             return Err(BundleError::UnexpectedEntry { entry: entry.clone() });
         }
-        if let Some(entry) = known.into_iter().find(|name| !entries.contains_key(*name)) {
-            return Err(BundleError::MissingEntry { entry: entry.to_owned() });
+        if let Some(entry) = known.iter().find(|name| !entries.contains_key(**name)) {
+            return Err(BundleError::MissingEntry { entry: (*entry).to_owned() });
         }
         let mut envelopes = BTreeMap::new();
         let mut signers = BTreeMap::new();
@@ -51,8 +56,13 @@ impl Opened {
         everyone.filter(|name| self.signers.values().all(|file| file.contains(*name))).cloned().collect()
     }
 
-    /// Checks that the metadata is for exactly these files, and that the files are what a plugin is made of.
-    pub(crate) fn bind(self, trust: &TrustRoot) -> Result<Contents, BundleError> {
+    /// Whether it holds a document, and no component.
+    pub(crate) fn is_document(&self) -> bool {
+        self.entries.contains_key(DOCUMENT)
+    }
+
+    /// Checks that the metadata lists exactly these files.
+    pub(crate) fn listed(self) -> Result<Listed, BundleError> {
         let metadata = Metadata::<Targets>::from_slice(entry(&self.entries, TARGETS)?)
             .map_err(|source| BundleError::Tuf { file: TARGETS.to_owned(), source })?;
         let (targets, version, expires) =
@@ -71,11 +81,24 @@ impl Opened {
                 return Err(BundleError::AlteredEntry { entry });
             }
         }
-        let manifest = entry(&files, MANIFEST)?;
-        let manifest = std::str::from_utf8(manifest).map_err(|_| malformed(MANIFEST, "it is not UTF-8"))?;
+        if version == 0 {
+            return Err(malformed(TARGETS, "versions start at 1"));
+        }
+        Ok(Listed { files, envelopes: self.envelopes, version, expires })
+    }
+
+    /// Checks that the metadata is for exactly these files, and that the files are what a plugin is made of.
+    pub(crate) fn bind(self, trust: &TrustRoot) -> Result<Contents, BundleError> {
+        let document = self.is_document();
+        let listed = self.listed()?;
+        let Listed { files, envelopes, version, expires } = &listed;
+        let manifest = text(MANIFEST, entry(files, MANIFEST)?)?;
+        if document {
+            return Err(BundleError::OtherKind { found: DocumentManifest::parse(manifest)?.kind.as_str() });
+        }
         let manifest = Manifest::parse(manifest)?;
-        let component = oci::find_component(&files)?;
-        let layout = oci::layout(&manifest, entry(&files, &component)?)?;
+        let component = oci::find_component(files)?;
+        let layout = oci::layout(&manifest, entry(files, &component)?)?;
         // Both ways: nothing else, and nothing different.
         if let Some((entry, _)) = layout.iter().find(|(name, body)| files.get(*name) != Some(*body)) {
             return Err(BundleError::OciLayout { entry: entry.clone() });
@@ -83,26 +106,15 @@ impl Opened {
         if let Some(entry) = files.keys().find(|name| name.starts_with(BLOBS) && !layout.contains_key(*name)) {
             return Err(BundleError::UnexpectedEntry { entry: entry.clone() });
         }
-        let about = About::read(self.envelopes.get(TARGETS).map(|envelope| &envelope.signed), &component)?;
-        let custom = about.custom(&manifest)?;
-        for (file, expected) in signed_parts(version, expires, &files, (&component, &custom))? {
-            if self.envelopes.get(file).is_none_or(|envelope| envelope.signed != expected) {
-                return Err(BundleError::MixAndMatch { file: file.to_owned() });
-            }
-        }
-        if version == 0 {
-            return Err(malformed(TARGETS, "versions start at 1"));
-        }
-        let settings = parse_strict(SETTINGS, entry(&files, SETTINGS)?, MAX_SETTINGS)?;
-        if !settings.is_object() {
-            return Err(malformed(SETTINGS, "it must be one JSON object, `{}` if there is nothing to set"));
-        }
-        let subject = Digest::of(entry(&files, &component)?);
-        let pinned = files.iter().filter(|(name, _)| name.starts_with(EVIDENCE));
-        let evidence = pinned.map(|(name, body)| Evidence::read(name, body, subject, trust));
-        let evidence = evidence.collect::<Result<_, _>>()?;
+        let about = About::read(envelopes.get(TARGETS).map(|envelope| &envelope.signed), &component)?;
+        listed.check_metadata((&component, &about.custom(&manifest)?))?;
+        let settings = settings(SETTINGS, entry(files, SETTINGS)?)?;
+        let subject = Digest::of(entry(files, &component)?);
+        let evidence = listed.evidence(subject, trust)?;
+        let (version, expires) = (*version, *expires);
+        let Listed { files, envelopes, .. } = listed;
         Ok(Contents {
-            envelopes: self.envelopes,
+            envelopes,
             component_digest: subject,
             files,
             component,
@@ -114,6 +126,46 @@ impl Opened {
             expires,
         })
     }
+}
+
+/// Files that are exactly those that the metadata lists.
+pub(crate) struct Listed {
+    /// Every file but the metadata.
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
+    pub(crate) envelopes: BTreeMap<&'static str, Envelope>,
+    pub(crate) version: u64,
+    pub(crate) expires: Timestamp,
+}
+
+impl Listed {
+    /// The metadata is rebuilt and compared: it says what it must, and nothing else.
+    pub(crate) fn check_metadata(&self, custom: (&str, &Value)) -> Result<(), BundleError> {
+        for (file, expected) in signed_parts(self.version, self.expires, &self.files, custom)? {
+            if self.envelopes.get(file).is_none_or(|envelope| envelope.signed != expected) {
+                return Err(BundleError::MixAndMatch { file: file.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The evidence, which has to be about `subject`.
+    pub(crate) fn evidence(&self, subject: Digest, trust: &TrustRoot) -> Result<Vec<Evidence>, BundleError> {
+        let pinned = self.files.iter().filter(|(name, _)| name.starts_with(EVIDENCE));
+        pinned.map(|(name, body)| Evidence::read(name, body, subject, trust)).collect()
+    }
+}
+
+/// Settings of a component: one JSON object.
+pub(crate) fn settings(entry: &str, bytes: &[u8]) -> Result<Value, BundleError> {
+    let settings = parse_strict(entry, bytes, MAX_SETTINGS)?;
+    match settings.is_object() {
+        true => Ok(settings),
+        false => Err(malformed(entry, "it must be one JSON object, `{}` if there is nothing to set")),
+    }
+}
+
+pub(crate) fn text<'a>(entry: &str, bytes: &'a [u8]) -> Result<&'a str, BundleError> {
+    std::str::from_utf8(bytes).map_err(|_| malformed(entry, "it is not UTF-8"))
 }
 
 /// Contents that match their metadata. Whether enough people signed is another question.
@@ -130,13 +182,6 @@ pub(crate) struct Contents {
     pub(crate) settings: Value,
     pub(crate) version: u64,
     pub(crate) expires: Timestamp,
-}
-
-impl Contents {
-    /// The bundle file.
-    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, BundleError> {
-        pack(self.files.clone(), &self.envelopes)
-    }
 }
 
 /// What the signed metadata says about the component besides what its manifest does.

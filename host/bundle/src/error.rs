@@ -13,6 +13,12 @@ pub enum BundleError {
     /// A key, an envelope or a statement was refused.
     #[error(transparent)]
     Attest(#[from] AttestError),
+    /// It holds something else than what it was opened for.
+    #[error("it is a bundle of kind `{found}`, and another kind is wanted here")]
+    OtherKind {
+        /// What it is.
+        found: &'static str,
+    },
     /// The bytes of a listed file are not the ones that were signed for.
     #[error(
         "`{entry}` is not the file the metadata was signed for: its length or SHA-256 differs; import the bundle again"

@@ -13,6 +13,9 @@
 //!   tuf/timestamp.json
 //! ```
 //!
+//! Or, in the place of component, layout and settings, one `document`: settings alone, a policy set, people and compartments, a model, or
+//! the list of a host kit (module `document`).
+//!
 //! Trust comes from the site's pinned [`TrustRoot`], never from the file. [`build`] makes a draft, each approver adds a
 //! signature with [`sign`], and [`verify`] is the only way to a [`VerifiedBundle`], the only type a loader takes.
 //! [`inspect`] reads without trusting. There is no option that turns verification off.
@@ -25,6 +28,7 @@
 mod approver;
 mod contents;
 mod difference;
+mod document;
 mod error;
 mod evidence;
 mod json;
@@ -39,6 +43,10 @@ pub mod ustar;
 pub use approver::{ApproverKey, ApproverPublic, key_id};
 pub use casemate_attest::{PublicKey, Signer};
 pub use difference::{Difference, dependencies};
+pub use document::{
+    DocumentInput, DocumentInspection, DocumentKind, DocumentManifest, Verified, VerifiedDocument, build_document,
+    inspect_document, is_document, verify_any,
+};
 pub use error::BundleError;
 pub use evidence::{CYCLONEDX, Evidence, PROVENANCE};
 pub use lifecycle::{Additions, BuildInput, Inspection, VerifiedBundle, build, build_with, inspect, sign, verify};

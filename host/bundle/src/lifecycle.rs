@@ -12,7 +12,7 @@ use crate::contents::{About, Contents, MANIFEST, Opened, SETTINGS, entry, pack};
 use crate::evidence::{EVIDENCE, Evidence};
 use crate::metadata::{Envelope, SNAPSHOT, TARGETS, TIMESTAMP, signed_parts};
 use crate::{BundleError, Manifest, THRESHOLD, TrustRoot, ustar};
-use crate::{contract_digest, oci};
+use crate::{contract_digest, document, oci};
 
 /// What a bundle is made of.
 #[derive(Debug, Clone, Copy)]
@@ -76,11 +76,15 @@ pub fn sign(bundle: &[u8], key: &(impl Signer + ?Sized), trust: &TrustRoot) -> R
     if trust.by_key_id().get(&key_id).is_none_or(|approver| approver.key != *key.public_key()) {
         return Err(BundleError::NotAnApprover { key_id });
     }
-    let mut contents = Opened::open(bundle, trust)?.bind(trust)?;
-    for envelope in contents.envelopes.values_mut() {
+    let opened = Opened::open(bundle, trust)?;
+    let (files, mut envelopes) = match opened.is_document() {
+        true => document::bind(opened, trust).map(|contents| (contents.files, contents.envelopes))?,
+        false => opened.bind(trust).map(|contents| (contents.files, contents.envelopes))?,
+    };
+    for envelope in envelopes.values_mut() {
         envelope.sign(key)?;
     }
-    contents.to_bytes()
+    pack(files, &envelopes)
 }
 
 /// What a bundle says about itself, for people to read before they sign. Implies no trust and cannot be loaded.
@@ -234,12 +238,17 @@ impl fmt::Debug for VerifiedBundle {
 /// Our own rules run first, because they name the defect; then the TUF client workflow (TUF 1.0.34 section 5) from the
 /// pinned root, by a client that passes the whole conformance suite. Both must agree.
 pub fn verify(bundle: &[u8], trust: &TrustRoot, now: Timestamp) -> Result<VerifiedBundle, BundleError> {
+    let (opened, signers) = approved(bundle, trust, now)?;
+    Ok(VerifiedBundle { contents: opened.bind(trust)?, bundle_digest: Digest::of(bundle), signers })
+}
+
+/// A file that enough people signed, in date; and who they are.
+pub(crate) fn approved(bundle: &[u8], trust: &TrustRoot, now: Timestamp) -> Result<(Opened, Vec<String>), BundleError> {
     let opened = Opened::open(bundle, trust)?;
     let signers = opened.complete_signers();
     require_threshold(&opened.signers, signers.len())?;
     run_tuf(&opened.entries, trust, now)?;
-    let contents = opened.bind(trust)?;
-    Ok(VerifiedBundle { bundle_digest: Digest::of(bundle), signers: signers.into_iter().collect(), contents })
+    Ok((opened, signers.into_iter().collect()))
 }
 
 /// The same two people must have signed all three files: a bundle is approved as a whole.

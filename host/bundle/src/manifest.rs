@@ -58,11 +58,9 @@ impl Manifest {
             return Err(BundleError::EntryTooLarge { entry: "manifest.toml".to_owned(), size, max });
         }
         let raw: RawManifest = toml::from_str(toml).map_err(|error| BundleError::Manifest(Box::new(error)))?;
-        if !is_version(&raw.version) {
-            return Err(rule("version", "must be MAJOR.MINOR.PATCH, optionally with -PRERELEASE"));
-        }
-        if raw.summary.is_empty() || raw.summary.chars().count() > 200 || raw.summary.chars().any(is_deceptive) {
-            return Err(rule("summary", "must be 1 to 200 characters on one line, without control characters"));
+        check_words(&raw.version, &raw.summary)?;
+        if raw.name.as_str().starts_with(RESERVED) {
+            return Err(rule("name", "must not begin with `site-`: documents of the site are called so"));
         }
         for capability in &raw.capabilities {
             if !raw.world.offers(*capability) {
@@ -292,7 +290,21 @@ fn limit(limit: &'static str, asked: Option<u64>, default: u64, min: u64, max: u
     if (min..=max).contains(&value) { Ok(value) } else { Err(BundleError::LimitOutOfRange { limit, value, min, max }) }
 }
 
-fn rule(key: &'static str, rule: impl Into<String>) -> BundleError {
+/// How the names of documents begin, and no component's: neither can take the other's place.
+pub(crate) const RESERVED: &str = "site-";
+
+/// What people read of a manifest.
+pub(crate) fn check_words(version: &str, summary: &str) -> Result<(), BundleError> {
+    if !is_version(version) {
+        return Err(rule("version", "must be MAJOR.MINOR.PATCH, optionally with -PRERELEASE"));
+    }
+    if summary.is_empty() || summary.chars().count() > 200 || summary.chars().any(is_deceptive) {
+        return Err(rule("summary", "must be 1 to 200 characters on one line, without control characters"));
+    }
+    Ok(())
+}
+
+pub(crate) fn rule(key: &'static str, rule: impl Into<String>) -> BundleError {
     BundleError::ManifestRule { key, rule: rule.into() }
 }
 
@@ -314,7 +326,7 @@ fn is_deceptive(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-const MAX_MANIFEST: usize = 64 << 10;
+pub(crate) const MAX_MANIFEST: usize = 64 << 10;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]

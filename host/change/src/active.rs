@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use casemate_bundle::VerifiedBundle;
+use casemate_bundle::Verified;
 use casemate_types::{Digest, Generation, PluginName};
 use serde::{Deserialize, Serialize};
 
@@ -39,8 +39,8 @@ impl ActiveSet {
     /// The set after `bundle` is activated; the same set if it is active already.
     ///
     /// Errors: [`ChangeError::Rollback`], [`ChangeError::SameVersion`].
-    pub fn with(&self, bundle: &VerifiedBundle) -> Result<Self, ChangeError> {
-        self.with_entry(&bundle.manifest().name, ActiveEntry::new(bundle.version(), bundle.bundle_digest()))
+    pub fn with(&self, bundle: &Verified) -> Result<Self, ChangeError> {
+        self.with_entry(bundle.name(), ActiveEntry::new(bundle.version(), bundle.bundle_digest()))
     }
 
     /// The set after the plugin `name` is taken out. Its floor stays.

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use casemate_bundle::BundleError;
-use casemate_types::{Digest, PluginName};
+use casemate_types::{Digest, Generation, PluginName};
 use jiff::Timestamp;
 
 /// Why a change was refused, or why the site's state cannot be used.
@@ -195,6 +195,89 @@ pub enum OrderError {
     #[error("{found} of {needed} people have signed; `casemate change sign ORDER --key KEY`")]
     TooFew {
         /// How many did.
+        found: usize,
+        /// How many must.
+        needed: usize,
+    },
+}
+
+/// Why a change was not staged, an approval not taken, or a change not approved.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApprovalError {
+    /// An envelope or a statement was refused.
+    #[error(transparent)]
+    Attest(#[from] casemate_attest::AttestError),
+    /// A signature is wrong, or its key is none of the site's approvers'.
+    #[error("the signature of key {key_id} does not hold: no approver of this site made it over this")]
+    BadSignature {
+        /// The key that it claims.
+        key_id: String,
+    },
+    /// Too late.
+    #[error("it could be approved and activated until {at}; stage it again")]
+    Expired {
+        /// Until when.
+        at: Timestamp,
+    },
+    /// A key could not be used.
+    #[error(transparent)]
+    Key(#[from] BundleError),
+    /// It is not what it should be.
+    #[error("not an approval: {0}")]
+    Malformed(String),
+    /// The report is about another bundle.
+    #[error("the staging report is about {content}, another bundle")]
+    OtherReport {
+        /// The content that it is about.
+        content: Digest,
+    },
+    /// For another site.
+    #[error("the approval was given for the site `{site}`, or under another root of trust")]
+    OtherSite {
+        /// The site's name in it.
+        site: String,
+    },
+    /// Approved was something else.
+    #[error("what {approver} approved is not what there is to see now; look at it again and approve that")]
+    OtherThing {
+        /// Who approved.
+        approver: String,
+    },
+    /// A request that would be allowed from now on has no reason, or a reason belongs to none.
+    #[error(
+        "a reason on one line is needed for each request that would be allowed from now on, and for no other: `{request}`"
+    )]
+    Reason {
+        /// The request.
+        request: String,
+    },
+    /// Who asks does not approve.
+    #[error("{name} asked for this change and cannot approve it")]
+    Requester {
+        /// The person.
+        name: String,
+    },
+    /// One person twice.
+    #[error("{name} approved already; somebody else must")]
+    SamePerson {
+        /// The person.
+        name: String,
+    },
+    /// What runs has changed, or it was staged anew.
+    #[error(
+        "it was staged or approved in generation {then} against what ran then; now is generation {now}: stage and approve again"
+    )]
+    Stale {
+        /// The generation of the report.
+        then: Generation,
+        /// The present one.
+        now: Generation,
+    },
+    /// Not enough people.
+    #[error("{found} of {needed} have approved this")]
+    TooFew {
+        /// How many have.
         found: usize,
         /// How many must.
         needed: usize,

@@ -1,7 +1,7 @@
 //! The life cycle of a bundle at a site, in states carried by types.
 //!
 //! ```text
-//! ReceivedBundle --verify--> VerifiedBundle --activate--> ActiveSet, one generation up
+//! ReceivedBundle --verify--> Verified --activate--> ActiveSet, one generation up
 //!   bytes from media          two approvers, in date       what a server loads
 //! ```
 //!
@@ -13,6 +13,8 @@
 #![forbid(unsafe_code)]
 
 mod active;
+mod approval;
+pub mod cycle;
 mod error;
 mod order;
 mod received;
@@ -20,7 +22,8 @@ mod standing;
 mod store;
 
 pub use active::{ActiveEntry, ActiveSet};
-pub use error::{ChangeError, OrderError};
+pub use approval::{APPROVAL, Approval, ApprovalFile, MAX_APPROVAL};
+pub use error::{ApprovalError, ChangeError, OrderError};
 pub use order::{MAX_ORDER, MAX_REASON, Order, OrderFile, Scope, SignedOrder};
 pub use received::ReceivedBundle;
 pub use standing::Standing;

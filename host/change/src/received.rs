@@ -2,7 +2,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use casemate_bundle::{BundleError, Inspection, TrustRoot, VerifiedBundle, inspect, ustar, verify};
+use casemate_bundle::{BundleError, Inspection, TrustRoot, Verified, inspect, ustar, verify_any};
 use casemate_types::Digest;
 use jiff::Timestamp;
 
@@ -41,8 +41,8 @@ impl ReceivedBundle {
     }
 
     /// The next state. Every refusal names its defect.
-    pub fn verify(&self, trust: &TrustRoot, now: Timestamp) -> Result<VerifiedBundle, BundleError> {
-        verify(&self.bytes, trust, now)
+    pub fn verify(&self, trust: &TrustRoot, now: Timestamp) -> Result<Verified, BundleError> {
+        verify_any(&self.bytes, trust, now)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use casemate_bundle::{TrustRoot, VerifiedBundle, verify};
+use casemate_bundle::{TrustRoot, Verified, verify_any};
 use casemate_types::{Digest, Generation, PluginName};
 use jiff::Timestamp;
 
@@ -62,7 +62,7 @@ impl SiteStore {
     ///
     /// Errors: [`ChangeError::Rollback`], [`ChangeError::SameVersion`], [`ChangeError::NotTheVerifiedBytes`],
     /// [`ChangeError::Locked`].
-    pub fn activate(&mut self, bundle: &VerifiedBundle, raw: &[u8]) -> Result<Generation, ChangeError> {
+    pub fn activate(&mut self, bundle: &Verified, raw: &[u8]) -> Result<Generation, ChangeError> {
         let (verified, offered) = (bundle.bundle_digest(), Digest::of(raw));
         if verified != offered {
             return Err(ChangeError::NotTheVerifiedBytes { verified, offered });
@@ -70,7 +70,7 @@ impl SiteStore {
         let _lock = lock(&self.dir)?;
         let next = self.current()?.with(bundle)?;
         // Written even if it is active already: that is how an altered or lost file is put back.
-        if let Some(entry) = next.entries.get(&bundle.manifest().name) {
+        if let Some(entry) = next.entries.get(bundle.name()) {
             let bundles = self.dir.join(BUNDLES);
             fs::create_dir_all(&bundles).map_err(|source| io("create", &bundles, source))?;
             sync_dir(&self.dir)?;
@@ -110,7 +110,7 @@ impl SiteStore {
         bundle: Digest,
         trust: &TrustRoot,
         now: Timestamp,
-    ) -> Result<VerifiedBundle, ChangeError> {
+    ) -> Result<Verified, ChangeError> {
         self.read_entry(name, &ActiveEntry::new(version, bundle), trust, now)
     }
 
@@ -125,7 +125,7 @@ impl SiteStore {
     ///
     /// Errors: the first bundle that is missing, altered or no longer verifies, by name. All or nothing: a site does not run
     /// with some of its policies.
-    pub fn load_all(&self, trust: &TrustRoot, now: Timestamp) -> Result<Vec<VerifiedBundle>, ChangeError> {
+    pub fn load_all(&self, trust: &TrustRoot, now: Timestamp) -> Result<Vec<Verified>, ChangeError> {
         self.active.entries.iter().map(|(name, entry)| self.read_entry(name, entry, trust, now)).collect()
     }
 
@@ -135,7 +135,7 @@ impl SiteStore {
         entry: &ActiveEntry,
         trust: &TrustRoot,
         now: Timestamp,
-    ) -> Result<VerifiedBundle, ChangeError> {
+    ) -> Result<Verified, ChangeError> {
         let altered = || ChangeError::BundleAltered { name: name.clone(), file: entry.file.clone() };
         let path = self.dir.join(&entry.file);
         let file = File::open(&path).map_err(|source| match source.kind() {
@@ -147,9 +147,9 @@ impl SiteStore {
             return Err(altered());
         }
         let bundle =
-            verify(&raw, trust, now).map_err(|source| ChangeError::BundleRefused { name: name.clone(), source })?;
+            verify_any(&raw, trust, now).map_err(|source| ChangeError::BundleRefused { name: name.clone(), source })?;
         // The state file is not signed: it cannot make one bundle pass for another, or for another version.
-        if bundle.manifest().name != *name || bundle.version() != entry.version {
+        if bundle.name() != name || bundle.version() != entry.version {
             let why = format!("it says `{name}` version {}, the bundle says otherwise", entry.version);
             return Err(ChangeError::StateDamaged { path: self.dir.join(STATE), why });
         }

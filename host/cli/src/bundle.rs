@@ -2,6 +2,7 @@
 
 pub mod args;
 mod build;
+mod document;
 mod evidence;
 mod root;
 mod show;
@@ -23,9 +24,15 @@ pub fn run(site: &Path, command: BundleCommand, json: bool) -> Result<ExitCode, 
     match command {
         BundleCommand::Build(options) => build::run(site, &options, json),
         BundleCommand::Sign { bundle, key } => sign(site, &bundle, &key, json),
-        BundleCommand::Inspect { bundle } => show::inspect(site, &bundle, json),
+        BundleCommand::Inspect { bundle } => match holds_document(&bundle)? {
+            true => document::inspect(site, &bundle, json),
+            false => show::inspect(site, &bundle, json),
+        },
         BundleCommand::Verify { bundle } => verify(site, &bundle, json),
-        BundleCommand::Diff { old, new } => show::diff(site, &old, &new, json),
+        BundleCommand::Diff { old, new } => match holds_document(&new)? {
+            true => document::diff(site, &old, &new, json),
+            false => show::diff(site, &old, &new, json),
+        },
         BundleCommand::Key(options) => root::new_key(&options, json),
         BundleCommand::TrustRoot(command) => root::run(site, command, json),
     }
@@ -36,15 +43,24 @@ fn sign(site: &Path, bundle: &Path, key: &KeyOptions, json: bool) -> Result<Exit
     let key = signer(site, key)?;
     let signed = about(bundle, casemate_bundle::sign(&read(bundle)?, &key, &trust))?;
     write(bundle, &signed)?;
-    let inspection = casemate_bundle::inspect(&signed, &trust)?;
+    let (signers, missing) = match casemate_bundle::is_document(&signed)? {
+        true => {
+            let inspection = casemate_bundle::inspect_document(&signed, &trust)?;
+            (inspection.signers, inspection.missing_signatures)
+        }
+        false => {
+            let inspection = casemate_bundle::inspect(&signed, &trust)?;
+            (inspection.signers, inspection.missing_signatures)
+        }
+    };
     if json {
-        output::json(&serde_json::json!({ "signers": inspection.signers, "missing": inspection.missing_signatures }))?;
+        output::json(&serde_json::json!({ "signers": signers, "missing": missing }))?;
     } else {
         output::line(&format!(
             "{} is signed by {}; {}",
             bundle.display(),
-            inspection.signers.join(" and "),
-            match inspection.missing_signatures {
+            signers.join(" and "),
+            match missing {
                 0 => "it can be loaded".to_owned(),
                 missing => format!("{missing} more must sign"),
             }
@@ -54,21 +70,25 @@ fn sign(site: &Path, bundle: &Path, key: &KeyOptions, json: bool) -> Result<Exit
 }
 
 fn verify(site: &Path, bundle: &Path, json: bool) -> Result<ExitCode, Failure> {
-    let verified = about(bundle, casemate_bundle::verify(&read(bundle)?, &trust(site)?, jiff::Timestamp::now()))?;
+    let verified = about(bundle, casemate_bundle::verify_any(&read(bundle)?, &trust(site)?, jiff::Timestamp::now()))?;
     if json {
         output::json(&serde_json::json!({
-            "verified": true, "name": verified.manifest().name, "version": verified.version(),
+            "verified": true, "name": verified.name(), "kind": verified.kind(), "version": verified.version(),
             "signers": verified.signers(), "digest": verified.bundle_digest(),
         }))?;
     } else {
         output::line(&format!(
             "{} {} is signed by {} and unaltered",
-            verified.manifest().name,
+            verified.name(),
             verified.version(),
             verified.signers().join(" and ")
         ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn holds_document(path: &Path) -> Result<bool, Failure> {
+    about(path, casemate_bundle::is_document(&read(path)?))
 }
 
 /// The key that signs for a site. In clear it is for rehearsals: a site of another profile refuses it.

@@ -56,9 +56,10 @@ fn load(site: &Path, bundles: &[PathBuf], json: bool) -> Result<ExitCode, Failur
                 output::json(&activated)?;
             } else {
                 output::line(&format!(
-                    "{} {} is active in generation {}{}; signed by {}; may use {}",
+                    "{} {} ({}) is active in generation {}{}; signed by {}; may use {}",
                     activated.name,
                     activated.version,
+                    activated.kind,
                     activated.generation,
                     if gate.is_some() { "" } else { " of the running server" },
                     activated.signers.join(" and "),

@@ -127,6 +127,15 @@ impl Plugin {
     /// Compiles, checks imports against the manifest, links exactly the granted capabilities, asks the component to describe
     /// itself and checks its settings. Only a [`VerifiedBundle`] gets here.
     pub async fn load(engine: &Engine, bundle: &VerifiedBundle) -> Result<Self, LoadError> {
+        Self::load_with(engine, bundle, bundle.settings()).await
+    }
+
+    /// As [`Plugin::load`], with settings that were signed apart from the component: a JSON object.
+    pub async fn load_with(
+        engine: &Engine,
+        bundle: &VerifiedBundle,
+        values: &serde_json::Value,
+    ) -> Result<Self, LoadError> {
         let manifest = bundle.manifest().clone();
         let name = manifest.name.to_string();
         let world = manifest.world;
@@ -162,7 +171,7 @@ impl Plugin {
         };
         plugin.check_main_type().await?;
         plugin.description = plugin.describe(describe).await?;
-        plugin.settings = settings(&name, &plugin.description, bundle.settings())?;
+        plugin.settings = settings(&name, &plugin.description, values)?;
         Ok(plugin)
     }
 

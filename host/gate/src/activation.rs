@@ -1,18 +1,39 @@
 //! A signed bundle becomes part of the active set: verified, tried, activated, swapped in; each step recorded.
 
 use casemate_audit::Event;
-use casemate_bundle::VerifiedBundle;
+use casemate_bundle::Verified;
 use casemate_change::{OrderError, SiteStore};
-use casemate_types::{Digest, Generation};
+use casemate_types::{Digest, Generation, PluginName};
 
 use crate::GateError;
 use crate::site::Gate;
 
+/// What the log says about a verified bundle.
+pub(crate) struct Written {
+    pub(crate) name: PluginName,
+    version: u64,
+    digest: Digest,
+    signers: Vec<String>,
+}
+
+impl From<&Verified> for Written {
+    fn from(bundle: &Verified) -> Self {
+        let (name, signers) = (bundle.name().clone(), bundle.signers().to_vec());
+        Self { name, version: bundle.version(), digest: bundle.bundle_digest(), signers }
+    }
+}
+
+impl Written {
+    pub(crate) fn of(bundles: &[Verified]) -> Vec<Self> {
+        bundles.iter().map(Self::from).collect()
+    }
+}
+
 impl Gate {
-    /// Verifies a bundle against the pinned root, compiles it, asks it to describe itself, and activates it: one swap, after which
+    /// Verifies a bundle against the pinned root, compiles it and asks it to describe itself (or tries the document that it holds), and activates it: one swap, after which
     /// requests start with the new set, while those under way end with theirs. A bundle that fails at any of these never becomes active,
     /// and the refusal is recorded by name.
-    pub async fn load_bundle(&self, raw: &[u8]) -> Result<(VerifiedBundle, Generation), GateError> {
+    pub async fn load_bundle(&self, raw: &[u8]) -> Result<(Verified, Generation), GateError> {
         let mut verified = None;
         match self.verify_and_activate(raw, &mut verified).await {
             Ok(done) => Ok(done),
@@ -39,29 +60,30 @@ impl Gate {
         &self,
         raw: &[u8],
         verified: &mut Option<(String, u64, Vec<String>)>,
-    ) -> Result<(VerifiedBundle, Generation), GateError> {
-        let bundle = casemate_bundle::verify(raw, &self.trust()?, self.trusted_now())?;
-        *verified = Some((bundle.manifest().name.to_string(), bundle.version(), bundle.signers().to_vec()));
+    ) -> Result<(Verified, Generation), GateError> {
+        let bundle = casemate_bundle::verify_any(raw, &self.trust()?, self.trusted_now())?;
+        let written = Written::from(&bundle);
+        *verified = Some((written.name.to_string(), written.version, written.signers.clone()));
         // Compiled before anything is held: an order to stop does not wait for it.
-        self.try_load(&bundle).await?;
+        self.try_any(&bundle).await?;
         let _changing = self.changing.lock().await;
         if self.standing().revoked.contains(&bundle.bundle_digest()) {
             return Err(OrderError::Revoked { bundle: bundle.bundle_digest() }.into());
         }
         let mut changes = self.changes()?;
-        self.record_bundle("verified", &bundle, changes.active().generation).await?;
+        self.record_bundle("verified", &written, changes.active().generation).await?;
         let generation = changes.activate(&bundle, raw)?;
         // On disk it is in force from here on, whatever becomes of the others: that is what the log must say.
-        self.record_bundle("activated", &bundle, generation).await?;
+        self.record_bundle("activated", &written, generation).await?;
         self.reload_held().await?;
         Ok((bundle, generation))
     }
 
     /// Records what a crash between the state and the log left out.
-    pub(crate) async fn catch_up(&self, changes: &SiteStore, bundles: &[VerifiedBundle]) -> Result<(), GateError> {
+    pub(crate) async fn catch_up(&self, changes: &SiteStore, bundles: &[Written]) -> Result<(), GateError> {
         let standing = self.standing();
         for bundle in bundles {
-            let name = &bundle.manifest().name;
+            let name = &bundle.name;
             if changes.active().entries.get(name) != standing.active.entries.get(name) {
                 let back = changes.active().rolled_back.contains(name);
                 let action = if back { "rolled-back" } else { "activated" };
@@ -75,15 +97,15 @@ impl Gate {
     pub(crate) async fn record_bundle(
         &self,
         action: &str,
-        bundle: &VerifiedBundle,
+        bundle: &Written,
         generation: Generation,
     ) -> Result<(), GateError> {
         let event = Event::Bundle {
             action: action.to_owned(),
-            name: bundle.manifest().name.to_string(),
-            version: bundle.version(),
-            digest: bundle.bundle_digest(),
-            signers: bundle.signers().to_vec(),
+            name: bundle.name.to_string(),
+            version: bundle.version,
+            digest: bundle.digest,
+            signers: bundle.signers.clone(),
             reason: None,
             generation,
         };

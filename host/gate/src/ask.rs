@@ -249,7 +249,7 @@ impl Run<'_> {
         let agent = active
             .agent
             .as_ref()
-            .ok_or_else(|| GateError::NotLoaded { name: self.gate.config.chain.agent.to_string(), role: "agent" })?;
+            .ok_or_else(|| GateError::NotLoaded { name: active.chosen.agent.to_string(), role: "agent" })?;
         let services = services(cap);
         let run = agent.handle(&question, &filter, services.invocation()).await;
         self.clock.step("agent-and-retrieval");

@@ -370,19 +370,33 @@ impl SiteConfig {
         let text = std::fs::read_to_string(&path).map_err(|source| GateError::NoSite { path: path.clone(), source })?;
         let config: Self = toml::from_str(&text)
             .map_err(|error| GateError::Config { path: path.clone(), problem: error.to_string() })?;
-        let mut named = BTreeSet::new();
-        match config.chain.policies.iter().find(|entry| !named.insert(&entry.plugin)) {
-            // Twice, once to enforce and once to monitor, would share one small state.
-            Some(twice) => {
-                Err(GateError::Config { path, problem: format!("chain.policies names `{}` twice", twice.plugin) })
-            }
-            None => Ok(config),
-        }
+        config.chain.check().map_err(|problem| GateError::Config { path, problem })?;
+        Ok(config)
     }
 
     /// The compartments a user satisfies.
     pub fn compartments_of(&self, user: &UserConfig) -> BTreeSet<CompartmentName> {
-        self.compartments.iter().filter(|(_, rule)| rule.admits(user)).map(|(name, _)| name.clone()).collect()
+        entitled(&self.compartments, user)
+    }
+}
+
+/// The compartments whose rules admit a user.
+pub(crate) fn entitled(
+    compartments: &BTreeMap<CompartmentName, CompartmentRule>,
+    user: &UserConfig,
+) -> BTreeSet<CompartmentName> {
+    compartments.iter().filter(|(_, rule)| rule.admits(user)).map(|(name, _)| name.clone()).collect()
+}
+
+impl ChainConfig {
+    /// What no chain may say; says what is wrong.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let mut named = BTreeSet::new();
+        match self.policies.iter().find(|entry| !named.insert(&entry.plugin)) {
+            // Twice, once to enforce and once to monitor, would share one small state.
+            Some(twice) => Err(format!("chain.policies names `{}` twice", twice.plugin)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -157,6 +157,14 @@ pub enum GateError {
         /// As what.
         role: &'static str,
     },
+    /// A signed document that the site cannot use.
+    #[error("the {kind} document cannot be used: {problem}")]
+    Document {
+        /// Its kind.
+        kind: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
     /// A question or a text that cannot be taken.
     #[error("{0}")]
     Question(String),
@@ -247,6 +255,7 @@ impl GateError {
             Self::ModelTier { .. } | Self::Tier { .. } => Reason::scores_refused(),
             Self::Below { reason, .. } => reason.clone(),
             Self::NotLoaded { .. } => Reason::no_plugin(),
+            Self::Document { kind: "people", .. } => Reason::unauthenticated(),
             Self::Stopped { .. } => Reason::stopped(),
             Self::Ingest(_) | Self::KeyOffice(_) | Self::Model(_) | Self::Question(_) | Self::Rotation(_) => {
                 Reason::bad_request()

@@ -31,8 +31,10 @@ pub enum Request {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Activated {
-    /// Its plugin.
+    /// Its plugin, or the name of the document.
     pub name: PluginName,
+    /// `component`, or the kind of document.
+    pub kind: String,
     /// Its version.
     pub version: u64,
     /// The generation that it is active in.
@@ -104,12 +106,13 @@ impl Gate {
     pub async fn activate(&self, raw: &[u8]) -> Result<Activated, GateError> {
         let (bundle, generation) = self.load_bundle(raw).await?;
         Ok(Activated {
-            name: bundle.manifest().name.clone(),
+            name: bundle.name().clone(),
+            kind: bundle.kind().to_owned(),
             version: bundle.version(),
             generation,
             digest: bundle.bundle_digest(),
             signers: bundle.signers().to_vec(),
-            capabilities: bundle.manifest().capabilities.iter().map(|c| c.as_str().to_owned()).collect(),
+            capabilities: bundle.capabilities(),
         })
     }
 

@@ -24,6 +24,7 @@ mod combine;
 mod config;
 mod consent;
 mod destruction;
+mod documents;
 mod doomed;
 mod error;
 mod evaluate;

@@ -6,6 +6,7 @@ use casemate_types::{Digest, Generation, PluginName};
 use serde::Serialize;
 
 use crate::GateError;
+use crate::activation::Written;
 use crate::site::{Active, Gate};
 
 /// What became of an order.
@@ -100,11 +101,11 @@ impl Gate {
         let version = self.standing().version_of(name, to).ok_or_else(never)?;
         let mut changes = self.changes()?;
         let bundle = changes.load_one(name, version, to, &self.trust()?, self.trusted_now())?;
-        self.try_load(&bundle).await?;
+        self.try_any(&bundle).await?;
         let index = self.journal.record(ordered.clone()).await?;
         self.take_in(&ordered, index)?;
         let generation = changes.roll_back(name, version, to)?;
-        self.record_bundle("rolled-back", &bundle, generation).await?;
+        self.record_bundle("rolled-back", &Written::from(&bundle), generation).await?;
         self.reload_held().await.map(drop)
     }
 

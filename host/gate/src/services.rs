@@ -245,7 +245,7 @@ impl RequestServices {
     async fn retrieve(&self, question: &str, filter: &[Field], k: u32) -> Result<Vec<Reference>, CapabilityError> {
         let Some(strategy) = &self.active.strategy else {
             return Err(self.unavailable(GateError::NotLoaded {
-                name: self.gate.config.chain.strategy.to_string(),
+                name: self.active.chosen.strategy.to_string(),
                 role: "retrieval strategy",
             }));
         };

@@ -149,8 +149,13 @@ fn unlock(gate: &Gate, user: &UserName, credential: &str) -> Result<Session, Gat
     user_key::check(keyring, &keyring.find(state.key(SiteKey::Tokens)?)?, user, held)?;
     let contents = user_key::open(user, held, credential)?;
     // Neither the key nor the policy file alone gives an attribute.
-    let attributes = policy.users.get(user).ok_or_else(missing)?.both(&contents.attributes);
-    let entitled = policy.compartments_of(&attributes);
+    let mut attributes = policy.users.get(user).ok_or_else(missing)?.both(&contents.attributes);
+    let mut entitled = policy.compartments_of(&attributes);
+    // Nor both of them, where two officers approved who may be here.
+    if let Some(people) = gate.approved_people()? {
+        attributes = people.both(user, &attributes).ok_or(GateError::Unauthenticated)?;
+        entitled = &policy.compartments_of(&attributes) & &people.compartments_of(&attributes);
+    }
 
     let kek = keyring.open_user_kek(&keyring.find(state.key(SiteKey::UserKekWrapping)?)?, &held.kek);
     let result = if kek.is_ok() { "ok" } else { "refused" };

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use casemate_audit::{AuditError, Event, Log, LogOptions, Record};
-use casemate_bundle::{TrustRoot, VerifiedBundle, World};
+use casemate_bundle::{TrustRoot, Verified, VerifiedBundle, World};
 use casemate_change::{Scope, Standing};
 use casemate_embed::{Embedder, Lexical, MiniLm};
 use casemate_engine::{CacheKey, Engine, EngineOptions, Plugin};
@@ -22,9 +22,11 @@ use casemate_vectors::{SledStore, VectorStore};
 use zeroize::Zeroizing;
 
 use crate::GateError;
+use crate::activation::Written;
 use crate::chain::Chain;
 use crate::combine::Combining;
-use crate::config::{Mode, SiteConfig, in_site};
+use crate::config::{ChainConfig, Mode, SiteConfig, UserConfig, in_site};
+use crate::documents::Documents;
 use crate::fips;
 use crate::journal::{HsmSigner, Journal, key_operation};
 use crate::mask::Masker;
@@ -77,27 +79,51 @@ pub struct Active {
     pub(crate) chain: Chain,
     pub(crate) agent: Option<Arc<Plugin>>,
     pub(crate) strategy: Option<Arc<Plugin>>,
-    /// Every plugin of the generation, each with the digest of its bundle, whether or not it may run.
-    loaded: Vec<(Arc<Plugin>, Digest)>,
+    pub(crate) documents: Arc<Documents>,
+    /// The chain in force: of the active policy set, or of `site.toml`.
+    pub(crate) chosen: ChainConfig,
+    /// Every plugin of the generation, whether or not it may run.
+    loaded: Vec<Loaded>,
     /// When the first signature of the set expires.
     expires: Option<jiff::Timestamp>,
 }
 
-impl Active {
-    /// No policy, no agent: everything is denied.
-    fn nothing(generation: Generation) -> Self {
-        let chain = Chain { combining: Combining::DenyOverrides, policies: Vec::new(), generation, stopped: false };
-        Self { generation, chain, agent: None, strategy: None, loaded: Vec::new(), expires: None }
+/// A plugin with the bundles that it came from.
+#[derive(Clone)]
+struct Loaded {
+    plugin: Arc<Plugin>,
+    bundle: Digest,
+    /// Name and bundle of the settings that were signed apart.
+    settings: Option<(PluginName, Digest)>,
+}
+
+impl Loaded {
+    fn denied(&self, standing: &Standing) -> bool {
+        self.parts().any(|(name, bundle)| standing.denies(name, bundle))
     }
 
-    /// The plugins that answers rest on, each with the digest of its bundle.
+    fn parts(&self) -> impl Iterator<Item = (&PluginName, Digest)> {
+        let settings = self.settings.iter().map(|(name, bundle)| (name, *bundle));
+        std::iter::once((&self.plugin.manifest().name, self.bundle)).chain(settings)
+    }
+}
+
+impl Active {
+    /// No policy, no agent: everything is denied.
+    fn nothing(generation: Generation, chosen: &ChainConfig) -> Self {
+        let chain = Chain { combining: Combining::DenyOverrides, policies: Vec::new(), generation, stopped: false };
+        let (documents, chosen) = (Arc::default(), chosen.clone());
+        Self { generation, chain, agent: None, strategy: None, documents, chosen, loaded: Vec::new(), expires: None }
+    }
+
+    /// The plugins and documents that answers rest on, each with the digest of its bundle.
     pub(crate) fn parts(&self) -> impl Iterator<Item = (&PluginName, Digest)> {
         let used = |plugin: &Arc<Plugin>| {
             let others = self.agent.iter().chain(&self.strategy);
             self.chain.policies.iter().map(|(policy, _)| policy).chain(others).any(|other| Arc::ptr_eq(other, plugin))
         };
-        let used = self.loaded.iter().filter(move |(plugin, _)| used(plugin));
-        used.map(|(plugin, bundle)| (&plugin.manifest().name, *bundle))
+        let policy_set = self.documents.chain().map(|(name, _, bundle)| (name, bundle));
+        self.loaded.iter().filter(move |loaded| used(&loaded.plugin)).flat_map(Loaded::parts).chain(policy_set)
     }
 }
 
@@ -234,7 +260,7 @@ impl Gate {
         let tokens = keyring.find(state.key(SiteKey::Tokens)?)?;
         let names_key = Zeroizing::new(keyring.mac(&tokens, b"casemate/names-of-small-state")?);
         let embedder = RwLock::new(open_embedder(&config, &kv, &site_key)?);
-        let nothing = Arc::new(Active::nothing(Generation::default()));
+        let nothing = Arc::new(Active::nothing(Generation::default(), &config.chain));
         let gate = Self {
             dir: dir.to_owned(),
             policy: RwLock::new(Arc::new(config.clone())),
@@ -282,14 +308,19 @@ impl Gate {
         let changes = self.changes()?;
         let bundles = changes.load_all(&trust, self.trusted_now())?;
         let generation = changes.active().generation;
-        let mut loaded = Vec::new();
-        for bundle in &bundles {
-            loaded.push((Arc::new(Plugin::load(&self.engine, bundle).await?), bundle.bundle_digest()));
-        }
-        self.catch_up(&changes, &bundles).await?;
         // Under a root that has expired nothing verifies any more.
-        let expires = bundles.iter().map(VerifiedBundle::expires).min().map(|expires| expires.min(trust.expires()));
-        let active = self.arrange(generation, loaded, expires)?;
+        let expires = bundles.iter().map(Verified::expires).min().map(|expires| expires.min(trust.expires()));
+        let written = Written::of(&bundles);
+        let (documents, components) = Documents::read(bundles)?;
+        let mut loaded = Vec::new();
+        for bundle in &components {
+            let settings = documents.settings_of(bundle);
+            let plugin = self.load_plugin(bundle, settings.as_ref().map(|(.., document)| *document)).await?;
+            let settings = settings.map(|(name, digest, _)| (name, digest));
+            loaded.push(Loaded { plugin: Arc::new(plugin), bundle: bundle.bundle_digest(), settings });
+        }
+        self.catch_up(&changes, &written).await?;
+        let active = self.arrange(generation, loaded, Arc::new(documents), expires)?;
         if let Ok(mut slot) = self.active.write() {
             *slot = Arc::new(active);
         }
@@ -299,43 +330,53 @@ impl Gate {
     /// Puts the stops in force into effect, or out of it, without loading anything. The caller holds `changing`.
     pub(crate) fn rearrange(&self) {
         let mut slot = self.active.write().unwrap_or_else(PoisonError::into_inner);
-        let arranged = self.arrange(slot.generation, slot.loaded.clone(), slot.expires);
+        let documents = Arc::clone(&slot.documents);
+        let arranged = self.arrange(slot.generation, slot.loaded.clone(), documents, slot.expires);
         // It was arranged before: only the stops have changed.
-        *slot = Arc::new(arranged.unwrap_or_else(|_| Active::nothing(slot.generation)));
+        *slot = Arc::new(arranged.unwrap_or_else(|_| Active::nothing(slot.generation, &self.config.chain)));
     }
 
     fn arrange(
         &self,
         generation: Generation,
-        loaded: Vec<(Arc<Plugin>, Digest)>,
+        loaded: Vec<Loaded>,
+        documents: Arc<Documents>,
         expires: Option<jiff::Timestamp>,
     ) -> Result<Active, GateError> {
         let standing = self.standing();
-        let denied = |plugin: &Plugin, bundle: Digest| standing.denies(&plugin.manifest().name, bundle);
         let named = |name: &PluginName, world: World| {
             let of_name = |plugin: &Plugin| plugin.manifest().name == *name && plugin.manifest().world == world;
-            let found = loaded.iter().find(|(plugin, bundle)| of_name(plugin) && !denied(plugin, *bundle));
-            found.map(|(plugin, _)| Arc::clone(plugin))
+            let found = loaded.iter().find(|loaded| of_name(&loaded.plugin) && !loaded.denied(&standing));
+            found.map(|loaded| Arc::clone(&loaded.plugin))
         };
-        let chosen = &self.config.chain.policies;
+        let config = documents.chain().map_or(&self.config.chain, |(_, chain, _)| chain).clone();
+        let chosen = &config.policies;
         let enforced: Vec<PluginName> =
             chosen.iter().filter(|entry| entry.mode == Mode::Enforce).map(|entry| entry.plugin.clone()).collect();
-        let combining = Combining::parse(&self.config.chain.combining, &enforced).map_err(GateError::Combining)?;
+        let combining = Combining::parse(&config.combining, &enforced).map_err(GateError::Combining)?;
         // A policy that the chain names and that is not loaded is not skipped: without it there is no chain.
-        let policies = chosen
+        let mut policies = chosen
             .iter()
             .map(|entry| named(&entry.plugin, World::Policy).map(|plugin| (plugin, entry.mode)))
             .collect::<Option<Vec<_>>>()
             .unwrap_or_default();
-        let stopped = standing.stops.contains_key(&Scope::Everything)
-            || loaded.iter().any(|(plugin, bundle)| {
-                denied(plugin, *bundle) && chosen.iter().any(|entry| entry.plugin == plugin.manifest().name)
+        let without_chain = documents.chain().is_some_and(|(name, _, bundle)| standing.denies(name, bundle));
+        if without_chain {
+            policies.clear();
+        }
+        let stopped = without_chain
+            || standing.stops.contains_key(&Scope::Everything)
+            || loaded.iter().any(|loaded| {
+                let name = &loaded.plugin.manifest().name;
+                loaded.denied(&standing) && chosen.iter().any(|entry| entry.plugin == *name)
             });
         Ok(Active {
             generation,
             chain: Chain { combining, policies, generation, stopped },
-            agent: named(&self.config.chain.agent, World::AgentHandler),
-            strategy: named(&self.config.chain.strategy, World::RetrievalStrategy),
+            agent: named(&config.agent, World::AgentHandler),
+            strategy: named(&config.strategy, World::RetrievalStrategy),
+            documents,
+            chosen: config,
             loaded,
             expires,
         })
@@ -349,7 +390,13 @@ impl Gate {
 
     /// Compiles, checks and describes a verified bundle without activating it.
     pub async fn try_load(&self, bundle: &VerifiedBundle) -> Result<Plugin, GateError> {
-        Ok(Plugin::load(&self.engine, bundle).await?)
+        let active = self.active();
+        let settings = active.documents.settings_of(bundle);
+        self.load_plugin(bundle, settings.map(|(.., document)| document)).await
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// The set in force now. Once a signature of it has expired, that is nothing.
@@ -359,7 +406,9 @@ impl Gate {
             Err(poisoned) => Arc::clone(&poisoned.into_inner()),
         };
         match active.expires {
-            Some(expires) if self.trusted_now() > expires => Arc::new(Active::nothing(active.generation)),
+            Some(expires) if self.trusted_now() > expires => {
+                Arc::new(Active::nothing(active.generation, &active.chosen))
+            }
             _ => active,
         }
     }
@@ -403,6 +452,19 @@ impl Gate {
         let held = state.users.get(&session.claims.user).map(|held| held.version);
         // A revocation that could not be finished, because a token of the pair is down, has come as far as the policy file.
         let known = self.policy().users.contains_key(&session.claims.user);
+        if let Some(people) = self.approved_people()? {
+            // What was approved since may be less than what the session was opened with.
+            let claims = &session.claims;
+            let held = UserConfig {
+                clearance: claims.clearance,
+                roles: claims.roles.clone(),
+                groups: claims.groups.clone(),
+                departments: claims.departments.clone(),
+            };
+            if !people.allows(&claims.user, &held) || !claims.compartments.is_subset(&people.compartments_of(&held)) {
+                return Err(GateError::SessionEnded);
+            }
+        }
         if known && held == Some(session.key_version) { Ok(()) } else { Err(GateError::SessionEnded) }
     }
 
@@ -518,14 +580,14 @@ impl Gate {
     /// Why no policy decided, for the operator.
     pub(crate) fn why_no_policy(&self, phase: casemate_types::Phase) -> String {
         let active = self.active();
-        let names: Vec<&str> = self.config.chain.policies.iter().map(|entry| entry.plugin.as_str()).collect();
+        let names: Vec<&str> = active.chosen.policies.iter().map(|entry| entry.plugin.as_str()).collect();
         if active.chain.policies.is_empty() {
             return format!(
-                "the policies of site.toml ({}) are not all active; load them with `casemate plugin load`",
+                "the policies of the chain ({}) are not all active; load them with `casemate plugin load`",
                 names.join(", ")
             );
         }
-        format!("no enforced policy of site.toml ({}) decides in the {phase} phase", names.join(", "))
+        format!("no enforced policy of the chain ({}) decides in the {phase} phase", names.join(", "))
     }
 
     /// Refuses while both tokens of a pair are down, whatever of the request would need none.

@@ -14,6 +14,7 @@ mod consent;
 mod corpus;
 mod custodian;
 mod destruction;
+mod documents;
 mod drill;
 mod failover;
 mod fips;

@@ -6,6 +6,8 @@ use clap::{Args, Subcommand};
 #[derive(Subcommand)]
 pub enum BundleCommand {
     /// Compile a plugin's folder to a component and pack it, unsigned, with manifest, settings and evidence.
+    ///
+    /// A folder whose manifest.toml says `kind` holds a document instead: settings, policy-set, people, model or host-kit.
     Build(BuildOptions),
     /// Add an approver's signature to a bundle.
     Sign {
@@ -40,7 +42,7 @@ pub enum BundleCommand {
 
 #[derive(Args)]
 pub struct BuildOptions {
-    /// The plugin's folder.
+    /// The folder of the plugin or the document.
     pub dir: PathBuf,
     /// The bundle to write; `NAME.casemate` otherwise.
     #[arg(long)]

@@ -9,7 +9,7 @@ use casemate_bundle::{Additions, BuildInput, Manifest};
 use casemate_types::Digest;
 
 use super::args::BuildOptions;
-use super::{evidence, read, trust, write};
+use super::{document, evidence, read, trust, write};
 use crate::failure::Failure;
 use crate::output;
 use crate::plugin::compile::{Sources, component as compiled};
@@ -18,6 +18,10 @@ use crate::plugin::compile::{Sources, component as compiled};
 pub fn run(site: &Path, options: &BuildOptions, json: bool) -> Result<ExitCode, Failure> {
     let (trust, dir) = (trust(site)?, &options.dir);
     let manifest_toml = text(&dir.join("manifest.toml"))?;
+    if is_document(&manifest_toml) {
+        let (pinned, expires) = (given(options, BTreeMap::new())?, expires(options)?);
+        return document::build(site, options, &manifest_toml, &pinned, expires, json);
+    }
     let manifest = Manifest::parse(&manifest_toml)?;
     let settings = dir.join("settings.json");
     let settings_json = if settings.exists() { read(&settings)? } else { b"{}".to_vec() };
@@ -30,19 +34,7 @@ pub fn run(site: &Path, options: &BuildOptions, json: bool) -> Result<ExitCode, 
             component
         }
     };
-    for path in &options.evidence {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if pinned.insert(format!("evidence/{name}"), read(path)?).is_some() {
-            return Err(Failure::new(format!("there are two files of evidence called `{name}`")).with_code(2));
-        }
-    }
-    let valid = jiff::SignedDuration::from_hours(24 * i64::from(options.valid_days));
-    let expires = match options.expires {
-        Some(expires) => expires,
-        None => jiff::Timestamp::now()
-            .checked_add(valid)
-            .map_err(|error| Failure::caused_by("--valid-days is out of range", &error))?,
-    };
+    let (pinned, expires) = (given(options, pinned)?, expires(options)?);
     let input = BuildInput {
         manifest_toml: &manifest_toml,
         component: &component,
@@ -70,6 +62,32 @@ pub fn run(site: &Path, options: &BuildOptions, json: bool) -> Result<ExitCode, 
         ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A document's manifest says its kind; a plugin's, its world.
+fn is_document(manifest_toml: &str) -> bool {
+    manifest_toml.parse::<toml::Table>().is_ok_and(|table| table.contains_key("kind"))
+}
+
+/// Adds the evidence that was given.
+fn given(options: &BuildOptions, mut pinned: BTreeMap<String, Vec<u8>>) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
+    for path in &options.evidence {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if pinned.insert(format!("evidence/{name}"), read(path)?).is_some() {
+            return Err(Failure::new(format!("there are two files of evidence called `{name}`")).with_code(2));
+        }
+    }
+    Ok(pinned)
+}
+
+fn expires(options: &BuildOptions) -> Result<jiff::Timestamp, Failure> {
+    let valid = jiff::SignedDuration::from_hours(24 * i64::from(options.valid_days));
+    match options.expires {
+        Some(expires) => Ok(expires),
+        None => jiff::Timestamp::now()
+            .checked_add(valid)
+            .map_err(|error| Failure::caused_by("--valid-days is out of range", &error)),
+    }
 }
 
 fn text(path: &Path) -> Result<String, Failure> {
