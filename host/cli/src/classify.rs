@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use casemate_gate::{Classified, MAX_MODEL_BYTES, Model};
-use casemate_types::{CompartmentName, UserName};
+use casemate_types::{CompartmentName, PluginName, UserName};
 use clap::Args;
 
 use crate::failure::Failure;
@@ -41,8 +41,11 @@ pub struct EncryptOptions {
 #[derive(Args)]
 pub struct ClassifyOptions {
     /// The model: weights in clear, or encrypted for a compartment whose key the user holds.
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "signed", conflicts_with = "signed")]
+    pub model: Option<PathBuf>,
+    /// The model that two people signed, loaded as a bundle of kind `model` with this subject.
+    #[arg(long, value_name = "NAME")]
+    pub signed: Option<PluginName>,
     /// On whose behalf.
     #[arg(long = "as", value_name = "USER")]
     pub user: UserName,
@@ -95,7 +98,8 @@ pub fn encrypt(site: &Path, options: &EncryptOptions, json: bool) -> Result<Exit
 }
 
 pub fn classify(site: &Path, options: &ClassifyOptions, json: bool) -> Result<ExitCode, Failure> {
-    let model = read(&options.model)?;
+    let given = options.model.as_deref().map(read).transpose()?;
+    let signed = options.signed.clone();
     let texts = match &options.texts_from {
         Some(path) => lines(path)?,
         None => options.texts.clone(),
@@ -103,6 +107,11 @@ pub fn classify(site: &Path, options: &ClassifyOptions, json: bool) -> Result<Ex
     let asked = texts.clone();
     let found = with_gate(site, &options.user, move |gate, session| {
         let texts: Vec<&str> = asked.iter().map(String::as_str).collect();
+        let model = match (given, signed) {
+            (Some(model), _) => model,
+            (None, Some(name)) => gate.signed_model(&name)?,
+            (None, None) => return Err(Failure::new("name a model: --model or --signed").with_code(2)),
+        };
         Ok(gate.classify(session, &model, &texts)?)
     })?;
     if json {

@@ -2,7 +2,7 @@
 
 use casemate_audit::Event;
 use casemate_fhe_owner::ModelKey;
-use casemate_types::CompartmentName;
+use casemate_types::{CompartmentName, PluginName};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -85,6 +85,17 @@ impl Gate {
         let detail = format!("model {} for `{name}` by {}", tier.digest(), session.claims.user);
         self.journal.record_blocking(Event::Site { action: "model encrypted".to_owned(), detail })?;
         Ok(model.hide(name.clone(), number, tier))
+    }
+
+    /// The model that two people signed and that is active as `site-model-NAME`.
+    ///
+    /// # Errors
+    /// [`GateError::Model`] when there is none, or it is stopped or revoked.
+    pub fn signed_model(&self, name: &PluginName) -> Result<Model, GateError> {
+        let active = format!("site-model-{name}");
+        let none = || refused(format!("`{active}` is not active, or it is stopped; see `casemate change status`"));
+        let document = active.parse().ok().and_then(|active| self.document(&active)).ok_or_else(none)?;
+        Model::from_bytes(document.document())
     }
 
     /// Classifies texts: embeds each, encrypts the vector under a secret for this query alone, has the tier multiply, decrypts the

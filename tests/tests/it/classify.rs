@@ -129,6 +129,36 @@ fn a_tier_of_its_own_classifies_as_this_process_does() {
     assert_eq!(classes(&classify(&split.site, "ana", &hidden).expect(0)), ASKED.map(|(class, _)| class));
 }
 
+/// As a bundle of kind `model`: two approvals, and only what parses.
+#[test]
+fn a_signed_model_is_used_by_its_name() {
+    let site = site::copy();
+    let model = train(&site);
+    let folder = model.with_file_name("document");
+    fs::create_dir(&folder).unwrap();
+    let manifest = "kind = \"model\"\nsubject = \"topics\"\nversion = \"1.0.0\"\nsummary = \"Pay or pump.\"\n";
+    fs::write(folder.join("manifest.toml"), manifest).unwrap();
+    let build = |name: &str, approvers: &[&str]| {
+        let out = model.with_file_name(name);
+        site.casemate(&["bundle", "build", text(&folder), "--out", text(&out), "--bundle-version", "1"]).expect(0);
+        for approver in approvers {
+            let key = site.dir.join(format!("approvers/{approver}.key"));
+            site.casemate(&["bundle", "sign", text(&out), "--key", text(&key)]).expect(0);
+        }
+        site.casemate(&["plugin", "load", text(&out)])
+    };
+    fs::write(folder.join("model"), "no model").unwrap();
+    let refused = build("broken.casemate", &["ana", "bo"]);
+    assert!(refused.code != 0 && refused.text.contains("model: "), "{}", refused.text);
+    fs::copy(&model, folder.join("model")).unwrap();
+    assert_ne!(build("one.casemate", &["ana"]).code, 0, "one approval is not enough");
+    let ask = || site.casemate(&["fhe", "classify", "--signed", "topics", "--as", "ana", ASKED[0].1]);
+    let before = ask();
+    assert!(before.code != 0 && before.text.contains("`site-model-topics` is not active"), "{}", before.text);
+    build("both.casemate", &["ana", "bo"]).expect(0);
+    assert_eq!(classes(&ask().expect(0)), [ASKED[0].0]);
+}
+
 #[test]
 fn hostile_model_files_are_refused_by_name() {
     let site = site::copy();

@@ -62,7 +62,9 @@ fn texts(array: &'static Value) -> BTreeSet<&'static str> {
 /// Names of the direct normal dependencies of a package, but those that only a feature brings.
 fn direct(package: &'static Value) -> BTreeSet<&'static str> {
     let all = package["dependencies"].as_array().unwrap().iter();
-    all.filter(|each| each["kind"].is_null() && each["optional"] == false).map(|each| each["name"].as_str().unwrap()).collect()
+    all.filter(|each| each["kind"].is_null() && each["optional"] == false)
+        .map(|each| each["name"].as_str().unwrap())
+        .collect()
 }
 
 /// Host crates without their prefix, each with the host crates it depends on.
