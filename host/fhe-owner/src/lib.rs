@@ -25,8 +25,6 @@
 #![forbid(unsafe_code)]
 
 mod canary;
-#[cfg(feature = "comparison")]
-mod comparison;
 mod error;
 mod fetch;
 mod key;
@@ -37,8 +35,6 @@ mod seal;
 mod vector;
 
 pub use canary::{CANARIES_PER_GROUP, Canaries, Canary, GroupPlace};
-#[cfg(feature = "comparison")]
-pub use comparison::LevelKey;
 pub use error::OwnerError;
 pub use fetch::fetch_plan;
 pub use key::OwnerKey;

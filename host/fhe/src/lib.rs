@@ -24,8 +24,6 @@
 
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "comparison")]
-pub mod comparison;
 mod error;
 pub mod fft;
 mod group;

@@ -59,12 +59,10 @@ fn texts(array: &'static Value) -> BTreeSet<&'static str> {
     array.as_array().unwrap().iter().map(|each| each.as_str().unwrap()).collect()
 }
 
-/// Names of the direct normal dependencies of a package, but those that only a feature brings.
+/// Names of the direct normal dependencies of a package.
 fn direct(package: &'static Value) -> BTreeSet<&'static str> {
     let all = package["dependencies"].as_array().unwrap().iter();
-    all.filter(|each| each["kind"].is_null() && each["optional"] == false)
-        .map(|each| each["name"].as_str().unwrap())
-        .collect()
+    all.filter(|each| each["kind"].is_null()).map(|each| each["name"].as_str().unwrap()).collect()
 }
 
 /// Host crates without their prefix, each with the host crates it depends on.
@@ -126,22 +124,6 @@ fn one_crate_sees_the_runtime_and_one_the_scheme() {
     };
     assert_eq!(users("wasmtime"), ["casemate-engine"]);
     assert_eq!(users("tfhe"), ["casemate-fhe"]);
-}
-
-/// The larger half of tfhe takes minutes to compile: only who asks for the feature `comparison` gets it.
-#[test]
-fn default_build_leaves_the_encrypted_comparison_out() {
-    let members = members();
-    for name in ["casemate-fhe", "casemate-fhe-owner"] {
-        let features = &members[name]["features"];
-        assert!(features["comparison"].is_array() && features["default"].is_null(), "{name}: {features}");
-    }
-    for (name, package) in &members {
-        for dependency in package["dependencies"].as_array().unwrap() {
-            let heavy = |feature: &Value| ["comparison", "integer", "shortint"].iter().any(|each| feature == each);
-            assert!(!dependency["features"].as_array().unwrap().iter().any(heavy), "{name}: {dependency}");
-        }
-    }
 }
 
 #[test]

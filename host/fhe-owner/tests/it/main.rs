@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-#[cfg(feature = "comparison")]
-mod comparison;
 mod hostile;
 mod malicious;
 mod measures;
