@@ -100,7 +100,7 @@ pub enum Command {
     /// Be the second pair of eyes on a log: cosign its checkpoints while it only grows.
     #[command(subcommand)]
     Witness(WitnessCommand),
-    /// Encrypted search: what its settings cost.
+    /// Encrypted search: what its settings cost; models over encrypted vectors.
     #[command(subcommand)]
     Fhe(FheCommand),
     /// The inference tier as a process of its own: serve it, and make certificates for it.
@@ -560,6 +560,12 @@ pub struct ProbeOptions {
 
 #[derive(Subcommand)]
 pub enum FheCommand {
+    /// Classify texts with a linear or logistic model, their vectors encrypted: the tier multiplies, the owner reads the logits.
+    Classify(crate::classify::ClassifyOptions),
+    /// Encrypt the weights of a model for a compartment, so that the tier cannot read them either.
+    EncryptModel(crate::classify::EncryptOptions),
+    /// Train a logistic model on labelled texts with the site's embedder.
+    Train(crate::classify::TrainOptions),
     /// Print every offered setting with its sizes and its error, computed from the parameters. Needs no site.
     Settings {
         /// Components of a vector, 1 to 4096.

@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::process::ExitCode;
 
 use casemate_fhe::{Params, instructions};
@@ -5,12 +6,15 @@ use serde::Serialize;
 
 use crate::args::FheCommand;
 use crate::failure::Failure;
-use crate::output;
+use crate::{classify, output};
 
-/// Encrypted search: what its settings cost.
-pub fn run(command: FheCommand, json: bool) -> Result<ExitCode, Failure> {
+/// Encrypted search: what its settings cost; models over encrypted vectors.
+pub fn run(site: &Path, command: FheCommand, json: bool) -> Result<ExitCode, Failure> {
     match command {
+        FheCommand::Classify(options) => classify::classify(site, &options, json),
+        FheCommand::EncryptModel(options) => classify::encrypt(site, &options, json),
         FheCommand::Settings { dimension } => settings(dimension, json),
+        FheCommand::Train(options) => classify::train(site, &options, json),
     }
 }
 

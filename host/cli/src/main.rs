@@ -7,6 +7,7 @@ mod audit;
 mod bundle;
 mod ceremony;
 mod change;
+mod classify;
 mod custodian;
 mod drill;
 mod environment;
@@ -69,7 +70,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Fips(command) => fips::run(&site, command, json),
         Command::Fpe(options) => fpe::run(&options, json),
         Command::Witness(command) => witness::run(command, json),
-        Command::Fhe(command) => fhe::run(command, json),
+        Command::Fhe(command) => fhe::run(&site, command, json),
         Command::Inference(command) => inference::run(command, json),
         Command::Serve(options) => serve::run(&site, &options, json),
     }

@@ -129,6 +129,10 @@ impl Embedder for Lexical {
         "lexical-1"
     }
 
+    fn digest(&self) -> Digest {
+        Digest::of(&self.to_bytes())
+    }
+
     fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
         Ok(texts.iter().map(|text| self.vector(text)).collect())
     }

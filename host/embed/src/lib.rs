@@ -26,6 +26,8 @@ pub use error::EmbedError;
 pub use lexical::Lexical;
 pub use minilm::MiniLm;
 
+use casemate_types::Digest;
+
 /// Components of every vector.
 pub const DIMENSION: usize = 384;
 
@@ -33,6 +35,9 @@ pub const DIMENSION: usize = 384;
 pub trait Embedder: Send + Sync {
     /// Names the embedder in transcripts. Vectors of embedders with different names must not be compared.
     fn name(&self) -> &str;
+
+    /// What the vectors depend on, as a digest: equal ones come of the same weights and the same tokens.
+    fn digest(&self) -> Digest;
 
     /// One vector per text, in the order given: [`DIMENSION`] finite components, Euclidean length 1.
     ///

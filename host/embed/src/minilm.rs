@@ -33,6 +33,8 @@ pub struct MiniLm {
     bert: Bert,
     tokenizer: Tokenizer,
     digest: Digest,
+    /// Of the tokenizer's file.
+    tokens: Digest,
     /// One pool of one thread per core. The matrix product splits its work over the pool it finds itself in, so a
     /// batch stays on its own core, and nothing is oversubscribed.
     lanes: Vec<ThreadPool>,
@@ -56,6 +58,7 @@ impl MiniLm {
 
         let path = dir.join(TOKENIZER);
         let bytes = read(&path)?;
+        let tokens = Digest::of(&bytes);
         let tokenizer = tokenizer(&bytes).map_err(|source| EmbedError::ModelFile { path, source })?;
 
         let path = dir.join(WEIGHTS);
@@ -67,7 +70,7 @@ impl MiniLm {
             .map(|i| ThreadPoolBuilder::new().num_threads(1).thread_name(move |_| format!("embed-{i}")).build())
             .collect::<Result<_, _>>()
             .map_err(|_| EmbedError::Worker)?;
-        Ok(Self { bert, tokenizer, digest, lanes })
+        Ok(Self { bert, tokenizer, digest, tokens, lanes })
     }
 
     /// Whether `dir` holds the files [`load`](Self::load) needs. Says nothing about their content.
@@ -137,6 +140,10 @@ impl MiniLm {
 impl Embedder for MiniLm {
     fn name(&self) -> &str {
         "all-MiniLM-L6-v2"
+    }
+
+    fn digest(&self) -> Digest {
+        Digest::of_parts(&[self.digest.as_bytes(), self.tokens.as_bytes()])
     }
 
     fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {

@@ -23,7 +23,26 @@ impl OwnerKey {
     /// # Errors
     /// [`OwnerError::Fhe`] when the cryptographic library fails.
     pub fn from_seed(seed: &Zeroizing<[u8; 32]>, params: Params) -> Result<Self, OwnerError> {
-        let bits = secret_bits(seed, &params)?;
+        Self::from_bits(&secret_bits(seed, &params, b"casemate fhe owner key 1")?, params)
+    }
+
+    /// As [`from_seed`](Self::from_seed), for models: independent of the secrets of any collection under the same seed.
+    ///
+    /// # Errors
+    /// As [`from_seed`](Self::from_seed).
+    pub fn for_models(seed: &Zeroizing<[u8; 32]>, params: Params) -> Result<Self, OwnerError> {
+        Self::from_bits(&secret_bits(seed, &params, b"casemate fhe model key 1")?, params)
+    }
+
+    /// A key that nobody keeps: for queries to a model in clear, which no secret but the query's own protects.
+    ///
+    /// # Errors
+    /// No entropy.
+    pub fn ephemeral(params: Params) -> Result<Self, OwnerError> {
+        Self::for_models(&noise::secret()?, params)
+    }
+
+    fn from_bits(bits: &[u8], params: Params) -> Result<Self, OwnerError> {
         let mut fft = Fft::new();
         let secrets = bits.chunks_exact(RING_DEGREE / 8).map(|bits| SecretSpectrum::new(&mut fft, bits)).collect();
         Ok(Self { params, secrets })
@@ -173,8 +192,8 @@ pub(crate) fn bit(bits: &[u8], k: usize) -> u8 {
     bits.get(k / 8).map_or(0, |byte| byte >> (k % 8) & 1)
 }
 
-fn secret_bits(seed: &Zeroizing<[u8; 32]>, params: &Params) -> Result<Zeroizing<Vec<u8>>, OwnerError> {
-    let prk = Salt::new(HKDF_SHA256, b"casemate fhe owner key 1").extract(seed.as_slice());
+fn secret_bits(seed: &Zeroizing<[u8; 32]>, params: &Params, purpose: &[u8]) -> Result<Zeroizing<Vec<u8>>, OwnerError> {
+    let prk = Salt::new(HKDF_SHA256, purpose).extract(seed.as_slice());
     let mut key = Zeroizing::new([0; 32]);
     prk.expand(&[params.digest().as_bytes().as_slice()], HKDF_SHA256)
         .and_then(|okm| okm.fill(key.as_mut()))
@@ -191,6 +210,8 @@ mod tests {
 
     use super::*;
 
+    const PURPOSE: &[u8] = b"casemate fhe owner key 1";
+
     /// tfhe itself as the judge: block j of a group is an ordinary GLWE ciphertext under secret j.
     #[test]
     fn tfhe_decrypts_each_block_of_a_group() {
@@ -202,7 +223,7 @@ mod tests {
         let vector: Vec<f32> = vector.iter().map(|x| x / norm).collect();
         let zero_slot = vec![0.0; 20];
         let group = key.encrypt_group(&[&vector, &vector]).unwrap();
-        let bits = secret_bits(&seed, &params).unwrap();
+        let bits = secret_bits(&seed, &params, PURPOSE).unwrap();
         for (j, body) in group.bodies().enumerate() {
             let secret: Vec<u64> = (0..RING_DEGREE).map(|k| u64::from(bit(&bits[j * 256..], k))).collect();
             assert!(secret.iter().filter(|s| **s == 1).count().abs_diff(RING_DEGREE / 2) < 200);
@@ -229,9 +250,13 @@ mod tests {
     #[test]
     fn secrets_depend_on_seed_parameters_and_block() {
         let params = Params::new(16, 8).unwrap();
-        let one = secret_bits(&Zeroizing::new([1; 32]), &params).unwrap();
-        assert_ne!(one, secret_bits(&Zeroizing::new([2; 32]), &params).unwrap());
-        assert_ne!(one[..256], secret_bits(&Zeroizing::new([1; 32]), &Params::new(17, 8).unwrap()).unwrap()[..256]);
+        let one = secret_bits(&Zeroizing::new([1; 32]), &params, PURPOSE).unwrap();
+        assert_ne!(one, secret_bits(&Zeroizing::new([2; 32]), &params, PURPOSE).unwrap());
+        assert_ne!(
+            one[..256],
+            secret_bits(&Zeroizing::new([1; 32]), &Params::new(17, 8).unwrap(), PURPOSE).unwrap()[..256]
+        );
         assert_ne!(one[..256], one[256..]);
+        assert_ne!(one, secret_bits(&Zeroizing::new([1; 32]), &params, b"casemate fhe model key 1").unwrap());
     }
 }

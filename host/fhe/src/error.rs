@@ -22,6 +22,14 @@ pub enum FheError {
         /// The bits asked for.
         bits: u32,
     },
+    /// A model has too many classes, or none.
+    #[error("read a model: it has {classes} classes; 1 to {limit} are possible")]
+    Classes {
+        /// Its classes.
+        classes: usize,
+        /// The most there can be.
+        limit: usize,
+    },
     /// The back end refused to produce a key stream.
     #[error("expand a mask: AES-256-CTR is not available; check the cryptographic library")]
     Cipher,
@@ -85,6 +93,9 @@ pub enum FheError {
         /// Groups given.
         groups: usize,
     },
+    /// A model's weights are no numbers, or longer than the model declares; or these are no weights of a model.
+    #[error("read a model: its weights are not finite, exceed its norm bound, or are not those of a model")]
+    Weights,
     /// Written by another version of the format.
     #[error("read {what}: format version {version} is not known to this build")]
     Version {

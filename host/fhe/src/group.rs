@@ -144,6 +144,11 @@ impl PreparedTile {
         Ok(Self { params, groups: count, lanes })
     }
 
+    /// One group whose digits were put in place by the caller: `[lane][row]`.
+    pub(crate) fn from_lanes(params: Params, lanes: Vec<Lane>) -> Self {
+        Self { params, groups: 1, lanes }
+    }
+
     /// Prepares any number of groups, all cores of the current rayon pool.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ pub mod fft;
 mod group;
 mod kernel;
 mod measure;
+mod model;
 mod params;
 pub mod plaintext;
 mod query;
@@ -42,6 +43,7 @@ pub use error::FheError;
 pub use group::{EncryptedGroup, GROUPS_PER_TILE, PreparedTile};
 pub use kernel::instructions;
 pub use measure::{Measure, NormBound};
+pub use model::{MAX_CLASSES, PlainModel, TierModel};
 pub use params::{
     BLOCKS, BODY_BITS, BODY_SAVING, DEFAULT_BLOCK, DEFAULT_BODY_BITS, DEFAULT_DIMENSION, DEFAULT_REPLY_BITS,
     DIGIT_BITS, MAX_DIMENSION, NOISE_BOUND_LOG2, Params, QUERY_BITS, REPLY_BITS, RING_DEGREE, SCORE_ONE,

@@ -13,6 +13,7 @@ pub(crate) const HEADER: usize = 52;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Group,
+    Model,
     Query,
     Scores,
 }
@@ -21,6 +22,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Group => "an encrypted group",
+            Self::Model => "a model",
             Self::Query => "an encrypted query",
             Self::Scores => "encrypted scores",
         }
@@ -29,10 +31,16 @@ impl Kind {
     fn tag(self) -> u8 {
         match self {
             Self::Group => b'G',
+            Self::Model => b'M',
             Self::Query => b'Q',
             Self::Scores => b'S',
         }
     }
+}
+
+/// Whether bytes begin as those of `kind` do.
+pub(crate) fn is(kind: Kind, bytes: &[u8]) -> bool {
+    bytes.strip_prefix(MAGIC).and_then(<[u8]>::first) == Some(&kind.tag())
 }
 
 pub(crate) fn header(kind: Kind, params: &Params, payload: usize) -> Vec<u8> {

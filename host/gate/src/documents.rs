@@ -119,7 +119,8 @@ impl Gate {
 
     async fn try_document(&self, document: &VerifiedDocument) -> Result<(), GateError> {
         match document.manifest().kind {
-            DocumentKind::HostKit | DocumentKind::Model => Ok(()),
+            DocumentKind::HostKit => Ok(()),
+            DocumentKind::Model => crate::Model::from_bytes(document.document()).map(drop),
             DocumentKind::People => people(document).map(drop),
             DocumentKind::PolicySet => {
                 let chain = chain(document)?;

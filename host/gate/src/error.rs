@@ -136,6 +136,17 @@ pub enum GateError {
         /// What was seen.
         evidence: String,
     },
+    /// A model, or what a model is to be made of, was refused.
+    #[error("model: {0}")]
+    Model(String),
+    /// The tier gave logits that no honest one gives.
+    #[error("model {model}: {trick}")]
+    ModelTier {
+        /// The model's digest.
+        model: casemate_types::Digest,
+        /// What the owner's checks saw.
+        trick: String,
+    },
     /// A plugin that the chain names is not active in its role.
     #[error(
         "site.toml names `{name}` as {role}, but no {role} of that name is active; load it with `casemate plugin load`"
@@ -258,12 +269,14 @@ impl GateError {
             Self::Audit(error) => audit_reason(error),
             Self::Hsm(_) => Reason::token_unavailable(),
             Self::Fhe(_) | Self::Store(_) | Self::Doomed { .. } | Self::UserKey { .. } => Reason::store_failed(),
-            Self::Tier { .. } => Reason::scores_refused(),
+            Self::ModelTier { .. } | Self::Tier { .. } => Reason::scores_refused(),
             Self::Below { reason, .. } => reason.clone(),
             Self::NotLoaded { .. } => Reason::no_plugin(),
             Self::Document { kind: "people", .. } => Reason::unauthenticated(),
             Self::Stopped { .. } => Reason::stopped(),
-            Self::Ingest(_) | Self::KeyOffice(_) | Self::Question(_) | Self::Rotation(_) => Reason::bad_request(),
+            Self::Ingest(_) | Self::KeyOffice(_) | Self::Model(_) | Self::Question(_) | Self::Rotation(_) => {
+                Reason::bad_request()
+            }
             Self::Consent(_) | Self::Custody(_) | Self::SessionEnded | Self::Unauthenticated => {
                 Reason::unauthenticated()
             }

@@ -33,6 +33,8 @@ pub(crate) struct Compartment {
     pub(crate) owner: OwnerKey,
     pub(crate) data: DataKey,
     pub(crate) identifiers: Zeroizing<[u8; 32]>,
+    /// What keys for models are derived from: the seed of `owner`, under another purpose.
+    pub(crate) models: Zeroizing<[u8; 32]>,
 }
 
 /// FHE seed, data key, identifier key: 32 bytes each.
@@ -192,6 +194,7 @@ fn open_compartment(
         owner: OwnerKey::from_seed(&part(0)?, Params::default()).map_err(|e| GateError::Fhe(e.to_string()))?,
         data: DataKey::from_bytes(&part(1)?).map_err(|e| GateError::Fhe(e.to_string()))?,
         identifiers: part(2)?,
+        models: part(0)?,
     })
 }
 

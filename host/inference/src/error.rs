@@ -1,5 +1,5 @@
 use casemate_fhe::{FheError, Params};
-use casemate_types::CollectionName;
+use casemate_types::{CollectionName, Digest};
 use casemate_vectors::VectorsError;
 
 /// Why a query was not scored.
@@ -55,6 +55,24 @@ pub enum InferenceError {
         collection: CollectionName,
         /// Which rule it broke.
         source: FheError,
+    },
+    /// A model, or a query to one, was refused.
+    #[error("classify: the model or the query was refused")]
+    Model {
+        /// Which rule it broke.
+        source: FheError,
+    },
+    /// The tier does not have the model, or no longer.
+    #[error("classify: the model {model} is not here; send it again")]
+    ModelMissing {
+        /// Its digest.
+        model: Digest,
+    },
+    /// A tier in another process did not classify as it should.
+    #[error("classify: the inference tier gave no answer")]
+    RemoteModel {
+        /// What happened.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The store failed.
     #[error("score `{collection}`: the store failed")]

@@ -7,6 +7,7 @@
 
 mod cache;
 mod error;
+mod models;
 mod scorer;
 mod tier;
 

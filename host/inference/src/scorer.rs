@@ -1,4 +1,4 @@
-use casemate_fhe::{EncryptedQuery, EncryptedScores};
+use casemate_fhe::{EncryptedQuery, EncryptedScores, TierModel};
 use casemate_types::CollectionName;
 
 use crate::{ExpectedGroup, InferenceError, Tier};
@@ -16,6 +16,13 @@ pub trait Scorer: Send + Sync {
         query: &EncryptedQuery,
         expected: &[ExpectedGroup],
     ) -> Result<EncryptedScores, InferenceError>;
+
+    /// The encrypted logits of a query under a model: one reply, a slot for each class. Whoever does not have the model yet is sent
+    /// it; nobody is sent what its classes are called.
+    ///
+    /// # Errors
+    /// As [`Self::score`].
+    fn classify(&self, model: &TierModel, query: &EncryptedQuery) -> Result<EncryptedScores, InferenceError>;
 }
 
 impl Scorer for Tier {
@@ -26,5 +33,10 @@ impl Scorer for Tier {
         expected: &[ExpectedGroup],
     ) -> Result<EncryptedScores, InferenceError> {
         Self::score(self, collection, query, expected)
+    }
+
+    fn classify(&self, model: &TierModel, query: &EncryptedQuery) -> Result<EncryptedScores, InferenceError> {
+        self.keep_model(model)?;
+        self.classify_with(&model.digest(), query)
     }
 }

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use crate::InferenceError;
 use crate::cache::Cache;
+use crate::models::Models;
 
 /// Groups scored at a time: bounds the memory for groups that do not fit the cache to about 50 MB at 384 dimensions.
 const BATCH: usize = 64;
@@ -46,6 +47,7 @@ pub struct Tier {
     store: Arc<dyn VectorStore>,
     memory: usize,
     cache: Mutex<Cache>,
+    pub(crate) models: Models,
 }
 
 impl Tier {
@@ -53,7 +55,7 @@ impl Tier {
     ///
     /// A collection may be larger: what does not fit is prepared anew from the store for each query.
     pub fn new(store: Arc<dyn VectorStore>, memory: usize) -> Self {
-        Self { store, memory, cache: Mutex::new(Cache::new(memory)) }
+        Self { store, memory, cache: Mutex::new(Cache::new(memory)), models: Models::default() }
     }
 
     /// Scores every document of the expected groups: one reply per group, in the order of `expected`.

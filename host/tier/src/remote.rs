@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use casemate_fhe::{EncryptedQuery, EncryptedScores};
+use casemate_fhe::{EncryptedQuery, EncryptedScores, TierModel};
 use casemate_inference::{ExpectedGroup, InferenceError, Scorer};
 use casemate_types::CollectionName;
 use casemate_vectors::{Change, DocumentId, GroupRecord, PassageRecord, Position, VectorStore, VectorsError};
@@ -112,6 +112,35 @@ impl Remote {
                 return Err(Failure::Lied("fewer scores than groups"));
             }
             Ok(scores)
+        })
+    }
+
+    /// Classifies on the tier; a tier that does not have the model is sent it.
+    pub(crate) fn try_classify(&self, model: &TierModel, query: &EncryptedQuery) -> Result<EncryptedScores, Failure> {
+        let request = Request::Classify { model: *model.digest().as_bytes(), query: ByteBuf::from(query.to_bytes()) };
+        self.call(|transport| {
+            transport.send(&request)?;
+            let answer = match reply(transport) {
+                Err(Failure::Said(Failed::ModelMissing)) => {
+                    transport.send(&Request::Model(ByteBuf::from(model.bytes())))?;
+                    match reply(transport)? {
+                        Reply::Done => {}
+                        other => return Err(unexpected(other)),
+                    }
+                    transport.send(&request)?;
+                    reply(transport)?
+                }
+                answer => answer?,
+            };
+            let Reply::Scores(bytes) = answer else { return Err(unexpected(answer)) };
+            let logits = EncryptedScores::from_bytes(&bytes).map_err(|_| Failure::Lied("logits that do not parse"))?;
+            if logits.query_id() != query.id() || logits.params() != query.params() {
+                return Err(Failure::Lied("the answer to another query"));
+            }
+            if logits.replies().len() != 1 {
+                return Err(Failure::Lied("logits of another number of models"));
+            }
+            Ok(logits)
         })
     }
 
@@ -290,6 +319,10 @@ impl Failure {
         }
     }
 
+    pub(crate) fn of_model(self) -> InferenceError {
+        InferenceError::RemoteModel { source: Box::new(self.into_error()) }
+    }
+
     pub(crate) fn of_scorer(self, collection: &CollectionName, expected: &[ExpectedGroup]) -> InferenceError {
         let collection = collection.clone();
         let asked = |group: u32| expected.iter().any(|expected| expected.group == group);
@@ -338,6 +371,10 @@ impl Scorer for Remote {
         expected: &[ExpectedGroup],
     ) -> Result<EncryptedScores, InferenceError> {
         self.try_score(collection, query, expected).map_err(|failure| failure.of_scorer(collection, expected))
+    }
+
+    fn classify(&self, model: &TierModel, query: &EncryptedQuery) -> Result<EncryptedScores, InferenceError> {
+        self.try_classify(model, query).map_err(Failure::of_model)
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use casemate_fhe::EncryptedQuery;
+use casemate_fhe::{EncryptedQuery, TierModel};
 use casemate_inference::{ExpectedGroup, InferenceError, Scorer, Tier};
-use casemate_types::CollectionName;
+use casemate_types::{CollectionName, Digest};
 use casemate_vectors::{DocumentId, VectorStore, VectorsError};
 use rustls::{ServerConnection, StreamOwned};
 use serde_bytes::ByteBuf;
@@ -151,7 +151,7 @@ impl TierServer {
             (Request::Hello { .. } | Request::Chunk(_) | Request::End, _) => Some("this message is out of turn"),
             (Request::Group(..), Role::Tier) if self.keeps_store => None,
             (_, Role::Tier) => Some("another tier may read groups and nothing else"),
-            (Request::Score { .. }, Role::Gate) => None,
+            (Request::Score { .. } | Request::Model(_) | Request::Classify { .. }, Role::Gate) => None,
             (_, Role::Gate) if self.keeps_store => None,
             (_, Role::Gate) => Some("this tier only scores; the store is kept by another"),
         }
@@ -161,6 +161,8 @@ impl TierServer {
         let store = &self.store;
         let reply = match request {
             Request::Score { collection, query, expected } => return self.score(&collection, &query, expected, peer),
+            Request::Model(bytes) => self.keep_model(bytes.into_vec())?,
+            Request::Classify { model, query } => self.classify(&Digest::from_bytes(model), &query)?,
             Request::Export => return self.export(peer),
             Request::Import => return self.import(peer),
             Request::ReserveVersion(collection) => Reply::Version(store.reserve_version(&collection)?),
@@ -213,6 +215,19 @@ impl TierServer {
             peer.send(&Reply::Scores(ByteBuf::from(scores.to_bytes())))?;
         }
         Ok(peer.send(&Reply::End)?)
+    }
+
+    fn keep_model(&self, bytes: Vec<u8>) -> Result<Reply, Refusal> {
+        let model = TierModel::from_bytes(bytes).map_err(|error| Failed::Refused(crate::wire::words(&error)))?;
+        let _turn = self.turnstile.enter(&self.limits).map_err(|busy| Failed::Busy(busy.to_string()))?;
+        self.scorer.keep_model(&model)?;
+        Ok(Reply::Done)
+    }
+
+    fn classify(&self, model: &Digest, query: &[u8]) -> Result<Reply, Refusal> {
+        let query = EncryptedQuery::from_bytes(query).map_err(|error| Failed::Refused(crate::wire::words(&error)))?;
+        let _turn = self.turnstile.enter(&self.limits).map_err(|busy| Failed::Busy(busy.to_string()))?;
+        Ok(Reply::Scores(ByteBuf::from(self.scorer.classify_with(model, &query)?.to_bytes())))
     }
 
     fn export(&self, peer: &mut Peer<'_>) -> Result<(), Refusal> {

@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{Context, SHA256};
-use casemate_fhe::{EncryptedQuery, EncryptedScores, GroupReply};
+use casemate_fhe::{EncryptedQuery, EncryptedScores, GroupReply, TierModel};
 use casemate_inference::{ExpectedGroup, InferenceError, Scorer};
 use casemate_types::CollectionName;
 
@@ -115,6 +115,38 @@ impl Scorer for Shared {
         }
         let replies = replies.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| nobody(collection))?;
         Ok(EncryptedScores::from_replies(query, replies))
+    }
+
+    /// One tier classifies: by the model's digest, so that its model stays where it is. The others stand in, in their order, and
+    /// those that rest are asked last.
+    fn classify(&self, model: &TierModel, query: &EncryptedQuery) -> Result<EncryptedScores, InferenceError> {
+        let now = Instant::now();
+        let weight = |member: &&Member| {
+            let mut hash = Context::new(&SHA256);
+            hash.update(&member.name);
+            hash.update(model.digest().as_bytes());
+            (member.rests(now), std::cmp::Reverse(hash.finish().as_ref().to_vec()))
+        };
+        let mut members: Vec<&Member> = self.tiers.iter().collect();
+        members.sort_by_cached_key(weight);
+        let mut last = None;
+        for member in members {
+            match member.remote.try_classify(model, query) {
+                Ok(logits) => {
+                    member.set_rest(None);
+                    return Ok(logits);
+                }
+                Err(failure) => {
+                    tracing::warn!(tier = %member.remote.endpoint(), ?failure, "an inference tier did not classify; others are asked");
+                    if !matches!(failure, Failure::Said(_)) {
+                        member.set_rest(Some(now + REST));
+                    }
+                    last = Some(failure);
+                }
+            }
+        }
+        let nobody = || InferenceError::RemoteModel { source: "no inference tier is left that could classify".into() };
+        Err(last.map_or_else(nobody, Failure::of_model))
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// Rises with every change of a message.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 
 /// The most a gate takes as one message: a million documents with their positions take 24 MB.
 pub(crate) const REPLY_LIMIT: u32 = 1 << 30;
@@ -48,6 +48,13 @@ pub(crate) enum Request {
     Chunk(ByteBuf),
     /// The end of what is imported.
     End,
+    /// A model, to be kept under the digest of these bytes.
+    Model(ByteBuf),
+    /// A query to a model that was sent before.
+    Classify {
+        model: [u8; 32],
+        query: ByteBuf,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -118,6 +125,7 @@ pub(crate) enum Failed {
     GroupAltered(u32),
     GroupMissing(u32),
     GroupVersion { group: u32, expected: u64, actual: u64 },
+    ModelMissing,
 }
 
 impl From<&ExpectedGroup> for Expected {
@@ -219,6 +227,7 @@ impl From<InferenceError> for Failed {
             InferenceError::GroupVersion { group, expected, actual, .. } => {
                 Self::GroupVersion { group, expected, actual }
             }
+            InferenceError::ModelMissing { .. } => Self::ModelMissing,
             other => Self::Refused(words(&other)),
         }
     }

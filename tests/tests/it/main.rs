@@ -9,6 +9,7 @@ mod audit;
 mod carry;
 mod ceremony;
 mod change;
+mod classify;
 mod consent;
 mod corpus;
 mod custodian;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use casemate_fhe::{EncryptedQuery, EncryptedScores};
+use casemate_fhe::{EncryptedQuery, EncryptedScores, TierModel};
 use casemate_gate::{Gate, Outcome, SiteConfig};
 use casemate_inference::{ExpectedGroup, InferenceError, Scorer};
 use casemate_types::CollectionName;
@@ -43,6 +43,10 @@ struct Malicious {
 }
 
 impl Scorer for Malicious {
+    fn classify(&self, model: &TierModel, query: &EncryptedQuery) -> Result<EncryptedScores, InferenceError> {
+        self.honest.classify(model, query)
+    }
+
     fn score(
         &self,
         collection: &CollectionName,

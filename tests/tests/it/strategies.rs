@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use casemate_embed::{Embedder, MiniLm};
 use casemate_engine::{Exchange, HostAnswer, HostCall, wit};
-use casemate_fhe::{EncryptedQuery, EncryptedScores};
+use casemate_fhe::{EncryptedQuery, EncryptedScores, TierModel};
 use casemate_gate::{Gate, Outcome, SiteConfig};
 use casemate_inference::{ExpectedGroup, InferenceError, Scorer};
 use casemate_types::CollectionName;
@@ -416,6 +416,10 @@ struct Counting {
 }
 
 impl Scorer for Counting {
+    fn classify(&self, model: &TierModel, query: &EncryptedQuery) -> Result<EncryptedScores, InferenceError> {
+        self.honest.classify(model, query)
+    }
+
     fn score(
         &self,
         collection: &CollectionName,

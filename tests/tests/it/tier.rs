@@ -55,8 +55,8 @@ impl Drop for Tier {
 }
 
 /// A copy of the shared site whose store lies in a folder of the tier's.
-struct Split {
-    site: Site,
+pub struct Split {
+    pub site: Site,
     tier: PathBuf,
 }
 
@@ -70,11 +70,11 @@ impl Split {
         Self { site, tier }
     }
 
-    fn over_unix() -> Self {
+    pub fn over_unix() -> Self {
         Self::new("store = \"unix:../tier/socket\"")
     }
 
-    fn start(&self) -> Tier {
+    pub fn start(&self) -> Tier {
         Tier::start(&["--store", text(&self.tier.join("store")), "--unix", text(&self.tier.join("socket"))])
     }
 
@@ -238,6 +238,7 @@ struct Planted {
     question: Vec<f32>,
     passage: String,
     ciphertext: Vec<u8>,
+    weights: Vec<f32>,
 }
 
 impl Planted {
@@ -276,11 +277,31 @@ impl Planted {
         let tolerance = secret.tolerance();
         let found = secret.decrypt(&scores, &[1]).unwrap();
         assert!((found[0][0] - cosine).abs() <= tolerance, "{} is not {cosine}", found[0][0]);
-        Self { collection, seed, vector, question, passage, ciphertext }
+        let weights = Self::classify(remote, &seed, &question);
+        Self { collection, seed, vector, question, passage, ciphertext, weights }
     }
 
-    fn secrets(&self) -> [(&'static str, Vec<u8>); 5] {
+    /// A model whose weights are encrypted, and a query to it.
+    fn classify(remote: &Remote, seed: &[u8; 32], question: &[f32]) -> Vec<f32> {
+        use casemate_fhe::{NormBound, Params, TierModel};
+        use casemate_inference::Scorer;
+
+        let weights: Vec<f32> = (0..385).map(|place| (place as f32 * 0.53 + 0.3).cos()).collect();
+        let params = Params::of_model(384, NormBound::new(20.0).unwrap()).unwrap();
+        let owner = OwnerKey::for_models(&zeroize::Zeroizing::new(*seed), params).unwrap();
+        let model = TierModel::encrypted(owner.encrypt_group(&[&weights, &weights[..]]).unwrap());
+        let asked = [question, &[1.0]].concat();
+        let (query, secret) = owner.query(&asked).unwrap();
+        let logit: f32 = weights.iter().zip(&asked).map(|(a, b)| a * b).sum();
+        let tolerance = secret.tolerance();
+        let found = secret.decrypt(&remote.classify(&model, &query).unwrap(), &[2]).unwrap();
+        assert!(found[0].iter().all(|found| (found - logit).abs() <= tolerance), "{found:?} is not {logit}");
+        weights
+    }
+
+    fn secrets(&self) -> [(&'static str, Vec<u8>); 6] {
         [
+            ("the weights of an encrypted model", floats(&self.weights[..8])),
             ("the key's seed", self.seed.to_vec()),
             ("half of the key's seed", self.seed[..16].to_vec()),
             ("the vector", floats(&self.vector[..8])),

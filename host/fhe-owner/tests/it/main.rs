@@ -5,6 +5,7 @@
 mod hostile;
 mod malicious;
 mod measures;
+mod models;
 mod ranking;
 mod rest;
 
