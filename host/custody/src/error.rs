@@ -188,6 +188,12 @@ pub enum CustodyError {
         /// Its nonce.
         nonce: Nonce,
     },
+    /// What goes on having effect was never put in force here.
+    #[error("approve: statement {nonce} was never used at this site, so it enabled nothing here")]
+    NeverUsed {
+        /// Its nonce.
+        nonce: Nonce,
+    },
     /// A standing approval was used as often as it allows.
     #[error("approve: statement {nonce} was used {uses} times, as often as it allows; have a new one signed")]
     UsedUp {

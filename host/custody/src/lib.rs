@@ -23,6 +23,7 @@ pub mod files;
 mod folder;
 mod json;
 mod ledger;
+mod legacy;
 pub mod process;
 mod quorum;
 mod roster;
@@ -43,6 +44,7 @@ pub use envelope::{Document, Envelope, Signature, Signed, Signer};
 pub use error::CustodyError;
 pub use folder::{CustodyFolder, Generation, Journal, Phase};
 pub use ledger::{NonceFile, NonceLedger};
+pub use legacy::{LegacyPermit, MAX_LEGACY_SECONDS};
 pub use quorum::QuorumBackend;
 pub use roster::{Card, Custodian, Roster, SharesKey, SigningKey};
 pub use rotation::{

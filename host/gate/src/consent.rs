@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use casemate_audit::Event;
 use casemate_custody::{
-    Approved, CustodyError, Envelope, Grant, NonceFile, Operation, QuorumBackend, Roster, Statement, TokenSerial,
-    UnixTime, Verifier, files,
+    Approved, CustodyError, Envelope, Grant, LegacyPermit, NonceFile, Operation, QuorumBackend, Roster, Statement,
+    TokenSerial, UnixTime, Verifier, files,
 };
 use casemate_hsm::{KeyClass, KeyId};
 use casemate_types::{Digest, Profile};
@@ -227,6 +227,16 @@ impl Desk {
             self.roster.threshold(),
             nearest.unwrap_or_default()
         )))
+    }
+}
+
+impl Desk {
+    /// The permit of a statement that was used before.
+    ///
+    /// # Errors
+    /// As [`Verifier::legacy_permit`].
+    pub(crate) fn legacy_permit(&self, envelope: &Envelope) -> Result<LegacyPermit, CustodyError> {
+        verifier(&self.site, &self.roster, self.profile).legacy_permit(envelope, &self.ledger)
     }
 }
 

@@ -171,6 +171,7 @@ fn furnish(
         keys_tag: Vec::new(),
         manifest_signer: None,
         custody,
+        legacy: None,
         cmvp_floor: None,
     };
     let mut made = Made { keys: Vec::new(), progress, taken };

@@ -223,6 +223,25 @@ impl Vault {
         }
     }
 
+    /// Uses a stored key in a token that has it; in a pair in the primary, and in the backup while that one is down.
+    ///
+    /// # Errors
+    /// As the operation; [`HsmError::PairIncomplete`] while no token that has the key is up.
+    pub(crate) fn with_key<T>(
+        &self,
+        key: &KeyRef,
+        mut operation: impl FnMut(&Keyring, &Key) -> Result<T, HsmError>,
+    ) -> Result<T, HsmError> {
+        let two = match &self.0 {
+            Tokens::One(ring) => return operation(ring, &ring.find(key)?),
+            Tokens::Two(two) => two,
+        };
+        match two.pair.at(Role::Primary, key, |ring, key| operation(ring, key)) {
+            Err(error) if is_down(&error) => two.pair.at(Role::Backup, key, |ring, key| operation(ring, key)),
+            done => done,
+        }
+    }
+
     /// Serial numbers of the tokens, the primary's first.
     pub fn serials(&self) -> Vec<String> {
         match &self.0 {

@@ -22,6 +22,7 @@ mod handmade;
 mod hostile;
 mod ingest;
 mod kit;
+mod legacy;
 mod lockdown;
 mod malicious;
 mod probe;

@@ -253,7 +253,9 @@ impl RequestOptions {
         match (&self.subject_of, &self.operation) {
             (Some(path), _) => Ok(Some(Digest::of(&casemate_custody::files::read(path)?))),
             // The rule of a compartment to be made.
-            (None, Operation::Generate) if self.subject.is_none() => self.grant.rule().map(|rule| Some(rule.digest())),
+            (None, Operation::Generate) if self.subject.is_none() && self.class.as_deref() == Some("compartment") => {
+                self.grant.rule().map(|rule| Some(rule.digest()))
+            }
             (None, _) => Ok(self.subject),
         }
     }

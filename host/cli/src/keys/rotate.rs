@@ -261,7 +261,7 @@ fn request(
     )
 }
 
-fn date(time: UnixTime) -> String {
+pub(super) fn date(time: UnixTime) -> String {
     let second = i64::try_from(time.0).unwrap_or(i64::MAX);
     jiff::Timestamp::from_second(second).map_or_else(|_| time.to_string(), |time| time.to_string())
 }

@@ -24,7 +24,6 @@ mod words;
 
 pub use alphabet::Alphabet;
 pub use ff3::FF3_TWEAK;
-pub use legacy::{Ff3, LegacyPermit};
 pub use lockstep::{decrypt_batch, encrypt_batch};
 pub use native::{NativeFf1, NativeLayout};
 pub use queue::{FpeQueue, QueueLimits};
