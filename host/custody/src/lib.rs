@@ -48,8 +48,8 @@ pub use legacy::{LegacyPermit, MAX_LEGACY_SECONDS};
 pub use quorum::QuorumBackend;
 pub use roster::{Card, Custodian, Roster, SharesKey, SigningKey};
 pub use rotation::{
-    Activation, Ahead, COUNTED_GAP_SECONDS, EMERGENCY_CODES, KeyVersions, NOTICE_SECONDS, Notice, Older, RotationError,
-    Stage, counted,
+    Activation, Ahead, COUNTED_GAP_SECONDS, EMERGENCY_CODES, End, KeyVersions, NOTICE_SECONDS, Notice, Older,
+    RotationError, Stage, counted,
 };
 pub use shares::{Collector, OpenShare, SealedShare, SecretKind, ShareSet, SplitOf, split};
 pub use statement::{AuditHead, Grant, MAX_USES, MAX_VALIDITY_SECONDS, Nonce, Operation, Statement, StatementFormat};

@@ -25,6 +25,7 @@ mod kit;
 mod legacy;
 mod lockdown;
 mod malicious;
+mod plug;
 mod probe;
 mod rotation;
 mod search_quality;
