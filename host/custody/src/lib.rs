@@ -32,6 +32,7 @@ mod sealed;
 pub mod session;
 mod shamir;
 mod shares;
+mod split_pin;
 mod statement;
 mod succession;
 mod text;
@@ -52,6 +53,7 @@ pub use rotation::{
     RotationError, Stage, counted,
 };
 pub use shares::{Collector, OpenShare, SealedShare, SecretKind, ShareSet, SplitOf, split};
+pub use split_pin::SplitPin;
 pub use statement::{AuditHead, Grant, MAX_USES, MAX_VALIDITY_SECONDS, Nonce, Operation, Statement, StatementFormat};
 pub use text::{PersonId, TokenSerial, UnixTime};
 pub use token::{CustodianToken, HsmToken, serial_of};

@@ -54,6 +54,9 @@ impl Gate {
                 return refuse("its lists of keys were altered".to_owned());
             }
         }
+        if !state.rehearsal && state.custody.is_none() {
+            return refuse("it calls itself no rehearsal, and has no custodians".to_owned());
+        }
         match state.doomed.iter().find(|doomed| state.held().any(|held| held.id == doomed.id)) {
             Some(held) => refuse(format!("it would destroy {}, which is in force", held.label)),
             // A change that was cut off before its floor was written.
@@ -116,10 +119,12 @@ fn covered(state: &SiteState) -> Result<Vec<u8>, GateError> {
         return Ok([b"casemate/state-keys/2".as_slice(), &fields, b"\0", &versions].concat());
     };
     let custody = serde_json::to_vec(custody).map_err(store)?;
+    // A rehearsal is not made the real thing by its file.
+    let split: &[u8] = if state.rehearsal { b"" } else { b"\0no rehearsal" };
     let Some(legacy) = &state.legacy else {
-        return Ok([b"casemate/state-keys/3".as_slice(), &fields, b"\0", &versions, b"\0", &custody].concat());
+        return Ok([b"casemate/state-keys/3".as_slice(), &fields, b"\0", &versions, b"\0", &custody, split].concat());
     };
     let legacy = legacy.to_string();
-    Ok([b"casemate/state-keys/4".as_slice(), &fields, b"\0", &versions, b"\0", &custody, b"\0", legacy.as_bytes()]
-        .concat())
+    let form = b"casemate/state-keys/4".as_slice();
+    Ok([form, &fields, b"\0", &versions, b"\0", &custody, b"\0", legacy.as_bytes(), split].concat())
 }

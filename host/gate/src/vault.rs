@@ -12,7 +12,7 @@ use std::time::Duration;
 use casemate_hsm::pair::{Manifest, ManifestKey, ManifestSigner, SignedManifest};
 use casemate_hsm::{
     BatchReport, Destruction, Ff1, Ff1Value, HsmError, Key, KeyClass, KeyId, KeyRef, Keyring, Login, Module, Origin,
-    Pair, PairEvent, PairKek, PairKey, PairMember, PairOptions, PairStatus, Pin, Role, WrappedKek,
+    Pair, PairEvent, PairKek, PairKey, PairMember, PairOptions, PairStatus, Role, WrappedKek,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use crate::GateError;
 use crate::config::SiteConfig;
 use crate::state::{SiteState, write_private};
-use crate::{fips, probing};
+use crate::{fips, pins, probing};
 
 /// `pair.json`. Not secret and not trusted: the manifest is signed, the tokens remember the newest one, and every key is checked.
 #[derive(Clone, Serialize, Deserialize)]
@@ -111,9 +111,10 @@ impl Vault {
         let Some(signer) = state.manifest_signer else {
             let module = Module::load(&dir.join(&config.hsm.module))?;
             let label = &config.hsm.token_label;
-            let pin = match module.token(label)?.protected_authentication_path {
+            let token = module.token(label)?;
+            let pin = match token.protected_authentication_path {
                 true => None,
-                false => Some(pin(dir, Role::Primary)?),
+                false => Some(pins::user_pin(dir, config, Role::Primary, &token)?),
             };
             let login = Login { pin: pin.as_ref(), native_ff1: config.hsm.native_ff1(Role::Primary) };
             return Ok(Self::one(Keyring::open_with(module, label, &login)?));
@@ -649,20 +650,6 @@ pub(crate) fn is_down(error: &HsmError) -> bool {
     error.is_outage() || matches!(error, HsmError::PairIncomplete { .. })
 }
 
-/// The PIN of a token, which a rehearsal site keeps in a file.
-pub(crate) fn pin(dir: &Path, role: Role) -> Result<Pin, GateError> {
-    let path = dir.join(match role {
-        Role::Primary => "pins/user",
-        Role::Backup => "pins/backup-user",
-    });
-    let text = Zeroizing::new(fs::read_to_string(&path).map_err(|source| GateError::Io {
-        action: "read the PIN",
-        path,
-        source,
-    })?);
-    Ok(Pin::new(text.trim().to_owned())?)
-}
-
 fn member(shared: &Arc<(PathBuf, SiteConfig, SiteState)>, role: Role, judged: bool) -> Result<PairMember, GateError> {
     let (dir, config, _) = &**shared;
     let (module, label) = config.hsm.place(role).ok_or(HsmError::PairIncomplete { role })?;
@@ -680,7 +667,7 @@ fn member(shared: &Arc<(PathBuf, SiteConfig, SiteState)>, role: Role, judged: bo
         if token.protected_authentication_path {
             return Ok(None);
         }
-        match pin(dir, role) {
+        match pins::user_pin(dir, config, role, &token) {
             Ok(pin) => Ok(Some(pin)),
             Err(GateError::Hsm(error)) => Err(error),
             Err(_) => Err(HsmError::PinInvalid),
