@@ -15,6 +15,9 @@ use crate::FipsError;
 /// The type of a snapshot, bound by every signature.
 pub const PAYLOAD_TYPE: &str = "application/vnd.casemate.cmvp-snapshot.v1+json";
 
+/// The type of a statement about a token's mode.
+pub const MODE_TYPE: &str = "application/vnd.casemate.fips-mode.v1+json";
+
 /// How many distinct approvers must sign.
 pub const THRESHOLD: usize = 2;
 
@@ -29,10 +32,10 @@ pub struct Approver {
     pub key: [u8; 32],
 }
 
-/// What is signed: DSSE's pre-authentication encoding of the snapshot's bytes.
-pub fn message(snapshot: &[u8]) -> Vec<u8> {
-    let mut out = format!("DSSEv1 {} {PAYLOAD_TYPE} {} ", PAYLOAD_TYPE.len(), snapshot.len()).into_bytes();
-    out.extend_from_slice(snapshot);
+/// What is signed: DSSE's pre-authentication encoding of the file's bytes, under its type.
+pub fn message(payload_type: &str, file: &[u8]) -> Vec<u8> {
+    let mut out = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), file.len()).into_bytes();
+    out.extend_from_slice(file);
     out
 }
 
@@ -40,10 +43,15 @@ pub fn message(snapshot: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// [`FipsError::MalformedSignatures`] when `existing` is not a signature file.
-pub fn add_signature(existing: Option<&[u8]>, key_id: &str, signature: &[u8; 64]) -> Result<Vec<u8>, FipsError> {
+pub fn add_signature(
+    payload_type: &str,
+    existing: Option<&[u8]>,
+    key_id: &str,
+    signature: &[u8; 64],
+) -> Result<Vec<u8>, FipsError> {
     let mut file = match existing {
-        Some(bytes) => SignatureFile::parse(bytes)?,
-        None => SignatureFile { payload_type: PAYLOAD_TYPE.to_owned(), signatures: Vec::new() },
+        Some(bytes) => SignatureFile::parse(payload_type, bytes)?,
+        None => SignatureFile { payload_type: payload_type.to_owned(), signatures: Vec::new() },
     };
     file.signatures.retain(|other| other.keyid != key_id);
     file.signatures.push(Signature { keyid: key_id.to_owned(), sig: STANDARD.encode(signature) });
@@ -56,9 +64,14 @@ pub fn add_signature(existing: Option<&[u8]>, key_id: &str, signature: &[u8; 64]
 /// # Errors
 /// [`FipsError::MalformedSignatures`], [`FipsError::UnknownSigner`], [`FipsError::BadSignature`],
 /// [`FipsError::DuplicateSignature`].
-pub fn signers(snapshot: &[u8], signatures: &[u8], approvers: &[Approver]) -> Result<BTreeSet<String>, FipsError> {
-    let file = SignatureFile::parse(signatures)?;
-    let message = message(snapshot);
+pub fn signers(
+    payload_type: &str,
+    bytes: &[u8],
+    signatures: &[u8],
+    approvers: &[Approver],
+) -> Result<BTreeSet<String>, FipsError> {
+    let file = SignatureFile::parse(payload_type, signatures)?;
+    let message = message(payload_type, bytes);
     let mut names = BTreeSet::new();
     for Signature { keyid, sig } in &file.signatures {
         let approver = approvers
@@ -94,11 +107,11 @@ struct Signature {
 }
 
 impl SignatureFile {
-    fn parse(bytes: &[u8]) -> Result<Self, FipsError> {
+    fn parse(payload_type: &str, bytes: &[u8]) -> Result<Self, FipsError> {
         let malformed = |why: String| FipsError::MalformedSignatures { why };
         let file: Self = serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
-        if file.payload_type != PAYLOAD_TYPE {
-            return Err(malformed(format!("its payloadType is not {PAYLOAD_TYPE}")));
+        if file.payload_type != payload_type {
+            return Err(malformed(format!("its payloadType is not {payload_type}")));
         }
         Ok(file)
     }
@@ -112,7 +125,7 @@ mod tests {
     #[test]
     fn the_message_is_the_pre_authentication_encoding() {
         assert_eq!(
-            message(b"hello world"),
+            message(PAYLOAD_TYPE, b"hello world"),
             b"DSSEv1 46 application/vnd.casemate.cmvp-snapshot.v1+json 11 hello world".to_vec()
         );
     }

@@ -66,7 +66,9 @@ pub use consent::{AdoptedRoster, Founding, Officer, approvals_path, ledger_path,
 pub use destruction::Destroyed;
 pub use error::GateError;
 pub use evaluate::{Evaluation, JudgedQuery, Quality};
-pub use fips::{FipsOverrides, fips_status, install_snapshot, signatures_path, snapshot_path};
+pub use fips::{
+    FipsOverrides, draft_mode, fips_status, install_mode, install_snapshot, signatures_path, snapshot_path,
+};
 pub use ingest::{Document, Ingested};
 pub use init::{Created, create, create_from, prepare};
 pub use journal::{Journal, Recording};

@@ -34,12 +34,7 @@ pub fn user_pin(dir: &Path, config: &SiteConfig, role: Role, token: &TokenInfo) 
         let text = text.map_err(|source| GateError::Io { action: "read the PIN", path, source })?;
         return Ok(Pin::new(text.trim().to_owned())?);
     }
-    if path.exists() {
-        return Err(GateError::Consent(format!(
-            "the PINs of the {role} token are split, and {} holds one: remove it, and find out who wrote it",
-            path.display()
-        )));
-    }
+    check(dir, config, role)?;
     let opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     match opened.iter().find(|(held, _)| *held == role) {
         Some((_, pin)) if token.serial.parse().is_ok_and(|serial| pin.serial().same_device(&serial)) => Ok(pin.pin()?),
@@ -48,11 +43,38 @@ pub fn user_pin(dir: &Path, config: &SiteConfig, role: Role, token: &TokenInfo) 
             pin.serial(),
             token.serial.trim()
         ))),
-        None => Err(GateError::Consent(format!(
-            "nobody knows the PIN of the {role} token; its custodians open it: \
-             `casemate custodian open --custodian NAME=TOKEN --custodian NAME=TOKEN -- COMMAND`"
-        ))),
+        None => Err(unopened(role)),
     }
+}
+
+/// Refuses a site whose tokens' PINs are split and that no custodians opened, before a token is asked.
+pub(crate) fn require(dir: &Path, config: &SiteConfig) -> Result<(), GateError> {
+    for role in [Role::Primary, Role::Backup].into_iter().filter(|role| config.hsm.custody(*role).is_some()) {
+        check(dir, config, role)?;
+    }
+    Ok(())
+}
+
+fn check(dir: &Path, config: &SiteConfig, role: Role) -> Result<(), GateError> {
+    let path = dir.join(file(role));
+    if path.exists() {
+        return Err(GateError::Consent(format!(
+            "the PINs of the {role} token are split, and {} holds one: remove it, and find out who wrote it",
+            path.display()
+        )));
+    }
+    let opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if config.hsm.custody(role).is_none() || opened.iter().any(|(held, _)| *held == role) {
+        return Ok(());
+    }
+    Err(unopened(role))
+}
+
+fn unopened(role: Role) -> GateError {
+    GateError::Consent(format!(
+        "nobody knows the PIN of the {role} token; its custodians open it: \
+         `casemate custodian open --custodian NAME=TOKEN --custodian NAME=TOKEN -- COMMAND`"
+    ))
 }
 
 /// Who opened the tokens, for the log; nothing where PINs are not split.

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use casemate_hsm::pair::{Manifest, ManifestKey, ManifestSigner, SignedManifest};
 use casemate_hsm::{
-    BatchReport, Destruction, Ff1, Ff1Value, HsmError, Key, KeyClass, KeyId, KeyRef, Keyring, Login, Module, Origin,
-    Pair, PairEvent, PairKek, PairKey, PairMember, PairOptions, PairStatus, Role, WrappedKek,
+    BatchReport, Destruction, Ff1, Ff1Value, HsmError, Key, KeyClass, KeyRef, Keyring, Login, Module, Origin,
+    OverlapFf1, Pair, PairEvent, PairKek, PairKey, PairMember, PairOptions, PairStatus, Role, WrappedKek,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -86,13 +86,8 @@ enum Held {
     Session(PairKey),
 }
 
-/// FF1 under a key of the vault, for one radix.
-pub enum VaultFf1 {
-    /// In the site's one token.
-    One(Box<Ff1>),
-    /// In whichever token serves; a batch that met an outage is done again on the other.
-    Two(Arc<Pair>, KeyId, u32),
-}
+/// FF1 under a key of the vault, for one radix. Requests that overlap share batches.
+pub struct VaultFf1(OverlapFf1);
 
 impl Vault {
     /// The keys of a site with one token.
@@ -108,6 +103,7 @@ impl Vault {
         state: &SiteState,
         judged: bool,
     ) -> Result<Arc<Self>, GateError> {
+        pins::require(dir, config)?;
         let Some(signer) = state.manifest_signer else {
             let module = Module::load(&dir.join(&config.hsm.module))?;
             let label = &config.hsm.token_label;
@@ -439,9 +435,21 @@ impl Vault {
     pub fn ff1(&self, key: VaultKey, radix: u32) -> Result<VaultFf1, HsmError> {
         match (&self.0, key.0) {
             (Tokens::One(ring), Held::One(key)) => {
-                Ok(VaultFf1::One(Box::new(Ff1::best(Arc::clone(ring), key, radix)?)))
+                let ff1 = Arc::new(Ff1::best(Arc::clone(ring), key, radix)?);
+                let other = Arc::clone(&ff1);
+                let (encrypt, decrypt) = (
+                    move |batch: &mut [Ff1Value]| ff1.encrypt(batch),
+                    move |batch: &mut [Ff1Value]| other.decrypt(batch),
+                );
+                Ok(VaultFf1(OverlapFf1::with_defaults(radix, encrypt, decrypt)))
             }
-            (Tokens::Two(two), Held::Both(key)) => Ok(VaultFf1::Two(Arc::clone(&two.pair), key.id, radix)),
+            // In whichever token serves; a batch that met an outage is done again on the other.
+            (Tokens::Two(two), Held::Both(key)) => {
+                let (pair, other, id) = (Arc::clone(&two.pair), Arc::clone(&two.pair), key.id);
+                let encrypt = move |batch: &mut [Ff1Value]| pair.ff1_encrypt(id, radix, batch);
+                let decrypt = move |batch: &mut [Ff1Value]| other.ff1_decrypt(id, radix, batch);
+                Ok(VaultFf1(OverlapFf1::with_defaults(radix, encrypt, decrypt)))
+            }
             (_, other) => Err(other.unfit("encrypt with FF1")),
         }
     }
@@ -536,10 +544,7 @@ impl VaultFf1 {
     /// # Errors
     /// As [`Ff1::encrypt`]; [`HsmError::PairDown`].
     pub fn encrypt(&self, batch: &mut [Ff1Value]) -> Result<BatchReport, HsmError> {
-        match self {
-            Self::One(ff1) => ff1.encrypt(batch),
-            Self::Two(pair, key, radix) => pair.ff1_encrypt(*key, *radix, batch),
-        }
+        self.0.encrypt(batch)
     }
 
     /// Decrypts every value in place. On any error no value is changed.
@@ -547,10 +552,7 @@ impl VaultFf1 {
     /// # Errors
     /// As [`VaultFf1::encrypt`].
     pub fn decrypt(&self, batch: &mut [Ff1Value]) -> Result<BatchReport, HsmError> {
-        match self {
-            Self::One(ff1) => ff1.decrypt(batch),
-            Self::Two(pair, key, radix) => pair.ff1_decrypt(*key, *radix, batch),
-        }
+        self.0.decrypt(batch)
     }
 }
 

@@ -43,8 +43,8 @@ pub use destroy::{Claim, Destruction, Proof};
 pub use error::HsmError;
 pub use facts::{ModuleFacts, ValidationClaim};
 pub use fpe::{
-    Alphabet, Backend, BatchReport, EcbBlocks, Ff1, Ff1Value, FpeQueue, NativeFf1, NativeLayout, QueueLimits,
-    TweakPolicy, minimum_length,
+    Alphabet, Backend, BatchReport, EcbBlocks, Ff1, Ff1Value, FpeQueue, NativeFf1, NativeLayout, OverlapFf1,
+    QueueLimits, TweakPolicy, minimum_length,
 };
 pub use inventory::Listed;
 pub use key::{Key, KeyId, KeyRef};

@@ -108,7 +108,7 @@ fn made() -> &'static (Site, Site) {
 }
 
 /// Loads the plugins and ingests the corpus; `folder` is for what is made on the way.
-fn fill(site: &Site, folder: &Path) {
+pub fn fill(site: &Site, folder: &Path) {
     for plugin in PLUGINS {
         site.casemate(&["plugin", "load", &bundle(site, plugin, folder)]).expect(0);
     }
