@@ -135,6 +135,19 @@ pub enum Event {
         /// `ok`, or the token's error.
         result: String,
     },
+    /// A signed order of custodians was carried out, or refused.
+    Order {
+        /// `stopped`, `resumed`, `revoked`, `rollback` or `refused`.
+        action: String,
+        /// `everything`, `component:NAME`, the digest that is revoked, or `NAME@DIGEST` to come back; empty for a refused order that nobody signed.
+        scope: String,
+        /// Digest of the order's statement: names it whoever signed.
+        order: Digest,
+        /// The people whose signatures hold.
+        signers: Vec<String>,
+        /// Their reason, or why it was refused.
+        reason: String,
+    },
     /// An agent or a retrieval strategy ran, and was ended if `ended` says why.
     Run {
         /// The decision it belongs to.
@@ -322,6 +335,13 @@ mod tests {
                 generation_of_store: 9,
             },
             Event::Site { action: "stopped".into(), detail: String::new() },
+            Event::Order {
+                action: "stopped".into(),
+                scope: "everything".into(),
+                order: Digest::of(b"o"),
+                signers: vec!["ada".into()],
+                reason: "a leak".into(),
+            },
             Event::Erasure { id: Some(id), recordings: 2, reason: "request 7".into() },
             Event::LogKey { action: "rotated".into(), from: "a".into(), to: "b".into(), note: "n\n".into() },
             Event::Segment { action: "sealed".into(), from: 0, to: 65_536, archive: Digest::of(b"a") },

@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use casemate_types::Digest;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sigstore_tuf::{Metadata, Targets};
 
+use crate::evidence::{EVIDENCE, Evidence};
 use crate::json::{malformed, parse_strict};
 use crate::metadata::{Envelope, SNAPSHOT, TARGETS, TIMESTAMP, signed_parts};
+use crate::oci::{self, BLOBS, INDEX, LAYOUT};
 use crate::{BundleError, Manifest, TrustRoot, ustar};
 
-pub(crate) const COMPONENT: &str = "component.wasm";
 pub(crate) const MANIFEST: &str = "manifest.toml";
 pub(crate) const SETTINGS: &str = "settings.json";
-pub(crate) const EVIDENCE: &str = "evidence/";
 
 /// A well-formed file whose signatures are all good, however many there are. Its contents are not looked at yet.
 pub(crate) struct Opened {
@@ -27,9 +27,9 @@ pub(crate) struct Opened {
 impl Opened {
     pub(crate) fn open(bytes: &[u8], trust: &TrustRoot) -> Result<Self, BundleError> {
         let entries = ustar::read(bytes)?;
-        let known = [COMPONENT, MANIFEST, SETTINGS, SNAPSHOT, TARGETS, TIMESTAMP];
-        if let Some(entry) = entries.keys().find(|name| !known.contains(&name.as_str()) && !name.starts_with(EVIDENCE))
-        {
+        let known = [INDEX, LAYOUT, MANIFEST, SETTINGS, SNAPSHOT, TARGETS, TIMESTAMP];
+        let free = |name: &str| name.starts_with(EVIDENCE) || name.starts_with(BLOBS);
+        if let Some(entry) = entries.keys().find(|name| !known.contains(&name.as_str()) && !free(name)) {
             return Err(BundleError::UnexpectedEntry { entry: entry.clone() });
         }
         if let Some(entry) = known.into_iter().find(|name| !entries.contains_key(*name)) {
@@ -52,7 +52,7 @@ impl Opened {
     }
 
     /// Checks that the metadata is for exactly these files, and that the files are what a plugin is made of.
-    pub(crate) fn bind(self) -> Result<Contents, BundleError> {
+    pub(crate) fn bind(self, trust: &TrustRoot) -> Result<Contents, BundleError> {
         let metadata = Metadata::<Targets>::from_slice(entry(&self.entries, TARGETS)?)
             .map_err(|source| BundleError::Tuf { file: TARGETS.to_owned(), source })?;
         let (targets, version, expires) =
@@ -71,7 +71,21 @@ impl Opened {
                 return Err(BundleError::AlteredEntry { entry });
             }
         }
-        for (file, expected) in signed_parts(version, expires, &files)? {
+        let manifest = entry(&files, MANIFEST)?;
+        let manifest = std::str::from_utf8(manifest).map_err(|_| malformed(MANIFEST, "it is not UTF-8"))?;
+        let manifest = Manifest::parse(manifest)?;
+        let component = oci::find_component(&files)?;
+        let layout = oci::layout(&manifest, entry(&files, &component)?)?;
+        // Both ways: nothing else, and nothing different.
+        if let Some((entry, _)) = layout.iter().find(|(name, body)| files.get(*name) != Some(*body)) {
+            return Err(BundleError::OciLayout { entry: entry.clone() });
+        }
+        if let Some(entry) = files.keys().find(|name| name.starts_with(BLOBS) && !layout.contains_key(*name)) {
+            return Err(BundleError::UnexpectedEntry { entry: entry.clone() });
+        }
+        let about = About::read(self.envelopes.get(TARGETS).map(|envelope| &envelope.signed), &component)?;
+        let custom = about.custom(&manifest)?;
+        for (file, expected) in signed_parts(version, expires, &files, (&component, &custom))? {
             if self.envelopes.get(file).is_none_or(|envelope| envelope.signed != expected) {
                 return Err(BundleError::MixAndMatch { file: file.to_owned() });
             }
@@ -79,15 +93,26 @@ impl Opened {
         if version == 0 {
             return Err(malformed(TARGETS, "versions start at 1"));
         }
-        check_component(entry(&files, COMPONENT)?)?;
-        let manifest = entry(&files, MANIFEST)?;
-        let manifest = std::str::from_utf8(manifest).map_err(|_| malformed(MANIFEST, "it is not UTF-8"))?;
-        let manifest = Manifest::parse(manifest)?;
         let settings = parse_strict(SETTINGS, entry(&files, SETTINGS)?, MAX_SETTINGS)?;
         if !settings.is_object() {
             return Err(malformed(SETTINGS, "it must be one JSON object, `{}` if there is nothing to set"));
         }
-        Ok(Contents { files, envelopes: self.envelopes, manifest, settings, version, expires })
+        let subject = Digest::of(entry(&files, &component)?);
+        let pinned = files.iter().filter(|(name, _)| name.starts_with(EVIDENCE));
+        let evidence = pinned.map(|(name, body)| Evidence::read(name, body, subject, trust));
+        let evidence = evidence.collect::<Result<_, _>>()?;
+        Ok(Contents {
+            envelopes: self.envelopes,
+            component_digest: subject,
+            files,
+            component,
+            manifest,
+            settings,
+            about,
+            evidence,
+            version,
+            expires,
+        })
     }
 }
 
@@ -96,7 +121,12 @@ pub(crate) struct Contents {
     /// Every file but the metadata.
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     pub(crate) envelopes: BTreeMap<&'static str, Envelope>,
+    /// The name of the blob that is the component.
+    pub(crate) component: String,
+    pub(crate) component_digest: Digest,
     pub(crate) manifest: Manifest,
+    pub(crate) about: About,
+    pub(crate) evidence: Vec<Evidence>,
     pub(crate) settings: Value,
     pub(crate) version: u64,
     pub(crate) expires: Timestamp,
@@ -106,6 +136,51 @@ impl Contents {
     /// The bundle file.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, BundleError> {
         pack(self.files.clone(), &self.envelopes)
+    }
+}
+
+/// What the signed metadata says about the component besides what its manifest does.
+#[derive(Debug, Clone)]
+pub(crate) struct About {
+    /// SHA-256 of the contract it was built against, as [`crate::contract_digest`].
+    pub(crate) contract: Digest,
+    /// The component that it is to take the place of.
+    pub(crate) replaces: Option<Digest>,
+}
+
+impl About {
+    /// From the `custom` field of the target `component`.
+    fn read(targets: Option<&Value>, component: &str) -> Result<Self, BundleError> {
+        let custom = targets.and_then(|part| part.get("targets")?.get(component)?.get("custom"));
+        let digest = |name: &str| {
+            custom.and_then(|custom| custom.get(name)).map(|value| {
+                let digest = value.as_str().and_then(|text| text.parse().ok());
+                digest.ok_or_else(|| malformed(TARGETS, format!("`{name}` is not `sha256:` and 64 hexadecimal digits")))
+            })
+        };
+        let contract =
+            digest("wit").ok_or_else(|| malformed(TARGETS, "the component has no `custom` with `wit`"))??;
+        Ok(Self { contract, replaces: digest("replaces").transpose()? })
+    }
+
+    /// The `custom` field (TUF 1.0.34 section 4.5): what an approver's eye needs, readable by any TUF tool.
+    pub(crate) fn custom(&self, manifest: &Manifest) -> Result<Value, BundleError> {
+        let limits = serde_json::to_value(manifest.limits).map_err(|error| malformed(TARGETS, error.to_string()))?;
+        let mut custom = json!({
+            "ask-policy": manifest.ask_policy,
+            "capabilities": manifest.capabilities,
+            "keys": manifest.keys,
+            "kind": "component",
+            "limits": limits,
+            "name": manifest.name.as_str(),
+            "version": manifest.version,
+            "wit": self.contract.to_string(),
+            "world": manifest.world.target(),
+        });
+        if let Some(replaces) = self.replaces {
+            custom["replaces"] = json!(replaces.to_string());
+        }
+        Ok(custom)
     }
 }
 
@@ -123,20 +198,6 @@ pub(crate) fn pack(
 pub(crate) fn entry<'a>(entries: &'a BTreeMap<String, Vec<u8>>, name: &str) -> Result<&'a [u8], BundleError> {
     let entry = entries.get(name).map(Vec::as_slice);
     entry.ok_or_else(|| BundleError::MissingEntry { entry: name.to_owned() })
-}
-
-/// The preamble of a component binary: magic, version 13, layer 1 (component-model `Binary.md`, "Component Definitions").
-fn check_component(bytes: &[u8]) -> Result<(), BundleError> {
-    let reason = match bytes.first_chunk::<8>() {
-        Some(b"\0asm\x0d\0\x01\0") => return Ok(()),
-        // What `wasmtime compile` makes: native code, which would escape every limit.
-        Some([0x7f, b'E', b'L', b'F', ..]) => "native code (an ELF image, as an ahead-of-time compiler makes)",
-        Some(b"\0asm\x01\0\0\0") => "a core module; make a component of it first",
-        Some([0, b'a', b's', b'm', ..]) => "WebAssembly of another version or layer",
-        Some(_) => "not WebAssembly at all",
-        None => "shorter than the eight bytes a component starts with",
-    };
-    Err(BundleError::NotAComponent { reason })
 }
 
 const MAX_SETTINGS: usize = 1 << 20;

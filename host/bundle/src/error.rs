@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use casemate_attest::{AttestError, SignerError};
 use jiff::Timestamp;
 
 /// Why a bundle, a trust root or an approver's key was refused. One variant per defect, so that an operator and a test
@@ -9,6 +10,9 @@ use jiff::Timestamp;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BundleError {
+    /// A key, an envelope or a statement was refused.
+    #[error(transparent)]
+    Attest(#[from] AttestError),
     /// The bytes of a listed file are not the ones that were signed for.
     #[error(
         "`{entry}` is not the file the metadata was signed for: its length or SHA-256 differs; import the bundle again"
@@ -104,6 +108,14 @@ pub enum BundleError {
         /// The cap in bytes.
         max: u64,
     },
+    /// A file of evidence that is none, or is about something else.
+    #[error("`{entry}` is no evidence for this bundle: {why}")]
+    Evidence {
+        /// The file.
+        entry: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The metadata is past its date.
     #[error("the {role} metadata expired at {expires}; have it re-issued and signed again")]
     Expired {
@@ -130,6 +142,12 @@ pub enum BundleError {
         /// The cause.
         #[source]
         source: std::io::Error,
+    },
+    /// The key file needs a passphrase.
+    #[error("the approver key `{}` is encrypted; give its passphrase", path.display())]
+    KeyFileEncrypted {
+        /// The file.
+        path: PathBuf,
     },
     /// Other users of the machine can read the secret key.
     #[error("the approver key `{}` can be read by others (mode {mode:o}); set its mode to 600", path.display())]
@@ -212,16 +230,14 @@ pub enum BundleError {
         entry: String,
     },
     /// The code is not a WebAssembly component.
-    #[error("component.wasm is not a WebAssembly component: it is {reason}")]
+    #[error("the component is not a WebAssembly component: it is {reason}")]
     NotAComponent {
         /// What it is instead.
         reason: &'static str,
     },
     /// The key belongs to nobody the site's root names.
-    #[error("`{name}` is not an approver of this site: key {key_id} is not in the trust root")]
+    #[error("the signer is not an approver of this site: key {key_id} is not in the trust root")]
     NotAnApprover {
-        /// The name in the key.
-        name: String,
         /// Its key id.
         key_id: String,
     },
@@ -238,6 +254,12 @@ pub enum BundleError {
         /// The threshold.
         needed: usize,
     },
+    /// The OCI image layout is not the one of component and manifest.
+    #[error("`{entry}` is not what the OCI layout of this component and manifest holds: build the bundle again")]
+    OciLayout {
+        /// The file.
+        entry: String,
+    },
     /// A PAX extended header.
     #[error("the header at byte {offset} is a PAX extension: only plain USTAR files are allowed")]
     PaxHeader {
@@ -249,6 +271,16 @@ pub enum BundleError {
     Root {
         /// What is wrong.
         why: String,
+    },
+    /// A root that is not the next one.
+    #[error(
+        "the root offered has version {offered}, and this site's is {pinned}: roots are taken one after the other, never an older one"
+    )]
+    RootVersion {
+        /// Its version.
+        offered: u64,
+        /// The version of the pinned root.
+        pinned: u64,
     },
     /// The bundle is larger than 64 MiB or has more than 1,024 entries.
     #[error("the bundle is too large: at most 64 MiB and 1,024 entries are read")]
@@ -275,7 +307,9 @@ pub enum BundleError {
         source: sigstore_tuf::Error,
     },
     /// A file that a bundle cannot have.
-    #[error("a bundle cannot hold `{entry}`: the only free names are below `evidence/`")]
+    #[error(
+        "a bundle cannot hold `{entry}`: there are manifest, settings, one OCI layout and what is below `evidence/`"
+    )]
     UnexpectedEntry {
         /// The file.
         entry: String,
@@ -302,6 +336,9 @@ pub enum BundleError {
         /// The entry.
         entry: String,
     },
+    /// The holder of a key, for instance a token, did not sign.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
     /// A header of a type other than a plain file: directory, device, fifo or unknown.
     #[error("the header at byte {offset} has type `{kind}`: only plain files are allowed")]
     UnsupportedEntryType {
@@ -310,6 +347,15 @@ pub enum BundleError {
         /// The type flag.
         kind: String,
     },
+    /// A passphrase that can be guessed.
+    #[error("the passphrase has fewer than {min} characters; take a longer one, for instance six random words")]
+    WeakPassphrase {
+        /// The least.
+        min: usize,
+    },
+    /// A key file does not open under the passphrase.
+    #[error("the passphrase is wrong, or the key file is damaged")]
+    WrongPassphrase,
     /// A size field that is not eleven octal digits.
     #[error("the header at byte {offset} has a size that is not eleven octal digits")]
     WrongSize {

@@ -8,12 +8,12 @@ use sigstore_tuf::canonical_json::to_canonical_bytes;
 
 use crate::BundleError;
 
-/// Parses `bytes`, which must be the canonical form (OLPC canonical JSON, TUF 1.0.34 section 4.2) of their own value.
+/// Parses `bytes`, which must be what [`spelled`] makes of their own value.
 ///
 /// One spelling per value, so no two parsers can disagree and no byte outside the signatures' cover can change unseen.
 pub(crate) fn parse_canonical(file: &str, bytes: &[u8], max: usize) -> Result<Value, BundleError> {
     let value = parse_strict(file, bytes, max)?;
-    if canonical(file, &value)? == bytes { Ok(value) } else { Err(malformed(file, "it is not in canonical form")) }
+    if spelled(file, &value)? == bytes { Ok(value) } else { Err(malformed(file, "it is not in canonical form")) }
 }
 
 /// Parses `bytes` and refuses duplicate keys, of which different parsers take different ones.
@@ -30,6 +30,20 @@ pub(crate) fn parse_strict(file: &str, bytes: &[u8], max: usize) -> Result<Value
 /// The canonical bytes of `value`.
 pub(crate) fn canonical(file: &str, value: &Value) -> Result<Vec<u8>, BundleError> {
     to_canonical_bytes(value).map_err(|error| malformed(file, error.to_string()))
+}
+
+/// The one spelling of `value` in a file: its canonical bytes (OLPC canonical JSON, TUF 1.0.34 section 4.2), with control characters
+/// escaped. The canonical form has them raw, for instance in a PEM key, and is then no JSON (RFC 8259 section 7).
+pub(crate) fn spelled(file: &str, value: &Value) -> Result<Vec<u8>, BundleError> {
+    let mut out = Vec::new();
+    for byte in canonical(file, value)? {
+        match byte {
+            b'\n' => out.extend(b"\\n"),
+            0..0x20 => out.extend(format!("\\u{byte:04x}").bytes()),
+            other => out.push(other),
+        }
+    }
+    Ok(out)
 }
 
 pub(crate) fn malformed(file: &str, why: impl Into<String>) -> BundleError {

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! NAME.casemate          strict USTAR (module `ustar`), bytes a pure function of the inputs
-//!   component.wasm       a WebAssembly component, never native code
-//!   evidence/*           optional: whatever the approvers want pinned beside it
+//!   blobs/sha256/*       the component (WebAssembly, never native code), its OCI config and manifest
+//!   evidence/*.dsse.json optional: in-toto statements about the component (module `evidence`)
+//!   index.json           with oci-layout: an OCI image layout (module `oci`)
 //!   manifest.toml        the whole authority of the plugin on one screen (`Manifest`)
+//!   oci-layout
 //!   settings.json        one JSON object
 //!   tuf/snapshot.json    TUF 1.0 metadata: two approvers sign each of the three files
 //!   tuf/targets.json
@@ -22,16 +24,24 @@
 
 mod approver;
 mod contents;
+mod difference;
 mod error;
+mod evidence;
 mod json;
 mod lifecycle;
 mod manifest;
 mod metadata;
+mod oci;
 mod root;
+mod sealed;
 pub mod ustar;
 
-pub use approver::{ApproverKey, ApproverPublic};
+pub use approver::{ApproverKey, ApproverPublic, key_id};
+pub use casemate_attest::{PublicKey, Signer};
+pub use difference::{Difference, dependencies};
 pub use error::BundleError;
-pub use lifecycle::{BuildInput, Inspection, VerifiedBundle, build, build_with_evidence, inspect, sign, verify};
-pub use manifest::{Capability, Limits, Manifest, World};
+pub use evidence::{CYCLONEDX, Evidence, PROVENANCE};
+pub use lifecycle::{Additions, BuildInput, Inspection, VerifiedBundle, build, build_with, inspect, sign, verify};
+pub use manifest::{Capability, Limits, Manifest, World, contract_digest};
+pub use oci::component_of;
 pub use root::{THRESHOLD, TrustRoot};

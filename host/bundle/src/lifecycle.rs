@@ -1,14 +1,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use casemate_attest::Signer;
 use casemate_types::Digest;
 use jiff::Timestamp;
 use serde_json::Value;
 use sigstore_tuf::TrustedMetadataSet;
 
-use crate::contents::{COMPONENT, Contents, EVIDENCE, MANIFEST, Opened, SETTINGS, entry, pack};
+use crate::approver::key_id;
+use crate::contents::{About, Contents, MANIFEST, Opened, SETTINGS, entry, pack};
+use crate::evidence::{EVIDENCE, Evidence};
 use crate::metadata::{Envelope, SNAPSHOT, TARGETS, TIMESTAMP, signed_parts};
-use crate::{ApproverKey, BundleError, Manifest, THRESHOLD, TrustRoot, ustar};
+use crate::{BundleError, Manifest, THRESHOLD, TrustRoot, ustar};
+use crate::{contract_digest, oci};
 
 /// What a bundle is made of.
 #[derive(Debug, Clone, Copy)]
@@ -29,24 +33,34 @@ pub struct BuildInput<'a> {
 ///
 /// Errors: everything [`inspect`] would refuse, so that no one is asked to sign what no site would take.
 pub fn build(trust: &TrustRoot, input: BuildInput<'_>) -> Result<Vec<u8>, BundleError> {
-    build_with_evidence(trust, input, &BTreeMap::new())
+    build_with(trust, input, &Additions::default())
 }
 
-/// As [`build`], with further files pinned under `evidence/` (the keys are full names, for instance `evidence/replay.json`).
-pub fn build_with_evidence(
-    trust: &TrustRoot,
-    input: BuildInput<'_>,
-    evidence: &BTreeMap<String, Vec<u8>>,
-) -> Result<Vec<u8>, BundleError> {
+/// What a bundle can hold besides.
+#[derive(Debug, Clone, Default)]
+pub struct Additions {
+    /// DSSE envelopes of in-toto statements about the component, by full names, for instance `evidence/replay.dsse.json`.
+    pub evidence: BTreeMap<String, Vec<u8>>,
+    /// The component that it is to take the place of; said in the signed metadata.
+    pub replaces: Option<Digest>,
+}
+
+/// As [`build`], with evidence and the component it replaces.
+pub fn build_with(trust: &TrustRoot, input: BuildInput<'_>, additions: &Additions) -> Result<Vec<u8>, BundleError> {
+    let evidence = &additions.evidence;
     if let Some(name) = evidence.keys().find(|name| !name.starts_with(EVIDENCE)) {
         return Err(BundleError::UnexpectedEntry { entry: name.clone() });
     }
+    let manifest = Manifest::parse(input.manifest_toml)?;
+    let component = oci::blob(Digest::of(input.component));
+    let about = About { contract: contract_digest(), replaces: additions.replaces };
+    let custom = about.custom(&manifest)?;
     let mut files = evidence.clone();
-    files.insert(COMPONENT.to_owned(), input.component.to_vec());
+    files.extend(oci::layout(&manifest, input.component)?);
     files.insert(MANIFEST.to_owned(), input.manifest_toml.as_bytes().to_vec());
     files.insert(SETTINGS.to_owned(), input.settings_json.to_vec());
     let mut envelopes = BTreeMap::new();
-    for (file, signed) in signed_parts(input.version, input.expires, &files)? {
+    for (file, signed) in signed_parts(input.version, input.expires, &files, (&component, &custom))? {
         envelopes.insert(file, Envelope::unsigned(file, signed)?);
     }
     let draft = pack(files, &envelopes)?;
@@ -57,12 +71,12 @@ pub fn build_with_evidence(
 /// Adds the signatures of `key`, or replaces the ones it made before.
 ///
 /// Errors: [`BundleError::NotAnApprover`], and everything [`inspect`] refuses: nobody signs contents that do not match.
-pub fn sign(bundle: &[u8], key: &ApproverKey, trust: &TrustRoot) -> Result<Vec<u8>, BundleError> {
-    let key_id = key.public().key_id()?;
-    if trust.by_key_id().get(&key_id) != Some(key.public()) {
-        return Err(BundleError::NotAnApprover { name: key.public().name.clone(), key_id });
+pub fn sign(bundle: &[u8], key: &(impl Signer + ?Sized), trust: &TrustRoot) -> Result<Vec<u8>, BundleError> {
+    let key_id = key_id(key.public_key())?;
+    if trust.by_key_id().get(&key_id).is_none_or(|approver| approver.key != *key.public_key()) {
+        return Err(BundleError::NotAnApprover { key_id });
     }
-    let mut contents = Opened::open(bundle, trust)?.bind()?;
+    let mut contents = Opened::open(bundle, trust)?.bind(trust)?;
     for envelope in contents.envelopes.values_mut() {
         envelope.sign(key)?;
     }
@@ -77,6 +91,16 @@ pub struct Inspection {
     pub manifest: Manifest,
     /// The digest of the component.
     pub component_digest: Digest,
+    /// The component's length in bytes.
+    pub component_bytes: u64,
+    /// The contract it was built against, as [`contract_digest`].
+    pub contract: Digest,
+    /// The component that it is to take the place of, if it says so.
+    pub replaces: Option<Digest>,
+    /// The settings: a JSON object.
+    pub settings: Value,
+    /// The evidence, sorted by name.
+    pub evidence: Vec<Evidence>,
     /// The digest of the settings.
     pub settings_digest: Digest,
     /// The digest of the whole file; every further signature changes it.
@@ -99,9 +123,12 @@ pub fn inspect(bundle: &[u8], trust: &TrustRoot) -> Result<Inspection, BundleErr
     let opened = Opened::open(bundle, trust)?;
     let signers = opened.complete_signers();
     let entries = opened.entries.iter().map(|(name, body)| (name.clone(), body.len() as u64)).collect();
-    let contents = opened.bind()?;
+    let contents = opened.bind(trust)?;
     Ok(Inspection {
-        component_digest: Digest::of(entry(&contents.files, COMPONENT)?),
+        component_digest: contents.component_digest,
+        component_bytes: entry(&contents.files, &contents.component)?.len() as u64,
+        contract: contents.about.contract,
+        replaces: contents.about.replaces,
         settings_digest: Digest::of(entry(&contents.files, SETTINGS)?),
         bundle_digest: Digest::of(bundle),
         version: contents.version,
@@ -109,6 +136,8 @@ pub fn inspect(bundle: &[u8], trust: &TrustRoot) -> Result<Inspection, BundleErr
         missing_signatures: THRESHOLD.saturating_sub(signers.len()),
         signers: signers.into_iter().collect(),
         entries,
+        settings: contents.settings,
+        evidence: contents.evidence,
         manifest: contents.manifest,
     })
 }
@@ -116,7 +145,6 @@ pub fn inspect(bundle: &[u8], trust: &TrustRoot) -> Result<Inspection, BundleErr
 /// A bundle that two approvers of this site have signed and that is in date. Only [`verify`] makes one.
 pub struct VerifiedBundle {
     contents: Contents,
-    component_digest: Digest,
     bundle_digest: Digest,
     signers: Vec<String>,
 }
@@ -129,12 +157,12 @@ impl VerifiedBundle {
 
     /// The component binary.
     pub fn component(&self) -> &[u8] {
-        self.file(COMPONENT)
+        self.file(&self.contents.component)
     }
 
     /// The digest of the component binary.
     pub fn component_digest(&self) -> Digest {
-        self.component_digest
+        self.contents.component_digest
     }
 
     /// The settings: a JSON object.
@@ -167,6 +195,21 @@ impl VerifiedBundle {
         &self.signers
     }
 
+    /// The contract it was built against, as [`contract_digest`].
+    pub fn contract(&self) -> Digest {
+        self.contents.about.contract
+    }
+
+    /// The component that it is to take the place of, if it says so.
+    pub fn replaces(&self) -> Option<Digest> {
+        self.contents.about.replaces
+    }
+
+    /// The evidence, read and checked, sorted by name.
+    pub fn statements(&self) -> &[Evidence] {
+        &self.contents.evidence
+    }
+
     /// The files below `evidence/`.
     pub fn evidence(&self) -> impl Iterator<Item = (&str, &[u8])> {
         let files = self.contents.files.iter().map(|(name, body)| (name.as_str(), body.as_slice()));
@@ -195,13 +238,8 @@ pub fn verify(bundle: &[u8], trust: &TrustRoot, now: Timestamp) -> Result<Verifi
     let signers = opened.complete_signers();
     require_threshold(&opened.signers, signers.len())?;
     run_tuf(&opened.entries, trust, now)?;
-    let contents = opened.bind()?;
-    Ok(VerifiedBundle {
-        component_digest: Digest::of(entry(&contents.files, COMPONENT)?),
-        bundle_digest: Digest::of(bundle),
-        signers: signers.into_iter().collect(),
-        contents,
-    })
+    let contents = opened.bind(trust)?;
+    Ok(VerifiedBundle { bundle_digest: Digest::of(bundle), signers: signers.into_iter().collect(), contents })
 }
 
 /// The same two people must have signed all three files: a bundle is approved as a whole.

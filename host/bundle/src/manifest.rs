@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use casemate_types::{Phase, PluginName};
+use casemate_types::{Digest, Phase, PluginName};
 use serde::{Deserialize, Serialize};
 
 use crate::BundleError;
@@ -129,6 +129,11 @@ impl World {
         }
     }
 
+    /// The world with its package, as components name it.
+    pub fn target(self) -> String {
+        format!("casemate:plugin/{self}@0.1.0")
+    }
+
     /// Whether the world of the contract (`wit/worlds.wit`) imports the capability at all.
     pub fn offers(self, capability: Capability) -> bool {
         match capability {
@@ -144,6 +149,21 @@ impl fmt::Display for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// Names the contract with plugins, `wit/`, of this program: SHA-256 over its files in alphabetical order without comments, each run of
+/// white space as one space.
+///
+/// A bundle says against which contract its component was built. Whether it fits is decided by its types, when it is loaded.
+pub fn contract_digest() -> Digest {
+    let files = [
+        include_str!("../../../wit/capabilities.wit"),
+        include_str!("../../../wit/types.wit"),
+        include_str!("../../../wit/worlds.wit"),
+    ];
+    let lines = files.iter().flat_map(|file| file.lines()).map(|line| line.split("//").next().unwrap_or_default());
+    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+    Digest::of(words.join(" ").as_bytes())
 }
 
 macro_rules! capabilities {

@@ -9,12 +9,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use casemate_attest::Signer;
 use casemate_types::Digest;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::json::{canonical, malformed, parse_canonical};
-use crate::{ApproverKey, ApproverPublic, BundleError};
+use crate::approver::key_id;
+use crate::json::{canonical, malformed, parse_canonical, spelled};
+use crate::{ApproverPublic, BundleError};
 
 pub(crate) const SNAPSHOT: &str = "tuf/snapshot.json";
 pub(crate) const TARGETS: &str = "tuf/targets.json";
@@ -24,11 +26,12 @@ pub(crate) const SPEC: &str = "1.0.34";
 /// The largest metadata file, in bytes.
 pub(crate) const MAX_METADATA: usize = 512 << 10;
 
-/// The signed parts for a bundle of `files`, by the file they go to.
+/// The signed parts for a bundle of `files`, by the file they go to. `custom` is said about the target of that name.
 pub(crate) fn signed_parts(
     version: u64,
     expires: Timestamp,
     files: &BTreeMap<String, Vec<u8>>,
+    custom: (&str, &Value),
 ) -> Result<[(&'static str, Value); 3], BundleError> {
     let expires = whole_seconds(expires)?;
     let part = |role: &str, content: (&str, Value)| {
@@ -47,7 +50,10 @@ pub(crate) fn signed_parts(
     let list: Map<String, Value> = files
         .iter()
         .map(|(name, body)| {
-            let entry = json!({"hashes": {"sha256": Digest::of(body).hex()}, "length": body.len()});
+            let mut entry = json!({"hashes": {"sha256": Digest::of(body).hex()}, "length": body.len()});
+            if name == custom.0 {
+                entry["custom"] = custom.1.clone();
+            }
             (name.clone(), entry)
         })
         .collect();
@@ -108,10 +114,11 @@ impl Envelope {
     }
 
     /// Adds the signature of `key`, or replaces the one it made before.
-    pub(crate) fn sign(&mut self, key: &ApproverKey) -> Result<(), BundleError> {
-        let key_id = key.public().key_id()?;
+    pub(crate) fn sign(&mut self, signer: &(impl Signer + ?Sized)) -> Result<(), BundleError> {
+        let key_id = key_id(signer.public_key())?;
+        let signature = signer.sign(&self.canonical)?;
         self.signatures.retain(|(other, _)| *other != key_id);
-        self.signatures.push((key_id, key.sign(&self.canonical)));
+        self.signatures.push((key_id, hex::encode(signature)));
         self.signatures.sort();
         Ok(())
     }
@@ -119,6 +126,16 @@ impl Envelope {
     /// The names of those who have signed. Every signature must be good: one that is not is an attack or an accident, and
     /// either way nothing to skip.
     pub(crate) fn signers(
+        &self,
+        file: &str,
+        approvers: &BTreeMap<String, ApproverPublic>,
+    ) -> Result<BTreeSet<String>, BundleError> {
+        let keys = self.signing_keys(file, approvers)?;
+        Ok(keys.iter().filter_map(|key_id| approvers.get(key_id)).map(|approver| approver.name.clone()).collect())
+    }
+
+    /// The key ids of those who have signed; as [`Envelope::signers`]. One key has one id, because ids are digests of keys.
+    pub(crate) fn signing_keys(
         &self,
         file: &str,
         approvers: &BTreeMap<String, ApproverPublic>,
@@ -132,22 +149,34 @@ impl Envelope {
                 });
             };
             let (file, name) = (file.to_owned(), approver.name.clone());
-            if !approver.verifies(&self.canonical, sig) {
+            if !verifies(approver, &self.canonical, sig) {
                 return Err(BundleError::BadSignature { file, approver: name });
             }
-            if !signers.insert(name.clone()) {
+            if !signers.insert(key_id.clone()) {
                 return Err(BundleError::DuplicateSignature { file, approver: name });
             }
         }
         Ok(signers)
     }
 
+    /// Drops the signatures of other key ids.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.signatures.retain(|(key_id, _)| keep(key_id));
+    }
+
     /// The file.
     pub(crate) fn to_bytes(&self, file: &str) -> Result<Vec<u8>, BundleError> {
         let signatures: Vec<Value> =
             self.signatures.iter().map(|(key_id, sig)| json!({"keyid": key_id, "sig": sig})).collect();
-        canonical(file, &json!({"signatures": signatures, "signed": self.signed}))
+        spelled(file, &json!({"signatures": signatures, "signed": self.signed}))
     }
+}
+
+/// Whether `signature`, lower-case hexadecimal digits, is this approver's over `message`.
+fn verifies(approver: &ApproverPublic, message: &[u8], signature: &str) -> bool {
+    // Lower case only: one spelling per signature.
+    !signature.bytes().any(|b| b.is_ascii_uppercase())
+        && hex::decode(signature).is_ok_and(|raw| approver.key.verifies(message, &raw))
 }
 
 /// The field that pins the canonical signed part of another file by SHA-256.

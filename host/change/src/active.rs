@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use casemate_bundle::VerifiedBundle;
 use casemate_types::{Digest, Generation, PluginName};
@@ -18,6 +18,9 @@ pub struct ActiveSet {
     pub floors: BTreeMap<PluginName, u64>,
     /// The last bundle of each plugin that is not active now: the only one of its version that may come back.
     pub retired: BTreeMap<PluginName, ActiveEntry>,
+    /// Plugins that two people took back to a bundle of a lower version than their floor.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub rolled_back: BTreeSet<PluginName>,
 }
 
 /// One active bundle.
@@ -50,13 +53,45 @@ impl ActiveSet {
         next.step()
     }
 
+    /// The set after `name` goes back to a bundle that was active before. The floor stays where it is.
+    ///
+    /// Errors: [`ChangeError::NotActive`], [`ChangeError::GenerationsExhausted`].
+    pub fn back_to(&self, name: &PluginName, version: u64, bundle: Digest) -> Result<Self, ChangeError> {
+        let mut next = self.clone();
+        if next.entries.insert(name.clone(), ActiveEntry::new(version, bundle)).is_none() {
+            return Err(ChangeError::NotActive { name: name.clone() });
+        }
+        // Going forward again, up to the floor, is the same step.
+        match self.floors.get(name) {
+            Some(floor) if version < *floor => next.rolled_back.insert(name.clone()),
+            _ => next.rolled_back.remove(name),
+        };
+        next.step()
+    }
+
+    /// Takes over what the log says was done, in its order.
+    pub(crate) fn put(&mut self, name: &PluginName, entry: ActiveEntry, generation: Generation) {
+        let floor = self.floors.entry(name.clone()).or_default();
+        *floor = entry.version.max(*floor);
+        if entry.version < *floor {
+            self.rolled_back.insert(name.clone());
+        } else {
+            self.rolled_back.remove(name);
+        }
+        self.retired.remove(name);
+        self.entries.insert(name.clone(), entry);
+        self.generation = self.generation.max(generation);
+    }
+
     /// Checks what no writer of ours would have written; says what is wrong.
     pub(crate) fn check(&self) -> Result<(), String> {
         for (name, entry) in self.entries.iter().chain(&self.retired) {
             if *entry != ActiveEntry::new(entry.version, entry.bundle_digest) {
                 return Err(format!("`{name}` is kept under a name that is not its digest"));
             }
-            if self.floors.get(name) != Some(&entry.version) {
+            let floor = self.floors.get(name).copied().unwrap_or_default();
+            let fits = if self.rolled_back.contains(name) { entry.version < floor } else { entry.version == floor };
+            if !fits {
                 return Err(format!("`{name}` is at version {}, which is not its floor", entry.version));
             }
         }
@@ -81,6 +116,7 @@ impl ActiveSet {
         let mut next = self.clone();
         next.floors.insert(name.clone(), entry.version);
         next.retired.remove(name);
+        next.rolled_back.remove(name);
         next.entries.insert(name.clone(), entry);
         next.step()
     }
@@ -92,7 +128,7 @@ impl ActiveSet {
 }
 
 impl ActiveEntry {
-    fn new(version: u64, bundle_digest: Digest) -> Self {
+    pub(crate) fn new(version: u64, bundle_digest: Digest) -> Self {
         Self { version, bundle_digest, file: format!("bundles/{}.casemate", bundle_digest.hex()) }
     }
 }
@@ -138,6 +174,25 @@ mod tests {
         let back = set.with_entry(&name(), entry(3, "a")).unwrap();
         assert_eq!((back.generation, back.retired.len()), (Generation(3), 0));
         back.check().unwrap();
+    }
+
+    #[test]
+    fn going_back_is_a_generation_and_leaves_the_floor() {
+        let (old, new) = (entry(1, "a"), entry(2, "b"));
+        let set = ActiveSet::default().with_entry(&name(), old.clone()).unwrap();
+        let set = set.with_entry(&name(), new.clone()).unwrap();
+        let back = set.back_to(&name(), 1, old.bundle_digest).unwrap();
+        assert_eq!((back.generation, back.floors[&name()]), (Generation(3), 2));
+        back.check().unwrap();
+        // Whoever edits the file cannot go back without the mark, nor keep it.
+        let mut unmarked = back.clone();
+        unmarked.rolled_back.clear();
+        assert!(unmarked.check().is_err());
+        let forward = back.back_to(&name(), 2, new.bundle_digest).unwrap();
+        assert_eq!((forward.generation, forward.rolled_back.len()), (Generation(4), 0));
+        forward.check().unwrap();
+        assert!(matches!(back.with_entry(&name(), entry(1, "c")), Err(ChangeError::Rollback { .. })));
+        assert!(back.with_entry(&name(), entry(3, "c")).unwrap().check().is_ok());
     }
 
     #[test]

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use casemate_bundle::BundleError;
 use casemate_types::{Digest, PluginName};
+use jiff::Timestamp;
 
 /// Why a change was refused, or why the site's state cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -107,5 +108,95 @@ pub enum ChangeError {
     TooLarge {
         /// The file.
         path: PathBuf,
+    },
+}
+
+/// Why an order of custodians was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OrderError {
+    /// A signature that is not of a key of the root, or not over this order.
+    #[error(
+        "a signature of key {key_id} does not hold: the order was altered, or its signer is not in the site's root of trust"
+    )]
+    BadSignature {
+        /// The key it claims.
+        key_id: String,
+    },
+    /// The order lapsed.
+    #[error("the order expired at {at}; give a new one")]
+    Expired {
+        /// When.
+        at: Timestamp,
+    },
+    /// The signing key cannot be used.
+    #[error("the signing key cannot be used: {0}")]
+    Key(#[source] BundleError),
+    /// No order, or one of another format.
+    #[error("the file is no order: {0}")]
+    Malformed(String),
+    /// A bundle that was never active at this site.
+    #[error("{bundle} was never active here as `{name}`; only what was active before can come back")]
+    NeverActive {
+        /// The plugin.
+        name: PluginName,
+        /// The bundle.
+        bundle: Digest,
+    },
+    /// The stop it would lift is not in force.
+    #[error(
+        "`{scope}` is not stopped by {stop}; see `casemate change status`, and sign an order about the stop in force"
+    )]
+    NotStopped {
+        /// What.
+        scope: String,
+        /// The stop it names.
+        stop: Digest,
+    },
+    /// An order of another site.
+    #[error("the order is for the site `{site}` or for another root of trust, and not for this one")]
+    OtherSite {
+        /// The site it names.
+        site: String,
+    },
+    /// No reason, or too long a one.
+    #[error("an order needs a reason: one line of at most 200 characters")]
+    Reason,
+    /// It was carried out before.
+    #[error("the order was carried out before; give a new one")]
+    Replayed,
+    /// The bundle is revoked.
+    #[error("{bundle} is revoked for ever; sign a new version")]
+    Revoked {
+        /// The bundle.
+        bundle: Digest,
+    },
+    /// The root of trust is out of date.
+    #[error("the site's root of trust expired at {at}; no order holds under it")]
+    RootExpired {
+        /// When.
+        at: Timestamp,
+    },
+    /// Two signatures of one person.
+    #[error("{name} has signed it already; another person has to")]
+    SamePerson {
+        /// Who.
+        name: String,
+    },
+    /// Something else is active than the signers saw.
+    #[error(
+        "`{name}` is no longer the bundle that the order was signed for; look at `casemate change status` and sign anew"
+    )]
+    Stale {
+        /// The plugin.
+        name: PluginName,
+    },
+    /// Too few people signed.
+    #[error("{found} of {needed} people have signed; `casemate change sign ORDER --key KEY`")]
+    TooFew {
+        /// How many did.
+        found: usize,
+        /// How many must.
+        needed: usize,
     },
 }

@@ -9,7 +9,7 @@ use casemate_types::{Digest, Generation, PluginName};
 use jiff::Timestamp;
 
 use crate::received::read_capped;
-use crate::{ActiveSet, ChangeError};
+use crate::{ActiveEntry, ActiveSet, ChangeError};
 
 /// The site's bundles on disk: `active.json`, `bundles/<hex digest>.casemate`, and `lock` while something changes.
 ///
@@ -79,6 +79,41 @@ impl SiteStore {
         self.commit(next)
     }
 
+    /// Takes the plugin `name` back to a bundle that was active before and that two people ordered. Returns the new generation.
+    ///
+    /// Errors: [`ChangeError::NotActive`], [`ChangeError::Locked`].
+    pub fn roll_back(&mut self, name: &PluginName, version: u64, bundle: Digest) -> Result<Generation, ChangeError> {
+        let _lock = lock(&self.dir)?;
+        let next = self.current()?.back_to(name, version, bundle)?;
+        self.commit(next)
+    }
+
+    /// Writes the state anew from what the audit log says, where it is gone.
+    pub fn restore(dir: impl Into<PathBuf>, active: &ActiveSet) -> Result<(), ChangeError> {
+        let store = Self { dir: dir.into(), active: active.clone() };
+        let _lock = lock(&store.dir)?;
+        store.write_state(active)
+    }
+
+    /// Whether the state is there.
+    pub fn has_state(dir: &Path) -> bool {
+        dir.join(STATE).exists()
+    }
+
+    /// One stored bundle, verified again from the root on.
+    ///
+    /// Errors: as [`SiteStore::load_all`].
+    pub fn load_one(
+        &self,
+        name: &PluginName,
+        version: u64,
+        bundle: Digest,
+        trust: &TrustRoot,
+        now: Timestamp,
+    ) -> Result<VerifiedBundle, ChangeError> {
+        self.read_entry(name, &ActiveEntry::new(version, bundle), trust, now)
+    }
+
     /// Takes the plugin `name` out. Its version floor stays. Returns the new generation.
     pub fn deactivate(&mut self, name: &PluginName) -> Result<Generation, ChangeError> {
         let _lock = lock(&self.dir)?;
@@ -91,28 +126,34 @@ impl SiteStore {
     /// Errors: the first bundle that is missing, altered or no longer verifies, by name. All or nothing: a site does not run
     /// with some of its policies.
     pub fn load_all(&self, trust: &TrustRoot, now: Timestamp) -> Result<Vec<VerifiedBundle>, ChangeError> {
-        let mut bundles = Vec::new();
-        for (name, entry) in &self.active.entries {
-            let altered = || ChangeError::BundleAltered { name: name.clone(), file: entry.file.clone() };
-            let path = self.dir.join(&entry.file);
-            let file = File::open(&path).map_err(|source| match source.kind() {
-                ErrorKind::NotFound => ChangeError::BundleMissing { name: name.clone(), file: entry.file.clone() },
-                _ => io("open the bundle", &path, source),
-            })?;
-            let raw = read_capped(file).map_err(|source| io("read the bundle", &path, source))?.ok_or_else(altered)?;
-            if Digest::of(&raw) != entry.bundle_digest {
-                return Err(altered());
-            }
-            let bundle =
-                verify(&raw, trust, now).map_err(|source| ChangeError::BundleRefused { name: name.clone(), source })?;
-            // The state file is not signed: it cannot make one bundle pass for another, or for another version.
-            if bundle.manifest().name != *name || bundle.version() != entry.version {
-                let why = format!("it says `{name}` version {}, the bundle says otherwise", entry.version);
-                return Err(ChangeError::StateDamaged { path: self.dir.join(STATE), why });
-            }
-            bundles.push(bundle);
+        self.active.entries.iter().map(|(name, entry)| self.read_entry(name, entry, trust, now)).collect()
+    }
+
+    fn read_entry(
+        &self,
+        name: &PluginName,
+        entry: &ActiveEntry,
+        trust: &TrustRoot,
+        now: Timestamp,
+    ) -> Result<VerifiedBundle, ChangeError> {
+        let altered = || ChangeError::BundleAltered { name: name.clone(), file: entry.file.clone() };
+        let path = self.dir.join(&entry.file);
+        let file = File::open(&path).map_err(|source| match source.kind() {
+            ErrorKind::NotFound => ChangeError::BundleMissing { name: name.clone(), file: entry.file.clone() },
+            _ => io("open the bundle", &path, source),
+        })?;
+        let raw = read_capped(file).map_err(|source| io("read the bundle", &path, source))?.ok_or_else(altered)?;
+        if Digest::of(&raw) != entry.bundle_digest {
+            return Err(altered());
         }
-        Ok(bundles)
+        let bundle =
+            verify(&raw, trust, now).map_err(|source| ChangeError::BundleRefused { name: name.clone(), source })?;
+        // The state file is not signed: it cannot make one bundle pass for another, or for another version.
+        if bundle.manifest().name != *name || bundle.version() != entry.version {
+            let why = format!("it says `{name}` version {}, the bundle says otherwise", entry.version);
+            return Err(ChangeError::StateDamaged { path: self.dir.join(STATE), why });
+        }
+        Ok(bundle)
     }
 
     fn current(&self) -> Result<ActiveSet, ChangeError> {

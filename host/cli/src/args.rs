@@ -18,9 +18,9 @@ use crate::kit::KitCommand;
 /// A first walk:
 ///   casemate init                                  make a site: token, keys, users
 ///   for p in clearance disclosure nearest librarian; do
-///     casemate plugin build plugins/$p             compile and pack a plugin
-///     casemate plugin sign $p.casemate --key site/approvers/ana.key
-///     casemate plugin sign $p.casemate --key site/approvers/bo.key
+///     casemate bundle build plugins/$p             compile and pack a plugin
+///     casemate bundle sign $p.casemate --key site/approvers/ana.key
+///     casemate bundle sign $p.casemate --key site/approvers/bo.key
 ///     casemate plugin load $p.casemate             verify and activate it
 ///   done
 ///   casemate ingest docs/ --as carla --compartment engineering --label internal
@@ -63,12 +63,18 @@ pub enum Command {
     Eval(crate::evaluate::EvalOptions),
     /// Ask a question as a user of the site.
     Ask(AskOptions),
-    /// Write, build, inspect, sign, verify and load plugins.
+    /// What crosses the air gap: build, sign, inspect, verify and compare bundles; make approvers' keys, change the root of trust.
+    #[command(subcommand)]
+    Bundle(crate::bundle::args::BundleCommand),
+    /// Write plugins, load their bundles, list what is active.
     #[command(subcommand)]
     Plugin(PluginCommand),
     /// Seal, sign and pack the offline install package that `cargo xtask kit` gathers.
     #[command(subcommand)]
     Kit(KitCommand),
+    /// Stop, resume, roll back and revoke, by signed orders of custodians.
+    #[command(subcommand)]
+    Change(crate::change::ChangeCommand),
     /// Ask the policies about something, without an agent.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -204,23 +210,6 @@ pub enum PluginCommand {
         #[arg(long)]
         sdk: Option<PathBuf>,
     },
-    /// Compile a plugin's folder to a component and pack it, unsigned, with manifest and settings.
-    Build {
-        /// The plugin's folder.
-        dir: PathBuf,
-        /// The bundle to write; `NAME.casemate` otherwise.
-        #[arg(long)]
-        out: Option<PathBuf>,
-        /// The bundle's version; must rise with every change.
-        #[arg(long, default_value_t = 1)]
-        bundle_version: u64,
-        /// Days until the signatures expire.
-        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
-        valid_days: u32,
-        /// Use a component that is compiled already.
-        #[arg(long, value_name = "FILE")]
-        component: Option<PathBuf>,
-    },
     /// Compile a plugin's folder to a component and nothing else. Needs no site.
     Component {
         /// The plugin's folder.
@@ -244,24 +233,6 @@ pub enum PluginCommand {
         /// A local registry, such as `sdk` of a kit, in the place of all registries.
         #[arg(long, value_name = "FOLDER")]
         registry: Option<PathBuf>,
-    },
-    /// Show what an approver must know about a bundle.
-    Inspect {
-        /// The bundle.
-        bundle: PathBuf,
-    },
-    /// Add an approver's signature to a bundle.
-    Sign {
-        /// The bundle; changed in place.
-        bundle: PathBuf,
-        /// The approver's key file.
-        #[arg(long)]
-        key: PathBuf,
-    },
-    /// Verify a bundle against the site's root of trust.
-    Verify {
-        /// The bundle.
-        bundle: PathBuf,
     },
     /// Verify bundles, compile them and activate them.
     Load {

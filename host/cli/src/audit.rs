@@ -46,7 +46,7 @@ pub fn run(site: &Path, command: AuditCommand, json: bool) -> Result<ExitCode, F
             answer(json, &said.0, &said.1)
         }
         AuditCommand::Seal { before, archive } => {
-            let segment = open(site)?.journal().seal(before, &archive)?;
+            let segment = open(site)?.seal_log(before, &archive)?;
             answer(
                 json,
                 &serde_json::json!({ "from": segment.from, "to": segment.to, "archive": segment.archive }),

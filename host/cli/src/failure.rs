@@ -114,6 +114,7 @@ impl From<GateError> for Failure {
             GateError::Undestroyed { .. } | GateError::Consent(_) | GateError::Custody(_) => (code::VERIFICATION, None),
             GateError::NoSite { .. } => (code::FAILED, Some("casemate init")),
             GateError::InUse { .. } => (code::FAILED, Some("stop `casemate serve` or wait for the other command")),
+            GateError::Order(_) | GateError::Refused(_) => (code::VERIFICATION, None),
             GateError::KeyOffice(_) | GateError::Question(_) => (2, None),
             GateError::Hsm(HsmError::TokenRefused { .. }) => {
                 (code::VERIFICATION, Some("`probe.json` of the site holds the evidence; `casemate hsm probe --help`"))
@@ -127,6 +128,12 @@ impl From<GateError> for Failure {
             _ => (code::FAILED, None),
         };
         Self { code, message: error.to_string(), causes, hint: hint.map(str::to_owned) }
+    }
+}
+
+impl From<casemate_change::OrderError> for Failure {
+    fn from(error: casemate_change::OrderError) -> Self {
+        Self::from(GateError::from(error))
     }
 }
 

@@ -2,12 +2,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use casemate_bundle::ApproverKey;
 use casemate_fips::{FF1_BOUNDARY, MODE_TYPE, ModeStatement, PAYLOAD_TYPE, Snapshot};
 use casemate_gate::FipsOverrides;
 use casemate_types::Profile;
 use clap::{Args, Subcommand};
 
+use crate::bundle::args::KeyOptions;
+use crate::bundle::key_file;
 use crate::failure::{Failure, code};
 use crate::{environment, output};
 
@@ -46,9 +47,8 @@ pub enum FipsCommand {
     Sign {
         /// The list or statement.
         file: PathBuf,
-        /// The approver's key file.
-        #[arg(long)]
-        key: PathBuf,
+        #[command(flatten)]
+        key: KeyOptions,
     },
     /// Show what a list or a statement says. Trusts nothing and needs no site.
     Inspect {
@@ -177,13 +177,13 @@ fn status(site: &Path, options: StatusOptions, json: bool) -> Result<ExitCode, F
     Ok(if verdict.admits() { ExitCode::SUCCESS } else { ExitCode::from(code::VERIFICATION) })
 }
 
-fn sign(file: &Path, key: &Path, json: bool) -> Result<ExitCode, Failure> {
+fn sign(file: &Path, key: &KeyOptions, json: bool) -> Result<ExitCode, Failure> {
     let (bytes, document) = Document::read(file)?;
     let (payload_type, date) = match &document {
         Document::List(list) => (PAYLOAD_TYPE, list.date),
         Document::Mode(statement) => (MODE_TYPE, statement.checked),
     };
-    let key = ApproverKey::load(key)?;
+    let (key, _) = key_file(key)?;
     let key_id = key.public().key_id()?;
     let signature = key.sign_dsse(&casemate_fips::message(payload_type, &bytes))?;
     let target = casemate_gate::signatures_path(file);

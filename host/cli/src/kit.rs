@@ -10,10 +10,12 @@ use std::process::ExitCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use casemate_archive::{Limits, Names, Reader, Writer};
-use casemate_bundle::{ApproverKey, TrustRoot};
+use casemate_bundle::TrustRoot;
 use casemate_types::Digest;
 use clap::Subcommand;
 
+use crate::bundle::args::KeyOptions;
+use crate::bundle::key_file;
 use crate::failure::{Failure, code};
 use crate::output;
 
@@ -41,9 +43,8 @@ pub enum KitCommand {
     Sign {
         /// The kit's folder.
         kit: PathBuf,
-        /// The approver's key file.
-        #[arg(long)]
-        key: PathBuf,
+        #[command(flatten)]
+        key: KeyOptions,
     },
 }
 
@@ -85,10 +86,8 @@ fn seal(kit: &Path) -> Result<Said, Failure> {
     Ok((serde_json::json!({ "sums": digest }), format!("{} is {digest}; two approvers must sign it", path.display())))
 }
 
-fn sign(kit: &Path, key: &Path) -> Result<Said, Failure> {
-    let key = ApproverKey::load(key).map_err(|error| {
-        Failure::from(error).with_code(code::FAILED).hint("a key file of an approver, such as site/approvers/NAME.key")
-    })?;
+fn sign(kit: &Path, key: &KeyOptions) -> Result<Said, Failure> {
+    let (key, _) = key_file(key)?;
     let listed = checked_sums(kit)?;
     let signature = key.sign_dsse(&message(&listed))?;
     let name = &key.public().name;

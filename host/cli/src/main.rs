@@ -4,7 +4,9 @@
 
 mod args;
 mod audit;
+mod bundle;
 mod ceremony;
+mod change;
 mod custodian;
 mod drill;
 mod environment;
@@ -55,8 +57,10 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Extract { kind } => extract::run(kind),
         Command::Eval(options) => evaluate::run(&site, &options, json),
         Command::Ask(options) => question::run(&site, &options, json),
+        Command::Bundle(command) => bundle::run(&site, command, json),
         Command::Plugin(command) => plugin::run(&site, command, json),
         Command::Kit(command) => kit::run(&site, command, json),
+        Command::Change(command) => change::run(&site, command, json),
         Command::Policy(command) => policy::run(&site, command, json),
         Command::Audit(command) => audit::run(&site, command, json),
         Command::Ceremony(command) => ceremony::run(&site, command, json),

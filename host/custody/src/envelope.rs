@@ -1,6 +1,6 @@
 //! Signed documents in DSSE (Dead Simple Signing Envelope 1.0): any tool that knows DSSE and Ed25519 can verify them.
 
-use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use casemate_attest::PublicKey;
 use casemate_types::{Digest, UserName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -8,9 +8,6 @@ use serde::{Deserialize, Serialize};
 use crate::roster::{Custodian, Roster, SigningKey};
 use crate::text::{PersonId, TokenSerial};
 use crate::{CustodyError, json};
-
-/// More signatures than any roster has custodians.
-const MAX_SIGNATURES: usize = 32;
 
 /// Something that custodians sign.
 pub trait Document: Serialize + DeserializeOwned {
@@ -31,27 +28,13 @@ pub trait Document: Serialize + DeserializeOwned {
     }
 }
 
-/// A payload and the signatures over it. Nothing in it is verified.
+/// A payload and the signatures over it. Nothing in it is verified. A key id is SHA-256 of the signer's public key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Envelope {
-    #[serde(with = "json::base64_bytes")]
-    payload: Vec<u8>,
-    #[serde(rename = "payloadType")]
-    payload_type: String,
-    signatures: Vec<Signature>,
-}
+#[serde(transparent)]
+pub struct Envelope(casemate_attest::Envelope<Digest>);
 
-/// One signature of an envelope.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Signature {
-    /// SHA-256 of the signer's public key.
-    pub keyid: Digest,
-    /// Ed25519 over the pre-authentication encoding.
-    #[serde(with = "json::base64_bytes")]
-    pub sig: Vec<u8>,
-}
+/// One signature of an envelope: Ed25519 over the pre-authentication encoding.
+pub type Signature = casemate_attest::Signature<Digest>;
 
 impl Envelope {
     /// An envelope without signatures.
@@ -60,8 +43,7 @@ impl Envelope {
     /// As [`Document::check`]; [`CustodyError::Encoding`].
     pub fn new<T: Document>(document: &T) -> Result<Self, CustodyError> {
         document.check()?;
-        let payload_type = T::PAYLOAD_TYPE.to_owned();
-        Ok(Self { payload: json::canonical(document)?, payload_type, signatures: Vec::new() })
+        Ok(Self(casemate_attest::Envelope::new(T::PAYLOAD_TYPE, json::canonical(document)?)))
     }
 
     /// Reads an envelope.
@@ -69,14 +51,8 @@ impl Envelope {
     /// # Errors
     /// [`CustodyError::Malformed`].
     pub fn parse(bytes: &[u8]) -> Result<Self, CustodyError> {
-        let envelope: Self = json::decode("a signed file", bytes)?;
-        if envelope.signatures.len() > MAX_SIGNATURES {
-            return Err(CustodyError::malformed(
-                "a signed file",
-                "it has more signatures than a roster has custodians",
-            ));
-        }
-        Ok(envelope)
+        let envelope = casemate_attest::Envelope::parse(bytes, json::MAX_FILE);
+        envelope.map(Self).map_err(|error| CustodyError::malformed("a signed file", error.to_string()))
     }
 
     /// The file.
@@ -84,9 +60,7 @@ impl Envelope {
     /// # Errors
     /// [`CustodyError::Encoding`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, CustodyError> {
-        let mut bytes = serde_json::to_vec_pretty(self).map_err(|_| CustodyError::Encoding)?;
-        bytes.push(b'\n');
-        Ok(bytes)
+        self.0.to_bytes().map_err(|_| CustodyError::Encoding)
     }
 
     /// What is in it, whoever signed.
@@ -95,28 +69,27 @@ impl Envelope {
     /// [`CustodyError::WrongDocument`] for another payload type; [`CustodyError::Malformed`] unless the payload is canonical;
     /// as [`Document::check`].
     pub fn document<T: Document>(&self) -> Result<T, CustodyError> {
-        if self.payload_type != T::PAYLOAD_TYPE {
+        if self.0.payload_type() != T::PAYLOAD_TYPE {
             return Err(CustodyError::WrongDocument { wanted: T::NAME });
         }
-        let document: T = json::decode_canonical(T::NAME, &self.payload)?;
+        let document: T = json::decode_canonical(T::NAME, self.0.payload())?;
         document.check()?;
         Ok(document)
     }
 
     /// SHA-256 of the payload: names the document whoever signed it.
     pub fn digest(&self) -> Digest {
-        Digest::of(&self.payload)
+        self.0.digest()
     }
 
     /// The signatures, unverified.
     pub fn signatures(&self) -> &[Signature] {
-        &self.signatures
+        self.0.signatures()
     }
 
     /// The bytes that a custodian's key signs: DSSE's pre-authentication encoding.
     pub fn signing_bytes(&self) -> Vec<u8> {
-        let head = format!("DSSEv1 {} {} {} ", self.payload_type.len(), self.payload_type, self.payload.len());
-        [head.as_bytes(), &self.payload].concat()
+        self.0.pae()
     }
 
     /// Adds a custodian's signature.
@@ -128,16 +101,16 @@ impl Envelope {
         if !self.verifies(&signature, &custodian.signing) {
             return Err(CustodyError::SignatureInvalid { name: custodian.name.clone() });
         }
-        if self.signatures.iter().any(|other| other.keyid == signature.keyid) {
+        if self.signatures().iter().any(|other| other.keyid == signature.keyid) {
             return Err(CustodyError::SignedTwice { name: custodian.name.clone() });
         }
-        self.signatures.push(signature);
+        self.0.push(signature.keyid, signature.sig);
         Ok(())
     }
 
     pub(crate) fn verifies(&self, signature: &Signature, key: &SigningKey) -> bool {
         signature.keyid == key.key_id()
-            && UnparsedPublicKey::new(&ED25519, &key.public).verify(&self.signing_bytes(), &signature.sig).is_ok()
+            && PublicKey::Ed25519(key.public).verifies(&self.signing_bytes(), &signature.sig)
     }
 }
 

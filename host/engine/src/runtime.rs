@@ -51,7 +51,7 @@ pub enum EngineError {
 /// The epoch advances this often; a deadline is as precise as this.
 const EPOCH: Duration = Duration::from_millis(1);
 
-/// A guest's stack. `casemate plugin build` gives Rust guests 64 KiB of shadow stack; this is the machine stack beside it.
+/// A guest's stack. `casemate bundle build` gives Rust guests 64 KiB of shadow stack; this is the machine stack beside it.
 const WASM_STACK: usize = 256 * 1024;
 
 /// Memory a slot keeps mapped between runs: resetting it is cheaper than faulting it in again.

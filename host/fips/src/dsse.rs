@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use casemate_attest::PublicKey;
 use serde::{Deserialize, Serialize};
 
 use crate::FipsError;
@@ -28,15 +28,13 @@ pub struct Approver {
     pub name: String,
     /// Names the key: SHA-256 of its TUF key object, hexadecimal.
     pub key_id: String,
-    /// The Ed25519 public key (RFC 8032).
-    pub key: [u8; 32],
+    /// The public key.
+    pub key: PublicKey,
 }
 
 /// What is signed: DSSE's pre-authentication encoding of the file's bytes, under its type.
 pub fn message(payload_type: &str, file: &[u8]) -> Vec<u8> {
-    let mut out = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), file.len()).into_bytes();
-    out.extend_from_slice(file);
-    out
+    casemate_attest::pae(payload_type, file)
 }
 
 /// The signature file with one more signature, or with one replaced.
@@ -47,7 +45,7 @@ pub fn add_signature(
     payload_type: &str,
     existing: Option<&[u8]>,
     key_id: &str,
-    signature: &[u8; 64],
+    signature: &[u8],
 ) -> Result<Vec<u8>, FipsError> {
     let mut file = match existing {
         Some(bytes) => SignatureFile::parse(payload_type, bytes)?,
@@ -81,9 +79,9 @@ pub fn signers(
         let raw = STANDARD
             .decode(sig)
             .map_err(|_| FipsError::MalformedSignatures { why: "a signature is not base64".to_owned() })?;
-        UnparsedPublicKey::new(&ED25519, approver.key)
-            .verify(&message, &raw)
-            .map_err(|_| FipsError::BadSignature { approver: approver.name.clone() })?;
+        if !approver.key.verifies(&message, &raw) {
+            return Err(FipsError::BadSignature { approver: approver.name.clone() });
+        }
         if !names.insert(approver.name.clone()) {
             return Err(FipsError::DuplicateSignature { approver: approver.name.clone() });
         }

@@ -287,6 +287,8 @@ impl Run<'_> {
         // Revoked while the agent ran: nothing leaves.
         self.gate.check_current(self.session)?;
         self.gate.check_tokens()?;
+        // So with a stop, which waits for no request; here, and once more before the answer is recorded.
+        self.gate.check_running(&active)?;
 
         // Response phase. Titles and sources leave as well, so they are under decision, and masked, with the text.
         let leaving = leaving(&answer.text, &citations);
@@ -310,6 +312,7 @@ impl Run<'_> {
         let Some((text, citations)) = parts(&applied.text, citations) else {
             return self.refused(Reason::obligation_failed(), "The answer could not be masked.", Phase::Response).await;
         };
+        self.gate.check_running(&active)?;
         self.record = self
             .gate
             .journal

@@ -19,6 +19,8 @@ pub struct Chain {
     pub(crate) combining: Combining,
     pub(crate) policies: Vec<(Arc<Plugin>, Mode)>,
     pub(crate) generation: Generation,
+    /// Whether a custodian stopped everything, or a policy of it.
+    pub(crate) stopped: bool,
 }
 
 /// A decision that is already durable in the log.
@@ -66,7 +68,10 @@ impl Chain {
             votes.push(vote);
             fault = fault.or(why);
         }
-        let Combined { decision, policy } = self.combining.combine(&votes);
+        let Combined { decision, policy } = match self.stopped {
+            false => self.combining.combine(&votes),
+            true => Combined { decision: stopped(), policy: None },
+        };
         let verdict = Verdict {
             decision: &decision,
             policy: policy.as_ref(),
@@ -154,6 +159,11 @@ impl Chain {
             .find(|(plugin, _)| plugin.manifest().name == *name)
             .map(|(plugin, _)| plugin.component_digest())
     }
+}
+
+fn stopped() -> Decision {
+    let message = "A custodian has stopped this site, so nothing is allowed.".to_owned();
+    Decision::Deny { reason: Reason::stopped(), message }
 }
 
 /// One policy's word, why the host had to end it if it did, and what it asked the host.

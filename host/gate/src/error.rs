@@ -27,6 +27,12 @@ pub enum GateError {
         /// Whose.
         user: UserName,
     },
+    /// An order of custodians was refused.
+    #[error("order: {0}")]
+    Order(#[from] casemate_change::OrderError),
+    /// The process that has the site open refused.
+    #[error("{0}")]
+    Refused(String),
     /// The combining expression is wrong.
     #[error("site.toml: `combining`: {0}")]
     Combining(String),
@@ -178,6 +184,12 @@ pub enum GateError {
         /// Its format.
         found: u32,
     },
+    /// A custodian stopped the site, or a component that was running.
+    #[error("{what} is stopped by order of a custodian; see `casemate change status`")]
+    Stopped {
+        /// What.
+        what: String,
+    },
     /// The state file lacks something the configuration names.
     #[error("state.json holds no {what}; site.toml names something for which no key was made (`casemate keys --help`)")]
     StateIncomplete {
@@ -224,6 +236,7 @@ impl GateError {
             Self::Tier { .. } => Reason::scores_refused(),
             Self::Below { reason, .. } => reason.clone(),
             Self::NotLoaded { .. } => Reason::no_plugin(),
+            Self::Stopped { .. } => Reason::stopped(),
             Self::Ingest(_) | Self::KeyOffice(_) | Self::Question(_) | Self::Rotation(_) => Reason::bad_request(),
             Self::Consent(_) | Self::Custody(_) | Self::SessionEnded | Self::Unauthenticated => {
                 Reason::unauthenticated()

@@ -245,7 +245,7 @@ fn approvers(site: &Path) -> Result<Vec<Approver>, GateError> {
     let approvers = root.approver_keys().map(|(key_id, approver)| Approver {
         name: approver.name.clone(),
         key_id: key_id.to_owned(),
-        key: approver.key,
+        key: approver.key.clone(),
     });
     Ok(approvers.collect())
 }

@@ -69,6 +69,7 @@ impl Gate {
         mut progress: impl FnMut(usize),
     ) -> Result<Ingested, GateError> {
         self.check_current(session)?;
+        self.check_not_stopped()?;
         let mut by_compartment: BTreeMap<&CompartmentName, Vec<&Document>> = BTreeMap::new();
         for document in documents {
             self.check_document(session, document)?;
@@ -116,6 +117,7 @@ impl Gate {
     /// clearance are not touched, and a store that hides one is caught.
     pub fn delete(&self, session: &Session, name: &CompartmentName, ids: &[String]) -> Result<usize, GateError> {
         self.check_current(session)?;
+        self.check_not_stopped()?;
         let compartment = self.held(session, name)?;
         let Some(manifest) = self.manifest(name, compartment)? else { return Ok(0) };
         let mut doomed = BTreeSet::new();

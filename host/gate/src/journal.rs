@@ -268,7 +268,7 @@ impl Journal {
     }
 
     /// Moves whole segments of records before `before` into an archive: see [`Log::seal`].
-    pub fn seal(&self, before: u64, archive: &Path) -> Result<Segment, GateError> {
+    pub(crate) fn seal(&self, before: u64, archive: &Path) -> Result<Segment, GateError> {
         Ok(self.log.seal(before, archive, |event| self.plain(event).to_bytes())?)
     }
 

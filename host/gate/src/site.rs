@@ -9,7 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use casemate_audit::{AuditError, Event, Log, LogOptions, Record};
 use casemate_bundle::{TrustRoot, VerifiedBundle, World};
-use casemate_change::SiteStore;
+use casemate_change::{Scope, Standing};
 use casemate_embed::{Embedder, Lexical, MiniLm};
 use casemate_engine::{CacheKey, Engine, EngineOptions, Plugin};
 use casemate_fhe_owner::DataKey;
@@ -17,7 +17,7 @@ use casemate_hsm::probe::{Judgement, Report};
 use casemate_hsm::{KeyRef, PairStatus};
 use casemate_inference::{Scorer, Tier};
 use casemate_tier::{ClientTls, Endpoint, Remote, Shared, TierError};
-use casemate_types::{Generation, PluginName};
+use casemate_types::{Digest, Generation, PluginName};
 use casemate_vectors::{SledStore, VectorStore};
 use zeroize::Zeroizing;
 
@@ -61,6 +61,10 @@ pub struct Gate {
     engine: Engine,
     refusals: RefusalMeter,
     active: RwLock<Arc<Active>>,
+    /// What the log says about changes.
+    pub(crate) standing: RwLock<Arc<Standing>>,
+    /// One change of what runs at a time.
+    pub(crate) changing: tokio::sync::Mutex<()>,
     /// Before the lock: it records until it ends.
     _watch: Option<TokenWatch>,
     _lock: fs::File,
@@ -73,6 +77,8 @@ pub struct Active {
     pub(crate) chain: Chain,
     pub(crate) agent: Option<Arc<Plugin>>,
     pub(crate) strategy: Option<Arc<Plugin>>,
+    /// Every plugin of the generation, each with the digest of its bundle, whether or not it may run.
+    loaded: Vec<(Arc<Plugin>, Digest)>,
     /// When the first signature of the set expires.
     expires: Option<jiff::Timestamp>,
 }
@@ -80,13 +86,18 @@ pub struct Active {
 impl Active {
     /// No policy, no agent: everything is denied.
     fn nothing(generation: Generation) -> Self {
-        Self {
-            generation,
-            chain: Chain { combining: Combining::DenyOverrides, policies: Vec::new(), generation },
-            agent: None,
-            strategy: None,
-            expires: None,
-        }
+        let chain = Chain { combining: Combining::DenyOverrides, policies: Vec::new(), generation, stopped: false };
+        Self { generation, chain, agent: None, strategy: None, loaded: Vec::new(), expires: None }
+    }
+
+    /// The plugins that answers rest on, each with the digest of its bundle.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (&PluginName, Digest)> {
+        let used = |plugin: &Arc<Plugin>| {
+            let others = self.agent.iter().chain(&self.strategy);
+            self.chain.policies.iter().map(|(policy, _)| policy).chain(others).any(|other| Arc::ptr_eq(other, plugin))
+        };
+        let used = self.loaded.iter().filter(move |(plugin, _)| used(plugin));
+        used.map(|(plugin, bundle)| (&plugin.manifest().name, *bundle))
     }
 }
 
@@ -213,6 +224,7 @@ impl Gate {
         let recordings = small.open_tree("recordings").map_err(|e| GateError::Store(e.to_string()))?;
         let kv = small.open_tree("kv").map_err(|e| GateError::Store(e.to_string()))?;
         let journal = Arc::new(open_journal(dir, &config, &state, &keyring, recordings, Arc::clone(&site_key))?);
+        let standing = crate::standing::read(dir, &site_key)?;
         let watch = TokenWatch::start(&keyring, &journal)?;
         let (store, scorer) = open_tier(dir, &config)?;
         let masker = Masker::open(&keyring, &state.live(SiteKey::Mask)?, state.key(SiteKey::Tokens)?)?;
@@ -243,6 +255,8 @@ impl Gate {
             engine,
             refusals: RefusalMeter::default(),
             active: RwLock::new(nothing),
+            standing: RwLock::new(Arc::new(standing)),
+            changing: tokio::sync::Mutex::default(),
             _watch: watch,
             _lock: lock,
         };
@@ -262,52 +276,79 @@ impl Gate {
 
     /// Verifies every active bundle anew, loads it, and swaps the whole set in at once. On any error the old set stays.
     pub async fn reload(&self) -> Result<Generation, GateError> {
+        let _changing = self.changing.lock().await;
+        self.reload_held().await
+    }
+
+    /// As [`Gate::reload`], for a caller that holds `changing`.
+    pub(crate) async fn reload_held(&self) -> Result<Generation, GateError> {
         let trust = self.trust()?;
-        let changes = SiteStore::open(&self.dir)?;
-        let bundles = changes.load_all(&trust, jiff::Timestamp::now())?;
-        let mut active = self.load(changes.active().generation, &bundles).await?;
+        let changes = self.changes()?;
+        let bundles = changes.load_all(&trust, self.trusted_now())?;
+        let generation = changes.active().generation;
+        let mut loaded = Vec::new();
+        for bundle in &bundles {
+            loaded.push((Arc::new(Plugin::load(&self.engine, bundle).await?), bundle.bundle_digest()));
+        }
+        self.catch_up(&changes, &bundles).await?;
         // Under a root that has expired nothing verifies any more.
-        active.expires = active.expires.map(|expires| expires.min(trust.expires()));
-        let generation = active.generation;
+        let expires = bundles.iter().map(VerifiedBundle::expires).min().map(|expires| expires.min(trust.expires()));
+        let active = self.arrange(generation, loaded, expires)?;
         if let Ok(mut slot) = self.active.write() {
             *slot = Arc::new(active);
         }
         Ok(generation)
     }
 
-    async fn load(&self, generation: Generation, bundles: &[VerifiedBundle]) -> Result<Active, GateError> {
-        let mut plugins = Vec::new();
-        for bundle in bundles {
-            plugins.push(Arc::new(Plugin::load(&self.engine, bundle).await?));
-        }
+    /// Puts the stops in force into effect, or out of it, without loading anything. The caller holds `changing`.
+    pub(crate) fn rearrange(&self) {
+        let mut slot = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        let arranged = self.arrange(slot.generation, slot.loaded.clone(), slot.expires);
+        // It was arranged before: only the stops have changed.
+        *slot = Arc::new(arranged.unwrap_or_else(|_| Active::nothing(slot.generation)));
+    }
+
+    fn arrange(
+        &self,
+        generation: Generation,
+        loaded: Vec<(Arc<Plugin>, Digest)>,
+        expires: Option<jiff::Timestamp>,
+    ) -> Result<Active, GateError> {
+        let standing = self.standing();
+        let denied = |plugin: &Plugin, bundle: Digest| standing.denies(&plugin.manifest().name, bundle);
         let named = |name: &PluginName, world: World| {
-            plugins.iter().find(|p| p.manifest().name == *name && p.manifest().world == world).cloned()
+            let of_name = |plugin: &Plugin| plugin.manifest().name == *name && plugin.manifest().world == world;
+            let found = loaded.iter().find(|(plugin, bundle)| of_name(plugin) && !denied(plugin, *bundle));
+            found.map(|(plugin, _)| Arc::clone(plugin))
         };
-        let enforced: Vec<PluginName> = self
-            .config
-            .chain
-            .policies
-            .iter()
-            .filter(|entry| entry.mode == Mode::Enforce)
-            .map(|entry| entry.plugin.clone())
-            .collect();
+        let chosen = &self.config.chain.policies;
+        let enforced: Vec<PluginName> =
+            chosen.iter().filter(|entry| entry.mode == Mode::Enforce).map(|entry| entry.plugin.clone()).collect();
         let combining = Combining::parse(&self.config.chain.combining, &enforced).map_err(GateError::Combining)?;
         // A policy that the chain names and that is not loaded is not skipped: without it there is no chain.
-        let policies = self
-            .config
-            .chain
-            .policies
+        let policies = chosen
             .iter()
             .map(|entry| named(&entry.plugin, World::Policy).map(|plugin| (plugin, entry.mode)))
             .collect::<Option<Vec<_>>>()
             .unwrap_or_default();
+        let stopped = standing.stops.contains_key(&Scope::Everything)
+            || loaded.iter().any(|(plugin, bundle)| {
+                denied(plugin, *bundle) && chosen.iter().any(|entry| entry.plugin == plugin.manifest().name)
+            });
         Ok(Active {
             generation,
-            chain: Chain { combining, policies, generation },
+            chain: Chain { combining, policies, generation, stopped },
             agent: named(&self.config.chain.agent, World::AgentHandler),
             strategy: named(&self.config.chain.strategy, World::RetrievalStrategy),
-            expires: bundles.iter().map(VerifiedBundle::expires).min(),
+            loaded,
+            expires,
         })
+    }
+
+    /// The time that signatures are judged by: never before the latest record of the log.
+    pub(crate) fn trusted_now(&self) -> jiff::Timestamp {
+        let floor = i64::try_from(self.journal.now_ms()).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        floor.map_or_else(jiff::Timestamp::now, |floor| floor.max(jiff::Timestamp::now()))
     }
 
     /// Compiles, checks and describes a verified bundle without activating it.
@@ -322,7 +363,7 @@ impl Gate {
             Err(poisoned) => Arc::clone(&poisoned.into_inner()),
         };
         match active.expires {
-            Some(expires) if jiff::Timestamp::now() > expires => Arc::new(Active::nothing(active.generation)),
+            Some(expires) if self.trusted_now() > expires => Arc::new(Active::nothing(active.generation)),
             _ => active,
         }
     }

@@ -29,6 +29,8 @@ pub async fn serve(gate: Arc<Gate>, listener: TcpListener) -> Result<(), ServerE
     let app = Arc::new(App { gate, sessions: Sessions::default() });
     tokio::spawn(sweep(Arc::downgrade(&app)));
     tokio::spawn(revocations(Arc::downgrade(&app)));
+    tokio::spawn(orders(Arc::downgrade(&app)));
+    tokio::spawn(bundles(Arc::downgrade(&app)));
     connections::serve(listener, router(Arc::clone(&app)), stop()).await;
     app.sessions.end_all(&app.gate).await;
     Ok(())
@@ -109,6 +111,34 @@ async fn revocations(app: Weak<App>) {
         }
         if !done.is_empty() {
             app.sessions.end_revoked(&app.gate).await;
+        }
+    }
+}
+
+/// Carries out, as long as the server lives, the orders that custodians give beside it.
+async fn orders(app: Weak<App>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let Some(app) = app.upgrade() else { return };
+        for result in app.gate.carry_out_orders().await {
+            match result {
+                Ok(done) => tracing::warn!(action = %done.action, what = %done.what, "an order was carried out"),
+                Err(error) => tracing::warn!(%error, "an order was refused"),
+            }
+        }
+    }
+}
+
+/// Activates, as long as the server lives, the bundles that are offered beside it. Apart from orders: compiling takes its time.
+async fn bundles(app: Weak<App>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let Some(app) = app.upgrade() else { return };
+        for result in app.gate.carry_out_bundles().await {
+            match result {
+                Ok(done) => tracing::info!(name = %done.name, generation = %done.generation, "a bundle is active"),
+                Err(error) => tracing::warn!(%error, "a bundle was refused"),
+            }
         }
     }
 }

@@ -55,6 +55,8 @@ host_reasons! {
     scores_refused = "host:scores-refused";
     /// The component ran out of stack.
     stack_overflow = "host:stack-overflow";
+    /// A custodian stopped the site, or a component that the answer rests on.
+    stopped = "host:stopped";
     /// The encrypted store or its integrity check failed.
     store_failed = "host:store-failed";
     /// The HSM is gone or refused.

@@ -67,16 +67,16 @@ impl Demo {
             let path = bundle(name);
             shell::run(
                 self.casemate()
-                    .args(["plugin", "build"])
+                    .args(["bundle", "build"])
                     .arg(shell::root().join("plugins").join(name))
                     .arg("--out")
                     .arg(&path),
             )?;
             for approver in ["ana", "bo"] {
                 let key = self.site.join(format!("approvers/{approver}.key"));
-                shell::run(self.casemate().args(["plugin", "sign"]).arg(&path).arg("--key").arg(key))?;
+                shell::run(self.casemate().args(["bundle", "sign"]).arg(&path).arg("--key").arg(key))?;
             }
-            shell::run(self.casemate().args(["plugin", "verify"]).arg(&path))?;
+            shell::run(self.casemate().args(["bundle", "verify"]).arg(&path))?;
             shell::run(self.casemate().args(["plugin", "load"]).arg(&path))?;
         }
         Ok(())

@@ -43,6 +43,7 @@ pub fn run() -> Result<Ready, String> {
     softhsm(&mut ready);
     nss(&mut ready);
     go(&mut ready);
+    skopeo(&mut ready);
     model(&mut ready);
     Ok(ready)
 }
@@ -160,6 +161,17 @@ fn go(ready: &mut Ready) {
     if let Err(error) = apt(&["golang-go", "golang-golang-x-mod-dev"], "a foreign judge of exports of the audit log") {
         println!("== no Go here, so the foreign judge of audit exports is left out: {error}");
         ready.variables.push(("CASEMATE_WITHOUT_GO", "1".to_owned()));
+    }
+}
+
+/// skopeo reads bundles' OCI layouts: software that is not ours.
+fn skopeo(ready: &mut Ready) {
+    if shell::has("skopeo") {
+        return;
+    }
+    if let Err(error) = apt(&["skopeo"], "a foreign judge of bundles") {
+        println!("== no skopeo here, so the foreign judge of bundles is left out: {error}");
+        ready.variables.push(("CASEMATE_WITHOUT_SKOPEO", "1".to_owned()));
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::guest::root;
 
 /// Host crates, highest first: an arrow may only point down.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 23] = [
     "xtask",
     "cli",
     "server",
@@ -31,6 +31,7 @@ const ORDER: [&str; 22] = [
     "sandbox",
     "softtoken",
     "archive",
+    "attest",
     "types",
 ];
 

@@ -23,7 +23,7 @@ pub fn component(folder: &str, feature: &str) -> Vec<u8> {
     built.entry(format!("{folder} {feature}")).or_insert_with(|| encode(&compile(folder, feature))).clone()
 }
 
-/// As `casemate plugin build` does it, which knows no features.
+/// As `casemate bundle build` does it, which knows no features.
 fn compile(folder: &str, feature: &str) -> Vec<u8> {
     let manifest = root().join(folder).join("Cargo.toml");
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))

@@ -214,7 +214,7 @@ fn a_component_rebuilds_to_the_same_bytes_at_another_path_and_from_another_packa
         command.env("CARGO_TARGET_DIR", folder.join("target")).output().unwrap()
     };
     let sdk = kit.join("sdk");
-    for arguments in [&["plugin", "new", "strict", "--sdk", text(&sdk)][..], &["plugin", "build", "strict"]] {
+    for arguments in [&["plugin", "new", "strict", "--sdk", text(&sdk)][..], &["bundle", "build", "strict"]] {
         let output = run(&here, "cache-here", arguments);
         assert!(output.status.success(), "{}", all(&output));
     }

@@ -6,7 +6,9 @@
 
 mod access;
 mod audit;
+mod carry;
 mod ceremony;
+mod change;
 mod consent;
 mod corpus;
 mod custodian;

@@ -123,12 +123,12 @@ fn bundle(site: &Site, plugin: &str, folder: &Path) -> String {
     let path = folder.join(format!("{plugin}.casemate"));
     let bundle = text(&path);
     let source = root().join("plugins").join(plugin);
-    site.casemate(&["plugin", "build", text(&source), "--out", bundle]).expect(0);
+    site.casemate(&["bundle", "build", text(&source), "--out", bundle]).expect(0);
     for approver in ["ana", "bo"] {
         let key = site.dir.join(format!("approvers/{approver}.key"));
-        site.casemate(&["plugin", "sign", bundle, "--key", text(&key)]).expect(0);
+        site.casemate(&["bundle", "sign", bundle, "--key", text(&key)]).expect(0);
     }
-    site.casemate(&["plugin", "verify", bundle]).expect(0);
+    site.casemate(&["bundle", "verify", bundle]).expect(0);
     bundle.to_owned()
 }
 

@@ -22,7 +22,7 @@ fn every_kind_of_new_plugin_passes_its_tests_and_can_be_packed() {
         let tested = run(&mut tests);
         let passed = tested.lines().filter_map(|line| line.strip_prefix("test result: ok. ")).next().expect(&tested);
         assert!(!passed.starts_with("0 passed"), "{kind}: {tested}");
-        let mut build = site.command(&["plugin", "build", &name]);
+        let mut build = site.command(&["bundle", "build", &name]);
         run(build.current_dir(work.path()).env("CARGO_TARGET_DIR", target()));
         assert!(work.path().join(format!("{name}.casemate")).exists());
     }

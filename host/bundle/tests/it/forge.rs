@@ -15,7 +15,8 @@ use sigstore_tuf::canonical_json::to_canonical_bytes;
 pub type Entries = BTreeMap<String, Vec<u8>>;
 
 pub const MANIFEST: &str = "name = \"clearance\"\nversion = \"1.0.0\"\nworld = \"policy\"\nsummary = \"No read up.\"\ncapabilities = [\"session\"]\n";
-pub const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0 and then some";
+/// A component of nothing but a custom section.
+pub const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0\x00\x0e\x04note and more";
 pub const SETTINGS: &[u8] = b"{\"level\":\"secret\"}";
 pub const TUF: [&str; 3] = ["tuf/snapshot.json", "tuf/targets.json", "tuf/timestamp.json"];
 
@@ -123,8 +124,60 @@ pub fn input(version: u64) -> BuildInput<'static> {
 }
 
 pub fn files() -> Entries {
-    let files = [("component.wasm", COMPONENT), ("manifest.toml", MANIFEST.as_bytes()), ("settings.json", SETTINGS)];
-    files.map(|(name, body)| (name.to_owned(), body.to_vec())).into()
+    files_of(COMPONENT)
+}
+
+/// The files of a bundle of this component, whatever it is, written from the format's description.
+pub fn files_of(component: &[u8]) -> Entries {
+    let layer = Digest::of(component);
+    let blob = |media: &str, bytes: &[u8]| json!({"mediaType": media, "digest": Digest::of(bytes).to_string(), "size": bytes.len()});
+    let config = canonical(&json!({
+        "created": "1970-01-01T00:00:00Z", "architecture": "wasm", "os": "wasip2", "layerDigests": [layer.to_string()],
+        "component": {"imports": [], "exports": [], "target": "casemate:plugin/policy@0.1.0"}
+    }));
+    let image = canonical(&json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": blob("application/vnd.wasm.config.v0+json", &config),
+        "layers": [blob("application/wasm", component)],
+        "annotations": {"org.opencontainers.image.title": "clearance", "org.opencontainers.image.version": "1.0.0"}
+    }));
+    let mut entry = blob("application/vnd.oci.image.manifest.v1+json", &image);
+    entry["annotations"] = json!({"org.opencontainers.image.ref.name": "1.0.0"});
+    let index = canonical(&json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry]
+    }));
+    [
+        (blob_name(component), component.to_vec()),
+        (blob_name(&config), config),
+        (blob_name(&image), image),
+        ("index.json".to_owned(), index),
+        ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+        ("manifest.toml".to_owned(), MANIFEST.as_bytes().to_vec()),
+        ("settings.json".to_owned(), SETTINGS.to_vec()),
+    ]
+    .into()
+}
+
+pub fn blob_name(bytes: &[u8]) -> String {
+    format!("blobs/sha256/{}", Digest::of(bytes).hex())
+}
+
+/// What the signed metadata says about the component of [`files`].
+pub fn custom() -> Value {
+    json!({
+        "kind": "component", "name": "clearance", "version": "1.0.0", "world": "casemate:plugin/policy@0.1.0",
+        "wit": casemate_bundle::contract_digest().to_string(), "capabilities": ["session"], "ask-policy": [], "keys": [],
+        "limits": {
+            "memory-bytes": 4 << 20, "table-elements": 1024, "time-ms": 50, "output-bytes": 64 << 10, "host-calls": 64,
+            "host-bytes": 1 << 20
+        }
+    })
+}
+
+/// The name of the component among these files: the largest blob that is no JSON.
+fn component_name(files: &Entries) -> String {
+    let mut blobs = files.iter().filter(|(name, body)| name.starts_with("blobs/") && !body.starts_with(b"{"));
+    blobs.next().map(|(name, _)| name.clone()).unwrap_or_default()
 }
 
 /// The metadata of `files`, written from the format's description.
@@ -133,8 +186,12 @@ pub fn signed_parts(files: &Entries, version: u64) -> [(&'static str, Value); 3]
     let pin =
         |signed: &Value| json!({"version": version, "x-casemate-signed-sha256": Digest::of(&canonical(signed)).hex()});
     let mut list = json!({});
+    let component = component_name(files);
     for (name, body) in files {
         list[name] = json!({"length": body.len(), "hashes": {"sha256": Digest::of(body).hex()}});
+        if *name == component {
+            list[name]["custom"] = custom();
+        }
     }
     let targets = part("targets", "targets", list);
     let snapshot = part("snapshot", "meta", json!({"targets.json": pin(&targets)}));

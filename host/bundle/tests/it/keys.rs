@@ -66,3 +66,40 @@ fn hostile_approver_names_are_refused() {
         assert!(matches!(ApproverKey::generate(name), Err(BundleError::ApproverName(_))), "{name:?}");
     }
 }
+
+#[test]
+fn a_key_under_a_passphrase_opens_with_it_alone() {
+    const PASSPHRASE: &str = "correct horse battery";
+    let dir = tempfile::tempdir().unwrap();
+    for (name, key) in
+        [("ada", ApproverKey::generate("ada").unwrap()), ("ben", ApproverKey::generate_p256("ben").unwrap())]
+    {
+        let path = dir.path().join(name);
+        key.save_encrypted(&path, PASSPHRASE).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let with = |text: &str| ApproverKey::load_with::<BundleError>(&path, || Ok(text.to_owned().into()));
+        assert_eq!(with(PASSPHRASE).unwrap().public(), key.public());
+        assert!(matches!(with("correct horse batterx"), Err(BundleError::WrongPassphrase)));
+        assert!(matches!(ApproverKey::load(&path), Err(BundleError::KeyFileEncrypted { .. })));
+        // Nothing of the key in clear: not even its PKCS#8 head.
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("encrypted-pkcs8") && !text.contains("\"pkcs8\"") && !text.contains("MC4CAQ"), "{text}");
+        // One flipped character of the ciphertext's end is a wrong passphrase, never another key.
+        let at = text.len() - 12;
+        let other = if text.as_bytes()[at] == b'A' { "B" } else { "A" };
+        fs::write(&path, format!("{}{other}{}", &text[..at], &text[at + 1..])).unwrap();
+        assert!(matches!(with(PASSPHRASE), Err(BundleError::WrongPassphrase | BundleError::BadKeyFile { .. })));
+    }
+    let weak = ApproverKey::generate("cyd").unwrap().save_encrypted(&dir.path().join("cyd"), "short");
+    assert!(matches!(weak, Err(BundleError::WeakPassphrase { min: 12 })));
+    assert!(!dir.path().join("cyd").exists());
+}
+
+#[test]
+fn a_p256_key_in_clear_loads_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ada.key");
+    let key = ApproverKey::generate_p256("ada").unwrap();
+    key.save(&path).unwrap();
+    assert_eq!(ApproverKey::load(&path).unwrap().public(), key.public());
+}

@@ -24,8 +24,9 @@ fn inspection_shows_what_will_be_signed_and_who_is_missing() {
     assert_eq!(shown.settings_digest, Digest::of(SETTINGS));
     assert_eq!(shown.bundle_digest, Digest::of(&draft));
     assert_eq!(shown.manifest.name.as_str(), "clearance");
-    assert_eq!(shown.entries.len(), 6);
-    assert_eq!(shown.entries[0], ("component.wasm".to_owned(), COMPONENT.len() as u64));
+    assert_eq!(shown.entries.len(), 10);
+    assert!(shown.entries.contains(&(crate::forge::blob_name(COMPONENT), COMPONENT.len() as u64)));
+    assert_eq!((shown.component_bytes, shown.contract), (COMPONENT.len() as u64, casemate_bundle::contract_digest()));
     let once = sign(&draft, &site.ben.key, &site.root).unwrap();
     let shown = inspect(&once, &site.root).unwrap();
     assert_eq!((shown.signers, shown.missing_signatures), (vec!["ben".to_owned()], 1));

@@ -7,5 +7,6 @@ mod forge;
 mod keys;
 mod lifecycle;
 mod root;
+mod rotation;
 mod signatures;
 mod tamper;

@@ -1,9 +1,9 @@
 //! Who signed: too few, the wrong ones, the same one again.
 
-use casemate_bundle::{BundleError, inspect, sign, ustar, verify};
+use casemate_bundle::{ApproverKey, BundleError, TrustRoot, build, inspect, sign, ustar, verify};
 use serde_json::{Value, json};
 
-use crate::forge::{Person, Site, TUF, edit, edit_json, envelope, files, now, signed_parts};
+use crate::forge::{Person, Site, TUF, edit, edit_json, envelope, files, input, now, signed_parts, time};
 
 #[test]
 fn two_approvers_are_enough_and_any_order_gives_the_same_bytes() {
@@ -88,7 +88,7 @@ fn outsiders_key_is_refused_when_signing() {
     let site = Site::new();
     let eve = Person::new("eve");
     assert!(
-        matches!(sign(&site.draft(1), &eve.key, &site.root), Err(BundleError::NotAnApprover { name, .. }) if name == "eve")
+        matches!(sign(&site.draft(1), &eve.key, &site.root), Err(BundleError::NotAnApprover { key_id }) if key_id == eve.key_id())
     );
     let impostor = Person::new("ada");
     assert!(matches!(sign(&site.draft(1), &impostor.key, &site.root), Err(BundleError::NotAnApprover { .. })));
@@ -168,4 +168,24 @@ fn root_carried_in_the_bundle_is_refused() {
         entries.insert("tuf/root.json".to_owned(), other.root.as_bytes().to_vec());
     });
     assert!(matches!(site.refusal(&bundle), BundleError::UnexpectedEntry { entry } if entry == "tuf/root.json"));
+}
+
+#[test]
+fn a_p256_approver_counts_like_an_ed25519_one_and_an_altered_signature_is_named() {
+    let (ada, ben) = (ApproverKey::generate("ada").unwrap(), ApproverKey::generate_p256("ben").unwrap());
+    let root = TrustRoot::create(&[&ada, &ben], time("2030-01-01T00:00:00Z")).unwrap();
+    let root = TrustRoot::parse(&root).unwrap();
+    let draft = build(&root, input(1)).unwrap();
+    let bundle = sign(&sign(&draft, &ben, &root).unwrap(), &ada, &root).unwrap();
+    assert_eq!(verify(&bundle, &root, now()).unwrap().signers(), ["ada", "ben"]);
+    let key_id = ben.public().key_id().unwrap();
+    let bad = edit_json(&bundle, TUF[0], |value| {
+        let list = value["signatures"].as_array_mut().unwrap();
+        let entry = list.iter_mut().find(|entry| entry["keyid"] == json!(key_id)).unwrap();
+        let sig = entry["sig"].as_str().unwrap().to_owned();
+        let (head, last) = sig.split_at(sig.len() - 1);
+        entry["sig"] = json!(format!("{head}{}", if last == "0" { "1" } else { "0" }));
+    });
+    let error = verify(&bad, &root, now()).unwrap_err();
+    assert!(matches!(error, BundleError::BadSignature { ref approver, .. } if approver == "ben"), "{error:?}");
 }

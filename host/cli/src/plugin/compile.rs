@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use wasm_encoder::{ComponentSection, CustomSection};
 use wit_component::ComponentEncoder;
 
+use crate::bundle::{read, write};
 use crate::failure::Failure;
-use crate::plugin::{read, write};
 
 /// Name of the custom section that says what a component was compiled with.
 pub const BUILT_WITH: &str = "casemate-build";
@@ -128,7 +128,7 @@ fn module(dir: &Path, sources: &Sources) -> Result<PathBuf, Failure> {
 }
 
 /// Cargo in the plugin's folder, whose `.cargo/config.toml` may name a registry.
-fn cargo(subcommand: &str, dir: &Path, sources: &Sources) -> Command {
+pub fn cargo(subcommand: &str, dir: &Path, sources: &Sources) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.arg(subcommand).arg("--manifest-path").arg(dir.join("Cargo.toml")).current_dir(dir).stdin(Stdio::null());
     if sources.offline {

@@ -51,7 +51,7 @@ pub fn run(name: &str, kind: Kind, sdk: Option<&Path>) -> Result<ExitCode, Failu
     }
     let article = if world.starts_with('a') { "an" } else { "a" };
     output::line(&format!(
-        "{name}/ is {article} {world}. Test it with `cargo test` there, pack it with `casemate plugin build {name}`."
+        "{name}/ is {article} {world}. Test it with `cargo test` there, pack it with `casemate bundle build {name}`."
     ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use casemate_types::Digest;
 use wasmparser::{Parser, Payload};
 
+use crate::bundle::read;
 use crate::failure::{Failure, code};
 use crate::output;
 use crate::plugin::compile::{BUILT_WITH, BuiltWith, Sources, built_with, component};
-use crate::plugin::read;
 
 /// Compiles `source` afresh and offline, and compares the component with that of `bundle` (a bundle, or a component in a file).
 /// Nothing that was compiled before is used. Exit code 4 when they differ.
@@ -50,8 +50,7 @@ fn component_in(path: &Path) -> Result<Vec<u8>, Failure> {
     if bytes.starts_with(b"\0asm") {
         return Ok(bytes);
     }
-    let mut entries = casemate_bundle::ustar::read(&bytes).map_err(|error| Failure::from(error).about(path))?;
-    entries.remove("component.wasm").ok_or_else(|| Failure::new("it holds no component.wasm").about(path))
+    casemate_bundle::component_of(&bytes).map_err(|error| Failure::from(error).about(path))
 }
 
 /// What differs, most telling first: toolchain, packages, then the first section.

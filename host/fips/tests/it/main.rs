@@ -26,7 +26,7 @@ impl People {
             .map(|(name, key)| Approver {
                 name: (*name).to_owned(),
                 key_id: format!("key of {name}"),
-                key: key.public_key().as_ref().try_into().unwrap(),
+                key: casemate_attest::PublicKey::from_bytes(key.public_key().as_ref()).unwrap(),
             })
             .collect();
         Self { approvers, keys }
@@ -39,9 +39,9 @@ impl People {
     fn sign_as(&self, payload_type: &str, file_bytes: &[u8], who: &[usize]) -> Vec<u8> {
         let mut file = None;
         for &person in who {
-            let signature = self.keys[person].sign(&message(payload_type, file_bytes)).as_ref().try_into().unwrap();
+            let signature = self.keys[person].sign(&message(payload_type, file_bytes));
             let key_id = &self.approvers[person].key_id;
-            file = Some(add_signature(payload_type, file.as_deref(), key_id, &signature).unwrap());
+            file = Some(add_signature(payload_type, file.as_deref(), key_id, signature.as_ref()).unwrap());
         }
         file.unwrap_or_else(|| add_signature(payload_type, None, "nobody", &[0; 64]).unwrap())
     }
@@ -265,7 +265,7 @@ fn signature_of_a_stranger_is_refused() {
     assert!(matches!(error, FipsError::UnknownSigner { .. }), "{error}");
     // Under a known key id, but made with another key.
     let mut forged = people.approvers.clone();
-    forged[1].key = forged[2].key;
+    forged[1].key = forged[2].key.clone();
     let error = VerifiedSnapshot::verify(&bytes, &people.sign(&bytes, &[0, 1]), &forged).unwrap_err();
     assert!(matches!(error, FipsError::BadSignature { .. }), "{error}");
 }

@@ -68,10 +68,10 @@ impl Fixture {
     fn bundle(&self, dir: &Path, name: &str) -> PathBuf {
         let bundle = self.folder.path().join(format!("{name}.casemate"));
         let path = bundle.to_str().unwrap();
-        self.casemate(&["plugin", "build", dir.to_str().unwrap(), "--out", path]);
+        self.casemate(&["bundle", "build", dir.to_str().unwrap(), "--out", path]);
         for approver in ["ana", "bo"] {
             let key = self.site.join(format!("approvers/{approver}.key"));
-            self.casemate(&["plugin", "sign", path, "--key", key.to_str().unwrap()]);
+            self.casemate(&["bundle", "sign", path, "--key", key.to_str().unwrap()]);
         }
         bundle
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench [decision | search | fpe | audit | audit-large | http] [--json]`: every figure beside a named baseline of the same run.
+//! `cargo xtask bench [decision | search | fpe | audit | audit-large | bundle | http] [--json]`: every figure beside a named baseline of the same run.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod bundle;
 mod decision;
 mod fixture;
 mod fpe_token;
@@ -25,11 +26,12 @@ type Bench = (&'static str, fn(&mut Report));
 /// Run by name only: they take minutes, or gigabytes.
 const BY_NAME: [Bench; 1] = [("audit-large", audit::large)];
 
-const ALL: [Bench; 5] = [
+const ALL: [Bench; 6] = [
     ("decision", decision::run),
     ("search", search::run),
     ("fpe", fpe_token::run),
     ("audit", audit::run),
+    ("bundle", bundle::run),
     ("http", http::run),
 ];
 
@@ -41,7 +43,9 @@ fn main() -> ExitCode {
     let json = arguments.iter().any(|argument| argument == "--json");
     let named: Vec<&String> = arguments.iter().filter(|argument| *argument != "--json").collect();
     if let Some(unknown) = named.iter().find(|name| !ALL.iter().chain(&BY_NAME).any(|(bench, _)| bench == **name)) {
-        eprintln!("error: no benchmark `{unknown}`; there are decision, search, fpe, audit, audit-large and http");
+        eprintln!(
+            "error: no benchmark `{unknown}`; there are decision, search, fpe, audit, audit-large, bundle and http"
+        );
         return ExitCode::from(2);
     }
     let mut report = Report::new(json);

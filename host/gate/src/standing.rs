@@ -1,0 +1,170 @@
+//! What the audit log says about the site's changes: read at every opening, so that no file that could be deleted or put back has the
+//! last word. A sealed copy saves reading the log from its beginning.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use casemate_audit::{Event, Record};
+use casemate_change::{ActiveSet, ChangeError, SiteStore, Standing};
+use casemate_fhe_owner::DataKey;
+use serde::{Deserialize, Serialize};
+
+use crate::GateError;
+use crate::site::Gate;
+use crate::state::write_private;
+
+/// The standing after the records below `next`.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Copy {
+    next: u64,
+    standing: Standing,
+}
+
+/// The copy, beside the log. Sealed: it cannot be made up, and an older one only means that more of the log is read.
+const COPY: &str = "change.standing";
+/// The standing as a record, written before records are moved out of the log.
+pub(crate) const SUMMARY: &str = "change-standing";
+/// Records that may be read again at each opening before the copy is renewed.
+const STALE: u64 = 4096;
+
+/// Reads on from the copy to the end of the log.
+pub(crate) fn read(dir: &Path, key: &DataKey) -> Result<Standing, GateError> {
+    let copy = open(dir, key).unwrap_or_default();
+    let (read_from, before) = (copy.next, copy.standing.clone());
+    let copy = read_on(dir, copy)?;
+    if copy.standing != before || copy.next - read_from > STALE {
+        keep(dir, key, &copy)?;
+    }
+    Ok(copy.standing)
+}
+
+/// What the log of a site says about changes, whether or not another process has the site open; without any key, so for showing.
+///
+/// # Errors
+/// [`GateError::Audit`] for a log that cannot be read.
+pub fn standing_of(dir: &Path) -> Result<Standing, GateError> {
+    Ok(read_on(dir, Copy::default())?.standing)
+}
+
+fn read_on(dir: &Path, copy: Copy) -> Result<Copy, GateError> {
+    let Copy { mut next, mut standing } = copy;
+    let mut lost = false;
+    for (index, bytes) in casemate_audit::entries_from(&dir.join("log"), next)? {
+        // Records that are in an archive now held what the summary holds.
+        lost |= index > next;
+        next = index + 1;
+        let bytes = bytes?;
+        if !about_changes(&bytes) {
+            continue;
+        }
+        match Record::from_bytes(&bytes)?.event {
+            Event::Site { action, detail } if action == SUMMARY => {
+                if lost {
+                    standing = serde_json::from_str(&detail).map_err(|error| damaged(&error.to_string()))?;
+                    lost = false;
+                }
+            }
+            event => apply(&mut standing, &event)?,
+        }
+    }
+    if lost {
+        return Err(damaged("its records are in an archive, and no summary of them is in the log"));
+    }
+    Ok(Copy { next, standing })
+}
+
+/// Takes in one record.
+pub(crate) fn apply(standing: &mut Standing, event: &Event) -> Result<(), GateError> {
+    match event {
+        Event::Bundle { action, name, version, digest, generation, .. }
+            if matches!(action.as_str(), "activated" | "rolled-back") =>
+        {
+            let name = name.parse().map_err(|_| damaged("a bundle's name in the log is none"))?;
+            standing.activated(&name, *version, *digest, *generation);
+        }
+        Event::Order { action, scope, order, .. } => match action.as_str() {
+            "stopped" => standing.stopped(scope.parse().map_err(|error: String| damaged(&error))?, *order),
+            "resumed" => standing.resumed(&scope.parse().map_err(|error: String| damaged(&error))?, *order),
+            "revoked" => standing.revoke(scope.parse().map_err(|_| damaged("a revoked digest is none"))?, *order),
+            "rollback" => {
+                let (name, to) =
+                    scope.split_once('@').ok_or_else(|| damaged("a rollback in the log names no bundle"))?;
+                let name = name.parse().map_err(|_| damaged("a rollback in the log names no plugin"))?;
+                standing.ordered(
+                    name,
+                    to.parse().map_err(|_| damaged("a rollback in the log names no bundle"))?,
+                    *order,
+                );
+            }
+            _ => {}
+        },
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Whether a record can matter here. Most are of decisions, and are not parsed.
+fn about_changes(record: &[u8]) -> bool {
+    let text = std::str::from_utf8(record).unwrap_or_default();
+    ["\"event\":\"bundle\"", "\"event\":\"order\"", SUMMARY].iter().any(|mark| text.contains(mark))
+}
+
+fn open(dir: &Path, key: &DataKey) -> Option<Copy> {
+    let bytes = key.open("the standing of changes", &[COPY.as_bytes()], &fs::read(dir.join(COPY)).ok()?).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+fn keep(dir: &Path, key: &DataKey, copy: &Copy) -> Result<(), GateError> {
+    let bytes = serde_json::to_vec(copy).map_err(|error| damaged(&error.to_string()))?;
+    let sealed = key.seal("the standing of changes", &[COPY.as_bytes()], &bytes);
+    write_private(&dir.join(COPY), &sealed.map_err(|error| GateError::Store(error.to_string()))?)
+}
+
+fn damaged(why: &str) -> GateError {
+    GateError::Store(format!("the audit log does not say what is active: {why}"))
+}
+
+impl Gate {
+    /// What the log says about changes, up to now.
+    pub fn standing(&self) -> Arc<Standing> {
+        Arc::clone(&self.standing.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes in what was just recorded at `index`. The caller holds `changing`.
+    pub(crate) fn take_in(&self, event: &Event, index: u64) -> Result<(), GateError> {
+        let mut standing = (*self.standing()).clone();
+        apply(&mut standing, event)?;
+        self.set_standing(standing.clone());
+        keep(&self.dir, &self.site_key, &Copy { next: index + 1, standing })
+    }
+
+    pub(crate) fn set_standing(&self, standing: Standing) {
+        *self.standing.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(standing);
+    }
+
+    /// The store of bundles, if its state is one that the log has seen; a state that is gone is written anew.
+    pub(crate) fn changes(&self) -> Result<SiteStore, GateError> {
+        let standing = self.standing();
+        if !SiteStore::has_state(&self.dir) && standing.active != ActiveSet::default() {
+            SiteStore::restore(&self.dir, &standing.active)?;
+        }
+        let changes = SiteStore::open(&self.dir)?;
+        standing.allows(changes.active()).map_err(|why| ChangeError::StateDamaged {
+            path: self.dir.join("active.json"),
+            why: format!("{why}; move the file away, and it is written anew from the log"),
+        })?;
+        Ok(changes)
+    }
+
+    /// Moves whole segments of records before `before` into an archive; what they say about changes stays in the log as a summary.
+    ///
+    /// # Errors
+    /// As [`casemate_audit::Log::seal`].
+    pub fn seal_log(&self, before: u64, archive: &Path) -> Result<casemate_audit::Segment, GateError> {
+        let detail = serde_json::to_string(&*self.standing()).map_err(|error| damaged(&error.to_string()))?;
+        self.journal.record_blocking(Event::Site { action: SUMMARY.to_owned(), detail })?;
+        self.journal.seal(before, archive)
+    }
+}

@@ -1,0 +1,263 @@
+//! What runs changes only by bundles and orders that enough people signed, at once also in a running server, and no file says otherwise
+//! than the audit log.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::guest::{component, root};
+use crate::serve::Served;
+use crate::site::{self, Site, text};
+
+const DENIED: i32 = 3;
+const UNVERIFIED: i32 = 4;
+const QUESTION: &str = "How do I book a room?";
+
+fn key(site: &Site, name: &str) -> String {
+    text(&site.dir.join(format!("approvers/{name}.key"))).to_owned()
+}
+
+fn order(site: &Site) -> String {
+    let path = site.dir.join("order");
+    let _ = fs::remove_file(&path);
+    text(&path).to_owned()
+}
+
+/// Stops as ana.
+#[track_caller]
+fn stop(site: &Site, scope: &[&str]) {
+    let key = key(site, "ana");
+    let command = [&["change", "stop"], scope, &["--reason", "a leak", "--key", &key]].concat();
+    assert_eq!(site.casemate(&command).expect(0)["action"], "stopped");
+}
+
+/// Resumes as ana, then with bo.
+#[track_caller]
+fn resume(site: &Site, scope: &[&str]) {
+    let (ana, bo, path) = (key(site, "ana"), key(site, "bo"), order(site));
+    let command = [&["change", "resume"], scope, &["--reason", "looked into", "--key", &ana, "--out", &path]].concat();
+    site.casemate(&command).expect(0);
+    let alone = site.casemate(&["change", "submit", &path]);
+    assert!(alone.text.contains("1 of 2"), "{}", alone.text);
+    alone.expect(UNVERIFIED);
+    site.casemate(&["change", "sign", &path, "--key", &ana]).expect(UNVERIFIED);
+    site.casemate(&["change", "sign", &path, "--key", &bo]).expect(0);
+    assert_eq!(site.casemate(&["change", "submit", &path]).expect(0)["action"], "resumed");
+    // Once only.
+    site.casemate(&["change", "submit", &path]).expect(UNVERIFIED);
+}
+
+fn evaluate(site: &Site) -> Value {
+    site.casemate(&["policy", "eval", "--text", QUESTION, "--as", "ben"]).json
+}
+
+/// `clearance` as a later version.
+fn load_clearance(site: &Site, version: u64) -> Value {
+    let folder = root().join("plugins/clearance");
+    let [manifest, settings] =
+        ["manifest.toml", "settings.json"].map(|file| fs::read_to_string(folder.join(file)).unwrap());
+    site.load_next(&component("plugins/clearance", ""), &manifest, &settings, version)
+}
+
+fn generation(site: &Site) -> u64 {
+    site.casemate(&["change", "status"]).expect(0)["active"]["generation"].as_u64().unwrap()
+}
+
+#[test]
+fn one_custodian_stops_a_running_server_at_once_and_deleted_files_do_not_start_it() {
+    let served = Served::of(site::copy());
+    let evaluate = || served.post("/v1/policy/evaluate", "ben", &json!({ "text": QUESTION })).body;
+    assert_eq!(evaluate()["decision"]["verdict"], "allow");
+    stop(served.site(), &["--everything"]);
+    assert_eq!(evaluate()["decision"]["reason"], "host:stopped");
+    let asked = served.post("/v1/ask", "ana", &json!({ "question": QUESTION })).body;
+    assert_eq!(asked["outcome"]["reason"], "host:stopped", "{asked}");
+    let (_, site) = served.stop();
+
+    // After a restart, and without every file that a thief of the stop would take away.
+    let saved = fs::read(site.dir.join("active.json")).unwrap();
+    for name in ["change.standing", "active.json", "state.floor"] {
+        let path = site.dir.join(name);
+        let held = fs::read(&path).ok();
+        let _ = fs::remove_file(&path);
+        let denied = site.casemate(&["policy", "eval", "--text", QUESTION, "--as", "ben"]);
+        assert_ne!(denied.code, 0, "without {name}: {}", denied.text);
+        if let Some(held) = held.filter(|_| name == "state.floor") {
+            fs::write(&path, held).unwrap();
+        }
+    }
+    assert_eq!(saved, fs::read(site.dir.join("active.json")).unwrap(), "rebuilt from the log");
+    assert_eq!(self::evaluate(&site)["decision"]["reason"], "host:stopped");
+    let error = site.casemate(&["ask", QUESTION, "--as", "ana"]).expect(DENIED);
+    assert_eq!(error["outcome"]["reason"], "host:stopped");
+
+    resume(&site, &["--everything"]);
+    assert_eq!(self::evaluate(&site)["decision"]["verdict"], "allow");
+    let orders: Vec<Value> = site.records().into_iter().filter(|record| record["event"] == "order").collect();
+    let actions: Vec<&str> = orders.iter().filter_map(|record| record["action"].as_str()).collect();
+    assert_eq!(actions, ["stopped", "refused", "resumed", "refused"]);
+    assert_eq!(orders[0]["signers"], json!(["ana"]));
+    assert_eq!(orders[2]["signers"], json!(["ana", "bo"]));
+}
+
+#[test]
+fn a_stopped_component_is_missed_by_whatever_needs_it() {
+    let site = site::copy();
+    stop(&site, &["--component", "librarian"]);
+    assert_eq!(evaluate(&site)["decision"]["verdict"], "allow", "the policies go on");
+    assert_eq!(site.ask("ana", QUESTION).expect(DENIED)["outcome"]["reason"], "host:no-plugin");
+    resume(&site, &["--component", "librarian"]);
+    stop(&site, &["--component", "clearance"]);
+    assert_eq!(evaluate(&site)["decision"]["reason"], "host:stopped", "a chain without a policy is none");
+    // Loading it again, in a new version, does not lift the stop.
+    load_clearance(&site, 70_000_000_000);
+    assert_eq!(evaluate(&site)["decision"]["reason"], "host:stopped");
+}
+
+#[test]
+fn a_stop_of_a_stranger_is_refused_and_recorded_without_a_name() {
+    let site = site::copy();
+    let stranger = casemate_bundle::ApproverKey::generate("ana").unwrap();
+    let path = site.dir.join("stranger.key");
+    stranger.save(&path).unwrap();
+    let stop = ["change", "stop", "--everything", "--reason", "mischief", "--key", text(&path)];
+    let refused = site.casemate(&stop);
+    assert!(refused.text.contains("does not hold"), "{}", refused.text);
+    refused.expect(UNVERIFIED);
+    let record = site.records().pop().unwrap();
+    assert_eq!((record["event"].as_str(), record["action"].as_str()), (Some("order"), Some("refused")));
+    assert_eq!(record["signers"], json!([]));
+    assert_eq!(evaluate(&site)["decision"]["verdict"], "allow");
+}
+
+#[test]
+fn activation_beside_a_loaded_server_fails_no_request() {
+    let served = Served::of(site::copy());
+    let before = served.get("/v1/health", "ben").body["generation"].as_u64().unwrap();
+    let over = AtomicBool::new(false);
+    let asked: usize = std::thread::scope(|scope| {
+        let load = || {
+            let mut asked = 0;
+            while !over.load(Ordering::Relaxed) {
+                let answer = served.post("/v1/policy/evaluate", "ben", &json!({ "text": QUESTION }));
+                assert_eq!((answer.status, &answer.body["decision"]["verdict"]), (200, &json!("allow")), "{answer:?}");
+                asked += 1;
+            }
+            asked
+        };
+        let workers: Vec<_> = (0..4).map(|_| scope.spawn(load)).collect();
+        for version in 1..=3 {
+            let loaded = load_clearance(served.site(), 70_000_000_000 + version);
+            assert_eq!(loaded["generation"], before + version);
+        }
+        over.store(true, Ordering::Relaxed);
+        workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+    });
+    assert!(asked > 4, "{asked}");
+    assert_eq!(served.get("/v1/health", "ben").body["generation"], before + 3);
+    // Requests were decided in the old generation and in the new ones.
+    let (_, site) = served.stop();
+    let records = site.records();
+    for generation in [before, before + 3] {
+        let decided = |record: &Value| record["event"] == "decision" && record["generation"] == generation;
+        assert!(generation != before || records.iter().any(decided), "{generation}");
+    }
+}
+
+#[test]
+fn a_bundle_that_is_refused_beside_a_server_leaves_the_set_as_it_is() {
+    let served = Served::of(site::copy());
+    let before = served.get("/v1/health", "ben").body["generation"].clone();
+    let path = served.site().dir.join("junk.casemate");
+    let mut bytes = fs::read(site::shared().dir.with_file_name("clearance.casemate")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    served.site().casemate(&["plugin", "load", text(&path)]).expect(UNVERIFIED);
+    assert_eq!(served.get("/v1/health", "ben").body["generation"], before);
+    assert!(fs::read_dir(served.site().dir.join("inbox")).unwrap().next().is_none(), "nothing is left lying");
+}
+
+#[test]
+fn a_rollback_takes_two_and_is_a_new_generation() {
+    let served = Served::of(site::copy());
+    let site = served.site();
+    let before = generation(site);
+    let old = site.casemate(&["change", "status"]).expect(0)["active"]["entries"]["clearance"].clone();
+    load_clearance(site, 70_000_000_000);
+    let (ana, bo, path) = (key(site, "ana"), key(site, "bo"), order(site));
+    let roll = ["change", "rollback", "clearance", "--reason", "too strict", "--key", &ana, "--out", &path];
+    site.casemate(&roll).expect(0);
+    site.casemate(&["change", "submit", &path]).expect(UNVERIFIED);
+    site.casemate(&["change", "sign", &path, "--key", &bo]).expect(0);
+    assert_eq!(site.casemate(&["change", "submit", &path]).expect(0)["generation"], before + 2);
+    let standing = site.casemate(&["change", "status"]).expect(0);
+    assert_eq!(standing["active"]["entries"]["clearance"], old);
+    assert_eq!(standing["active"]["floors"]["clearance"], 70_000_000_000_u64, "the floor stays");
+    let evaluate = || served.post("/v1/policy/evaluate", "ben", &json!({ "text": QUESTION })).body;
+    assert_eq!(evaluate()["decision"]["verdict"], "allow");
+    site.casemate(&["change", "submit", &path]).expect(UNVERIFIED);
+
+    let (_, site) = served.stop();
+    assert_eq!(self::evaluate(&site)["decision"]["verdict"], "allow", "it holds after a restart");
+    let revoke = ["change", "revoke", old["bundle_digest"].as_str().unwrap(), "--reason", "broken", "--key", &ana];
+    site.casemate(&revoke).expect(0);
+    assert_eq!(self::evaluate(&site)["decision"]["reason"], "host:stopped");
+}
+
+#[test]
+fn a_state_of_yesterday_is_refused_and_a_deleted_one_is_rebuilt() {
+    let site = site::copy();
+    let state = site.dir.join("active.json");
+    let yesterday = fs::read(&state).unwrap();
+    load_clearance(&site, 70_000_000_000);
+    let today = fs::read(&state).unwrap();
+    fs::write(&state, &yesterday).unwrap();
+    let refused = site.casemate(&["ask", QUESTION, "--as", "ana"]);
+    assert!(refused.text.contains("the log has seen"), "{}", refused.text);
+    refused.expect(UNVERIFIED);
+
+    // Back by hand, marked as if it had been ordered.
+    let mut forged: Value = serde_json::from_slice(&today).unwrap();
+    let old: Value = serde_json::from_slice(&yesterday).unwrap();
+    forged["entries"]["clearance"] = old["entries"]["clearance"].clone();
+    forged["rolled_back"] = json!(["clearance"]);
+    forged["generation"] = (forged["generation"].as_u64().unwrap() + 1).into();
+    fs::write(&state, forged.to_string()).unwrap();
+    let refused = site.casemate(&["ask", QUESTION, "--as", "ana"]);
+    assert!(refused.text.contains("nobody ordered"), "{}", refused.text);
+    refused.expect(UNVERIFIED);
+
+    fs::remove_file(&state).unwrap();
+    assert_eq!(evaluate(&site)["decision"]["verdict"], "allow");
+    assert_eq!(fs::read(&state).unwrap(), today);
+
+    // Bundles that are gone cannot be rebuilt: nothing runs, and nothing is forgotten.
+    let before = generation(&site);
+    fs::remove_dir_all(site.dir.join("bundles")).unwrap();
+    fs::remove_file(&state).unwrap();
+    let error = site.casemate(&["ask", QUESTION, "--as", "ana"]);
+    assert!(error.text.contains("missing"), "{}", error.text);
+    error.expect(UNVERIFIED);
+    assert_eq!(generation(&site), before);
+}
+
+#[test]
+fn a_change_that_a_crash_kept_from_the_log_is_caught_up_on_once() {
+    let site = site::copy();
+    let (before, after) = (generation(&site), site.copy());
+    load_clearance(&after, 70_000_000_000);
+    // What a crash between the state and the log leaves.
+    let digest = |site: &Site| site.casemate(&["plugin", "list"]).expect(0)["entries"]["clearance"]["file"].clone();
+    let file = digest(&after).as_str().unwrap().to_owned();
+    for name in ["active.json", &file] {
+        fs::copy(after.dir.join(name), site.dir.join(name)).unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(evaluate(&site)["decision"]["verdict"], "allow");
+        assert_eq!(generation(&site), before + 1);
+    }
+    let caught = |record: &Value| record["action"] == "activated" && record["version"] == 70_000_000_000_u64;
+    assert_eq!(site.records().iter().filter(|record| caught(record)).count(), 1);
+}
