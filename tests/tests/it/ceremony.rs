@@ -370,7 +370,8 @@ fn a_site_whose_pins_are_split_is_opened_by_two_custodians_and_by_nobody_else() 
     let records = split.opened(&site, &["ana", "bo"], &["audit", "show"]);
     let first = site.records();
     assert!(first.iter().all(|record| record["rehearsal"] != true), "{}", records.text);
-    let founded = first[0]["detail"].as_str().unwrap();
+    let founded = first.iter().find(|record| record["action"] == "approval-used").unwrap();
+    let founded = founded["detail"].as_str().unwrap();
     assert!(founded.contains("found by ana and bo") && founded.contains("tier split-package-and-pin"), "{founded}");
     let opened =
         first.iter().filter(|record| record["detail"].as_str().is_some_and(|detail| detail.starts_with("opened: ")));
@@ -408,4 +409,44 @@ fn an_enterprises_site_is_founded_with_split_pins_and_not_without() {
     // What is missing now is a validated module, and nothing else.
     let ended = split.opened(&site, &["ana", "bo"], &["keys", "list"]);
     assert!(ended.code == 4 && ended.text.contains("hardware"), "{}", ended.text);
+}
+
+/// `kill -9` while tokens with split PINs are open: the PINs of before are in force, and `resume` goes on with them and replaces them.
+#[test]
+fn a_ceremony_that_is_killed_with_its_tokens_open_goes_on_with_the_pins_of_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("rehearsal");
+    let plan = root().join("docs/samples/site-plan.toml");
+    let site = Site::at(out.join("site"));
+    let order = ["ceremony", "rehearse", text(&plan), "--out", text(&out), "--split-pins", "--yes"];
+    let quiet = || std::process::Stdio::null();
+    let mut child = site.command(&order).stdout(quiet()).stderr(quiet()).spawn().unwrap();
+    let journal = out.join("ceremony/journal.jsonl");
+    let steps = || fs::read_to_string(&journal).map_or(0, |text| text.lines().count());
+    while steps() < 12 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let custody = |role: &str| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(out.join(format!("custody/{role}/journal.json"))).unwrap()).unwrap()
+    };
+    assert!(!out.join("ceremony/transcript.json").exists(), "it was killed in the middle");
+    for role in ["primary", "backup"] {
+        assert_eq!((&custody(role)["generation"], &custody(role)["phase"]), (&1.into(), &"prepared".into()), "{role}");
+    }
+    let (bindings, ceremony) = (out.join("bindings.toml"), out.join("ceremony"));
+    let resume =
+        ["ceremony", "resume", text(&plan), "--bindings", text(&bindings), "--folder", text(&ceremony), "--yes"];
+    // The process that keeps the log ends with its input; it may take a moment.
+    let mut ended = site.casemate(&resume);
+    while ended.code != 0 && ended.text.contains("in use") {
+        ended = site.casemate(&resume);
+    }
+    ended.expect(0);
+    for role in ["primary", "backup"] {
+        assert_eq!((&custody(role)["generation"], &custody(role)["phase"]), (&2.into(), &"settled".into()), "{role}");
+    }
+    let transcript = out.join("ceremony/transcript.json");
+    site.casemate(&["ceremony", "verify", text(&transcript), "--plan", text(&plan)]).expect(0);
 }

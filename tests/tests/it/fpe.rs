@@ -131,12 +131,17 @@ fn a_site_runs_on_the_hsms_own_ff1_and_stops_when_it_lies() {
     let shim = std::env::current_exe().unwrap().with_file_name("libcasemate_shim.so");
     let (shim, fault) = (format!("{shim:?}"), folder.path().join("fault"));
     fs::write(&fault, "").unwrap();
+    // Of a module that is not the embedded one `init` configures nothing.
+    let slots = folder.path().join("token.conf");
+    let storage = folder.path().join("token.sql");
+    fs::write(&slots, format!("[[slots]]\nslot = 0\ndbtype = \"sqlite\"\ndbargs = {storage:?}\n")).unwrap();
     let native = "native-ff1 = { mechanism = 0x80004646, layout = \"radix-tweak\" }\n";
     let environment =
         format!("[hsm.environment]\nCASEMATE_SHIM_MODULE = {module}\nCASEMATE_SHIM_FAULT_FILE = {fault:?}\n");
     let config = example
         .replace(&format!("module = {module}"), &format!("module = {shim}"))
         .replace("[hsm.environment]\n", &format!("{native}{environment}"))
+        .replace("\"{site}/token/token.conf\"", &format!("{slots:?}"))
         .replace("crate = \"fpe\"", "crate = \"fpe\"\npart = \"fpe:digits\"");
     let file = folder.path().join("native.toml");
     fs::write(&file, &config).unwrap();
