@@ -56,6 +56,10 @@ pub struct TokenBinding {
     /// A file with the PIN; asked for at the terminal otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pin_file: Option<PathBuf>,
+    /// The folder with the shares of its PINs, which nobody knows: the custodians who are here open theirs, and the PINs are replaced at
+    /// the end (`casemate custodian token init --folder`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custody: Option<PathBuf>,
 }
 
 /// A custodian's token; its serial number is on the roster.
@@ -91,6 +95,13 @@ impl Bindings {
                 )));
             }
         }
+        if let Some((role, _)) =
+            read.tokens.iter().find(|(_, token)| token.custody.is_some() && token.pin_file.is_some())
+        {
+            return Err(CeremonyError::bindings(format!(
+                "`{role}` has a PIN file, and nobody knows a PIN that is split"
+            )));
+        }
         let named = read.tokens.values().map(|token| &token.module);
         for name in named.chain(read.custodians.values().map(|custodian| &custodian.module)) {
             if !read.modules.contains_key(name) {
@@ -100,6 +111,7 @@ impl Bindings {
         let absolute = |path: &mut PathBuf| *path = folder.join(&*path);
         absolute(&mut read.roster);
         read.tokens.values_mut().filter_map(|token| token.pin_file.as_mut()).for_each(absolute);
+        read.tokens.values_mut().filter_map(|token| token.custody.as_mut()).for_each(absolute);
         read.custodians.values_mut().filter_map(|custodian| custodian.pin_file.as_mut()).for_each(absolute);
         for module in read.modules.values_mut() {
             if module.path != Path::new("embedded") {

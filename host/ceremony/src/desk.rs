@@ -11,19 +11,19 @@ use casemate_hsm::probe::{self, Access, Report};
 use casemate_hsm::{HsmError, Keyring, Login, Module, Pin, TokenInfo};
 use casemate_types::UserName;
 
-use crate::{Bindings, CeremonyError, Plan};
+use crate::{Bindings, CeremonyError, Plan, lease};
 
 /// Where PINs come from: whose, and the file that the bindings name.
 pub type PinSource<'a> = dyn Fn(&str, Option<&Path>) -> Result<Pin, CeremonyError> + 'a;
 
 /// Tokens, custodians and PINs of one ceremony.
 pub struct Desk<'a> {
-    bindings: &'a Bindings,
-    roster: &'a Roster,
+    pub(crate) bindings: &'a Bindings,
+    pub(crate) roster: &'a Roster,
     modules: BTreeMap<&'a str, Arc<Module>>,
     pins: &'a PinSource<'a>,
-    /// Each PIN is asked for once.
-    known: RefCell<BTreeMap<String, Rc<Pin>>>,
+    /// Each PIN is asked for once. Those that were split are here while the token is open.
+    pub(crate) known: RefCell<BTreeMap<String, Rc<Pin>>>,
 }
 
 impl<'a> Desk<'a> {
@@ -79,8 +79,9 @@ impl<'a> Desk<'a> {
     /// As [`Desk::token`] and [`QuorumBackend::of`].
     pub fn tier(&self) -> Result<QuorumBackend, CeremonyError> {
         let mut tier = QuorumBackend::Vendor;
-        for role in self.bindings.tokens.keys() {
-            tier = tier.min(QuorumBackend::of(&self.token(role)?, self.bindings.vendor_quorum, false)?);
+        for (role, binding) in &self.bindings.tokens {
+            let token = self.token(role)?;
+            tier = tier.min(QuorumBackend::of(&token, self.bindings.vendor_quorum, lease::is_split(binding, &token)?)?);
         }
         Ok(tier)
     }
@@ -123,13 +124,19 @@ impl<'a> Desk<'a> {
         Ok((custodian, token))
     }
 
-    fn place(&self, role: &str) -> Result<(Arc<Module>, TokenInfo), CeremonyError> {
+    pub(crate) fn place(&self, role: &str) -> Result<(Arc<Module>, TokenInfo), CeremonyError> {
         let not_bound = || CeremonyError::bindings(format!("token `{role}` is not bound"));
         let binding = self.bindings.tokens.get(role).ok_or_else(not_bound)?;
         let module = self.modules.get(binding.module.as_str()).ok_or_else(not_bound)?;
         let serial = binding.serial.as_str();
         let found = module.tokens()?.into_iter().find(|token| token.initialised && same(&token.serial, serial));
         Ok((Arc::clone(module), found.ok_or_else(|| self.missing(role))?))
+    }
+
+    /// Whether the PINs of `token ROLE` are split.
+    fn is_split(&self, of: &str) -> bool {
+        let binding = of.strip_prefix("token ").and_then(|role| self.bindings.tokens.get(role));
+        binding.is_some_and(|binding| binding.custody.is_some())
     }
 
     fn missing(&self, role: &str) -> CeremonyError {
@@ -154,6 +161,9 @@ impl<'a> Desk<'a> {
         }
         if let Some(pin) = self.known.borrow().get(of) {
             return Ok(Some(Rc::clone(pin)));
+        }
+        if self.is_split(of) {
+            return Err(CeremonyError::bindings(format!("the PINs of {of} are split, and it is not open")));
         }
         let pin = Rc::new((self.pins)(of, file)?);
         self.known.borrow_mut().insert(of.to_owned(), Rc::clone(&pin));

@@ -1,6 +1,7 @@
 //! `casemate custodian`: what custodians, and those who ask them for something, do at a terminal.
 
 pub mod args;
+mod open;
 mod token;
 
 use std::fs;
@@ -153,6 +154,8 @@ pub fn run(site: &Path, command: CustodianCommand, json: bool) -> Result<ExitCod
             }
             Ok(ExitCode::SUCCESS)
         }
+        CustodianCommand::Open(options) => open::run(site, &options, json),
+        CustodianCommand::OpenShares(options) => open::shares(site, &options),
         CustodianCommand::Shares(command) => token::shares(site, command, json),
         CustodianCommand::Token(command) => token::run(site, command, json),
         CustodianCommand::Record { first, statement, custody } => {

@@ -1,14 +1,20 @@
 use std::fs;
 use std::future::Future;
-use std::path::Path;
-use std::sync::Arc;
+use std::io::{PipeReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use casemate_custody::{CustodyFolder, OpenShare, SplitPin, process};
 use casemate_gate::{Gate, Session, SiteConfig};
+use casemate_hsm::Role;
 use casemate_sandbox::Profile;
 use casemate_tier::Endpoint;
 use casemate_types::UserName;
+use zeroize::Zeroizing;
 
 use crate::failure::Failure;
 
@@ -21,6 +27,7 @@ pub fn prepare(site: &Path) -> Result<(), Failure> {
 /// As [`prepare`], for a configuration that is read already.
 pub fn set(site: &Path, config: &SiteConfig) -> Result<(), Failure> {
     set_variables(variables(site, config)?);
+    put_pins_together(site, config, None)?;
     match &config.inference {
         None => Ok(()),
         Some(inference) => {
@@ -122,7 +129,72 @@ async fn open(site: &Path, user: &UserName) -> Result<(Arc<Gate>, Arc<Session>),
 /// Who gives an order, as far as this machine knows: the account that runs this process. Recorded, and no proof.
 pub fn officer() -> String {
     use std::os::unix::fs::MetadataExt;
-    fs::metadata("/proc/self").map_or_else(|_| "unknown account".to_owned(), |own| format!("uid {}", own.uid()))
+    // Asked for once: a process without core dumps has a folder that belongs to root.
+    static OFFICER: OnceLock<String> = OnceLock::new();
+    let ask =
+        || fs::metadata("/proc/self").map_or_else(|_| "unknown account".to_owned(), |own| format!("uid {}", own.uid()));
+    OFFICER.get_or_init(ask).clone()
+}
+
+/// What custodians' tokens opened, as lines, while this process lives.
+static SHARES: OnceLock<Zeroizing<Vec<u8>>> = OnceLock::new();
+
+/// Reads the shares that `custodian open` passes on, before anything else is done.
+pub fn take_shares(pipe: u32) -> Result<(), Failure> {
+    officer();
+    process::no_core_dumps()?;
+    let unreadable = |error: std::io::Error| Failure::caused_by("cannot read the custodians' shares", &error);
+    let mut lines = Zeroizing::new(Vec::with_capacity(MAX_SHARES + 1));
+    let pipe = fs::File::open(format!("/proc/self/fd/{pipe}")).map_err(unreadable)?;
+    pipe.take(MAX_SHARES as u64 + 1).read_to_end(&mut lines).map_err(unreadable)?;
+    if lines.len() > MAX_SHARES {
+        return Err(Failure::new("the custodians' shares are larger than any").with_code(2));
+    }
+    let _ = SHARES.set(lines);
+    Ok(())
+}
+
+/// Shares fit into a pipe, so that the process that opens them can end before they are read.
+const MAX_SHARES: usize = 60_000;
+
+/// Passes the shares on to a process of this program that opens the site in the place of this one. The pipe has to live until it is started.
+pub fn hand_on(command: &mut Command) -> Result<Option<PipeReader>, Failure> {
+    let Some(lines) = SHARES.get() else { return Ok(None) };
+    let failed = |error: std::io::Error| Failure::caused_by("cannot pass the custodians' shares on", &error);
+    let (reader, mut writer) = std::io::pipe().map_err(failed)?;
+    writer.write_all(lines).map_err(failed)?;
+    inherit(&reader, command)?;
+    Ok(Some(reader))
+}
+
+/// Lets a process have a pipe, and tells it which.
+pub fn inherit(pipe: &PipeReader, command: &mut Command) -> Result<(), Failure> {
+    rustix::io::fcntl_setfd(pipe, rustix::io::FdFlags::empty())
+        .map_err(|error| Failure::caused_by("cannot pass the custodians' shares on", &error))?;
+    command.arg("--shares-fd").arg(pipe.as_raw_fd().to_string());
+    Ok(())
+}
+
+/// Puts the PINs of a site's tokens together from the shares that this process was given, if they are split.
+pub fn put_pins_together(site: &Path, config: &SiteConfig, roster: Option<&Path>) -> Result<(), Failure> {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    let split: Vec<(Role, PathBuf)> = [Role::Primary, Role::Backup]
+        .into_iter()
+        .filter_map(|role| Some((role, site.join(config.hsm.custody(role)?))))
+        .collect();
+    // Without shares the site says by itself who opens it.
+    let Some(lines) = SHARES.get().filter(|_| !split.is_empty()) else { return Ok(()) };
+    if DONE.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
+    let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let mut shares = lines.map(OpenShare::from_pipe).collect::<Result<Vec<_>, _>>()?;
+    let roster = crate::custodian::read_roster(site, roster)?;
+    for (role, folder) in split {
+        let folder = CustodyFolder::open(&folder)?;
+        casemate_gate::provide_pin(role, SplitPin::put_together(&folder, &roster, &mut shares)?);
+    }
+    Ok(())
 }
 
 /// Splits `NAME=VALUE`.

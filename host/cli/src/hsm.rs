@@ -109,10 +109,11 @@ fn probe_site_token(
     environment::lock_down()?;
     let (module, label) = place(config, options)?;
     let module = Module::load(&site.join(module))?;
-    let file = if options.backup { "pins/backup-user" } else { "pins/user" };
-    let pin = match (&options.pin_file, module.token(label)?.protected_authentication_path) {
+    let (token, role) = (module.token(label)?, if options.backup { Role::Backup } else { Role::Primary });
+    let pin = match (&options.pin_file, token.protected_authentication_path) {
         (None, true) => None,
-        (file_given, _) => Some(read_pin(file_given.as_deref().unwrap_or(&site.join(file)))?),
+        (None, false) => Some(casemate_gate::user_pin(site, config, role, &token)?),
+        (Some(file), _) => Some(read_pin(file)?),
     };
     Ok(probe::run(&module, label, &Access::Live { pin: pin.as_ref() }, progress)?)
 }

@@ -36,6 +36,7 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
     casemate_gate::prepare(site, &config_toml)?;
     let config = SiteConfig::read(site)?;
     write_token_configuration(site, &config)?;
+    environment::put_pins_together(site, &config, options.roster.as_deref().or(options.ceremony_roster.as_deref()))?;
     environment::set(site, &config)?;
     environment::lock_down()?;
 
@@ -63,7 +64,7 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
     if json {
         output::json(&serde_json::json!({
             "site": site,
-            "rehearsal": true,
+            "rehearsal": created.rehearsal,
             "token": { "label": created.token.label, "model": created.token.model, "serial": created.token.serial },
             "backup": created.backup.as_ref().map(|token| serde_json::json!({ "label": token.label, "model": token.model, "serial": token.serial })),
             "probe": created.probe,
@@ -73,7 +74,7 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
         }))?;
     } else {
         output::line(&format!(
-            "\nSite `{}` is ready in {}.\n  token      {} {} (serial {})\n  probed     fit for profile {}; what the token does not enforce is compensated: {}\n  keys       {} made in tokens, none outside them\n  approvers  {} (two signatures a bundle)\n  log key    {}\n\nREHEARSAL: one person made this site. PINs, credentials and approver keys lie in its folder, and every record says so.\nNext: build, sign and load plugins (`casemate plugin --help`), then `casemate ingest`.",
+            "\nSite `{}` is ready in {}.\n  token      {} {} (serial {})\n  probed     fit for profile {}; what the token does not enforce is compensated: {}\n  keys       {} made in tokens, none outside them\n  approvers  {} (two signatures a bundle)\n  log key    {}\n\n{}\nNext: build, sign and load plugins (`casemate plugin --help`), then `casemate ingest`.",
             config.name,
             site.display(),
             created.token.manufacturer.trim(),
@@ -93,6 +94,12 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
             created.keys.len(),
             created.approvers.join(", "),
             created.verifier_key,
+            match created.rehearsal {
+                true =>
+                    "REHEARSAL: one person can open this site. PINs, credentials and approver keys lie in its folder, and every record says so.",
+                false =>
+                    "Nobody knows the PINs of its tokens: `casemate custodian open` opens it. Credentials and approver keys lie in its folder: hand them over.",
+            },
         ))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -1,3 +1,4 @@
+mod legacy;
 mod rotate;
 
 use std::collections::BTreeSet;
@@ -89,6 +90,9 @@ pub enum KeysCommand {
     /// Rotate the site's own keys: 48 hours' notice, two custodians, re-encryption.
     #[command(subcommand)]
     Rotate(rotate::RotateCommand),
+    /// FF3-1 for data that exists: off unless two custodians say until when.
+    #[command(subcommand)]
+    Legacy(legacy::LegacyCommand),
     /// Make the keys of a compartment, and add its rule to site.toml.
     ///
     /// Users who satisfy the rule get in with their next key: `casemate keys issue USER`.
@@ -158,6 +162,7 @@ pub fn run(site: &Path, command: KeysCommand, json: bool) -> Result<ExitCode, Fa
     let command = match command {
         KeysCommand::Revoke { name } => return revoke(site, &name, &by, json),
         KeysCommand::Rotate(command) => return rotate::run(site, command, json),
+        KeysCommand::Legacy(command) => return legacy::run(site, command, json),
         KeysCommand::Destroy { name, consent, .. } if !name.starts_with("compartment/") => {
             return rotate::destroy(site, &name, &consent, json);
         }
@@ -203,7 +208,7 @@ pub fn run(site: &Path, command: KeysCommand, json: bool) -> Result<ExitCode, Fa
             }
             Ok(ExitCode::SUCCESS)
         }
-        KeysCommand::Revoke { .. } | KeysCommand::Rotate(_) => Ok(ExitCode::SUCCESS),
+        KeysCommand::Revoke { .. } | KeysCommand::Rotate(_) | KeysCommand::Legacy(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -50,6 +50,9 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let site = arguments.site;
     let json = arguments.json;
+    if let Some(pipe) = arguments.shares_fd {
+        environment::take_shares(pipe)?;
+    }
     match arguments.command {
         Command::Init(options) => init::run(&site, &options, json),
         Command::Ingest(options) => ingest::run(&site, &options, json),

@@ -1,15 +1,12 @@
 //! From a signed statement to the permission to act.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use casemate_hsm::{Ff3, Key, KeyId, Keyring, LegacyPermit};
+use casemate_hsm::KeyId;
 use casemate_types::{Digest, Profile};
 use serde::Serialize;
 
 use crate::CustodyError;
 use crate::envelope::{Envelope, Signed, Signer};
-use crate::ledger::NonceLedger;
+use crate::ledger::{NonceFile, NonceLedger};
 use crate::quorum::QuorumBackend;
 use crate::roster::Roster;
 use crate::statement::{AuditHead, MAX_VALIDITY_SECONDS, Operation, Statement};
@@ -98,6 +95,31 @@ impl Verifier<'_> {
         now: UnixTime,
         heads: &dyn AuditHeads,
     ) -> Result<Signed<Statement>, CustodyError> {
+        let signed = self.verify(envelope)?;
+        let statement = signed.document();
+        self.check_time(statement, now, heads)?;
+        // A grant may stand as long as a statement can be good; it has an expiry and a count of its own.
+        let age = if statement.grant.is_some() { MAX_VALIDITY_SECONDS } else { self.max_head_age };
+        self.check_head(&statement.audit_head, now, heads, age)?;
+        Ok(signed)
+    }
+
+    /// What was approved here before and goes on having effect: the signatures of the roster in force, and the ledger's word that the
+    /// statement was used. It gives no [`Approved`]: whoever reads it again does nothing new.
+    ///
+    /// # Errors
+    /// As [`Verifier::inspect`], but for time and log; [`CustodyError::NeverUsed`].
+    pub fn was_approved(&self, envelope: &Envelope, ledger: &NonceFile) -> Result<Signed<Statement>, CustodyError> {
+        let signed = self.verify(envelope)?;
+        let nonce = signed.document().nonce;
+        if ledger.uses(&nonce).is_empty() {
+            return Err(CustodyError::NeverUsed { nonce });
+        }
+        Ok(signed)
+    }
+
+    /// Who signed what, whatever the time.
+    fn verify(&self, envelope: &Envelope) -> Result<Signed<Statement>, CustodyError> {
         let lowest = QuorumBackend::lowest_for(self.profile);
         if self.tier < lowest {
             return Err(CustodyError::TierTooLow { tier: self.tier, lowest, profile: self.profile });
@@ -111,12 +133,7 @@ impl Verifier<'_> {
             return Err(CustodyError::OtherRoster { epoch: claimed.epoch, current: self.roster.epoch() });
         }
         let signed: Signed<Statement> = Signed::verify(envelope, self.roster)?;
-        let statement = signed.document();
         self.check_requester(&signed)?;
-        self.check_time(statement, now, heads)?;
-        // A grant may stand as long as a statement can be good; it has an expiry and a count of its own.
-        let age = if statement.grant.is_some() { MAX_VALIDITY_SECONDS } else { self.max_head_age };
-        self.check_head(&statement.audit_head, now, heads, age)?;
         Ok(signed)
     }
 
@@ -256,29 +273,6 @@ impl Approved<Statement> {
             return Ok(());
         }
         Err(CustodyError::NotApproved { what: "token", approved: self.document.operation })
-    }
-
-    /// Leave to use the FF3-1 key that was approved, with the token that was approved, until the approved time.
-    ///
-    /// # Errors
-    /// [`CustodyError::NotApproved`] for another operation, key or token; [`HsmError::WrongClass`] for a key of another class.
-    pub fn open_legacy(
-        &self,
-        keyring: Arc<Keyring>,
-        key: Key,
-        radix: u32,
-        profile: Profile,
-        now: SystemTime,
-    ) -> Result<Ff3, CustodyError> {
-        self.permits(Operation::EnableLegacy, Some(key.id()), Some(&keyring.serial().parse()?))?;
-        let refused = |what| CustodyError::NotApproved { what, approved: self.document.operation };
-        let until = self.document.until.ok_or_else(|| refused("time"))?;
-        let expires = UNIX_EPOCH.checked_add(Duration::from_secs(until.0)).ok_or_else(|| refused("time"))?;
-        // A roster's threshold is two at least, and its people are distinct.
-        let [first, second, ..] = &self.approvers[..] else { return Err(refused("number of approvers")) };
-        let custodians = [first.person.to_string(), second.person.to_string()];
-        let permit = LegacyPermit::from_verified_approvals(custodians, expires)?;
-        Ok(Ff3::new(keyring, key, radix, permit, profile, now)?)
     }
 
     /// What the audit log has to hold about it. Nothing in it is secret.

@@ -188,6 +188,20 @@ pub enum CustodyError {
         /// Its nonce.
         nonce: Nonce,
     },
+    /// A change of PINs was cut off.
+    #[error(
+        "open token `{label}`: a change of its PINs was cut off; finish it with a ceremony on it, or `casemate custodian token renew`"
+    )]
+    PinsUnsettled {
+        /// The token.
+        label: String,
+    },
+    /// What goes on having effect was never put in force here.
+    #[error("approve: statement {nonce} was never used at this site, so it enabled nothing here")]
+    NeverUsed {
+        /// Its nonce.
+        nonce: Nonce,
+    },
     /// A standing approval was used as often as it allows.
     #[error("approve: statement {nonce} was used {uses} times, as often as it allows; have a new one signed")]
     UsedUp {

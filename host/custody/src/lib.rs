@@ -23,6 +23,7 @@ pub mod files;
 mod folder;
 mod json;
 mod ledger;
+mod legacy;
 pub mod process;
 mod quorum;
 mod roster;
@@ -31,6 +32,7 @@ mod sealed;
 pub mod session;
 mod shamir;
 mod shares;
+mod split_pin;
 mod statement;
 mod succession;
 mod text;
@@ -43,13 +45,15 @@ pub use envelope::{Document, Envelope, Signature, Signed, Signer};
 pub use error::CustodyError;
 pub use folder::{CustodyFolder, Generation, Journal, Phase};
 pub use ledger::{NonceFile, NonceLedger};
+pub use legacy::{LegacyPermit, MAX_LEGACY_SECONDS};
 pub use quorum::QuorumBackend;
 pub use roster::{Card, Custodian, Roster, SharesKey, SigningKey};
 pub use rotation::{
-    Activation, Ahead, COUNTED_GAP_SECONDS, EMERGENCY_CODES, KeyVersions, NOTICE_SECONDS, Notice, Older, RotationError,
-    Stage, counted,
+    Activation, Ahead, COUNTED_GAP_SECONDS, EMERGENCY_CODES, End, KeyVersions, NOTICE_SECONDS, Notice, Older,
+    RotationError, Stage, counted,
 };
 pub use shares::{Collector, OpenShare, SealedShare, SecretKind, ShareSet, SplitOf, split};
+pub use split_pin::SplitPin;
 pub use statement::{AuditHead, Grant, MAX_USES, MAX_VALIDITY_SECONDS, Nonce, Operation, Statement, StatementFormat};
 pub use text::{PersonId, TokenSerial, UnixTime};
 pub use token::{CustodianToken, HsmToken, serial_of};

@@ -30,15 +30,8 @@ pub struct Hardening {
 /// # Errors
 /// [`CustodyError::Session`] when core dumps cannot be switched off.
 pub fn harden() -> Result<Hardening, CustodyError> {
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: plain numbers, and a pointer to a value that lives through the call.
-    let core_dumps_off = unsafe {
-        libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 && libc::setrlimit(libc::RLIMIT_CORE, &none) == 0
-    };
-    if !core_dumps_off {
-        return Err(CustodyError::Session { why: "core dumps cannot be switched off for this process".to_owned() });
-    }
-    let mut limit = none;
+    no_core_dumps()?;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` lives through the call; the others take no pointers. Under a finite limit MCL_FUTURE would make later
     // allocations fail, so it is not asked for then.
     let memory_locked = unsafe {
@@ -46,7 +39,24 @@ pub fn harden() -> Result<Hardening, CustodyError> {
         let free = libc::geteuid() == 0 || (known && limit.rlim_cur == libc::RLIM_INFINITY);
         free && libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) == 0
     };
-    Ok(Hardening { core_dumps_off, memory_locked })
+    Ok(Hardening { core_dumps_off: true, memory_locked })
+}
+
+/// For a process that lives long with a PIN in its memory: no core dump is written, and no other process of the same user reads it. Its
+/// memory may be swapped out, because all of it would have to be locked.
+///
+/// # Errors
+/// [`CustodyError::Session`] when core dumps cannot be switched off.
+pub fn no_core_dumps() -> Result<(), CustodyError> {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: plain numbers, and a pointer to a value that lives through the call.
+    let core_dumps_off = unsafe {
+        libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 && libc::setrlimit(libc::RLIMIT_CORE, &none) == 0
+    };
+    if core_dumps_off {
+        return Ok(());
+    }
+    Err(CustodyError::Session { why: "core dumps cannot be switched off for this process".to_owned() })
 }
 
 /// Runs a session process: `input` goes through its standard input, which is then closed; what it prints is returned.

@@ -85,6 +85,19 @@ pub struct Older {
     pub key: KeyRef,
     /// Where it stands.
     pub stage: Stage,
+    /// On whose word it is destroyed, or was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<End>,
+}
+
+/// The approval of a version's destruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct End {
+    /// SHA-256 of the statement.
+    pub statement: Digest,
+    /// The record of the audit log that names it; the proofs come after it.
+    pub record: u64,
 }
 
 /// Where a version that is no longer in force stands.
@@ -260,7 +273,7 @@ impl KeyVersions {
 
     /// Puts the next version in force; `before` is the key that was. Returns the key made during a notice that this overtakes.
     pub fn activate(&mut self, activation: &Activation, before: KeyRef) -> Option<KeyRef> {
-        self.older.push(Older { version: self.in_force, key: before, stage: Stage::DecryptOnly });
+        self.older.push(Older { version: self.in_force, key: before, stage: Stage::DecryptOnly, end: None });
         self.in_force = activation.version;
         match self.ahead.take() {
             Some(Ahead::Noticed(notice)) => Some(notice.next),
@@ -282,7 +295,7 @@ impl KeyVersions {
         Ok(())
     }
 
-    /// Schedules a version's destruction: from then on it is destroyed, whatever cuts it off.
+    /// Schedules a version's destruction: from then on it is destroyed, whatever cuts it off. `record` names the approval in the log.
     ///
     /// # Errors
     /// [`RotationError::InForce`], [`RotationError::Unknown`], [`RotationError::NotReEncrypted`], [`RotationError::Gone`],
@@ -292,6 +305,7 @@ impl KeyVersions {
         approved: &Approved<Statement>,
         version: u32,
         token: &TokenSerial,
+        record: u64,
     ) -> Result<(), RotationError> {
         if version == self.in_force {
             return Err(RotationError::InForce { version });
@@ -306,6 +320,7 @@ impl KeyVersions {
         self.permitted(approved, Operation::Destroy, older.key.id, version, token)?;
         if let Some(older) = place.and_then(|place| self.older.get_mut(place)) {
             older.stage = Stage::DestroyScheduled;
+            older.end = Some(End { statement: approved.digest(), record });
         }
         Ok(())
     }

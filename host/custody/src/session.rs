@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::approval::Approved;
 use crate::entropy::{Entropy, TokenEntropy, array};
+use crate::envelope::Signed;
 use crate::folder::{CustodyFolder, Generation, Journal, Phase};
 use crate::roster::Roster;
 use crate::shares::{Collector, OpenShare, SealedShare, SecretKind, ShareSet, SplitOf, split};
@@ -22,7 +23,7 @@ use crate::token::serial_of;
 use crate::{CustodyError, text::TokenSerial};
 
 /// Bytes of a PIN before it is written in hexadecimal.
-const PIN_BYTES: usize = 32;
+pub(crate) const PIN_BYTES: usize = 32;
 
 /// What has just been done, durably. For transcripts, and for tests that pull the plug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,45 @@ pub enum Step {
     OldRemoved,
     /// The work failed: the old PINs stay in force.
     Aborted,
+}
+
+/// By what right a token is opened.
+#[derive(Clone, Copy)]
+pub enum Leave<'a> {
+    /// An approval that was used for this.
+    Approved(&'a Approved<Statement>),
+    /// One that was used before, by a ceremony that goes on with it.
+    Standing(&'a Signed<Statement>),
+}
+
+impl Leave<'_> {
+    fn permits(self, token: &TokenSerial) -> Result<(), CustodyError> {
+        let statement = match self {
+            Self::Approved(approved) => return approved.permits_token(token),
+            Self::Standing(signed) => signed.document(),
+        };
+        if statement.tokens.iter().any(|named| named.same_device(token)) {
+            return Ok(());
+        }
+        Err(CustodyError::NotApproved { what: "token", approved: statement.operation })
+    }
+}
+
+/// A token whose PINs this process has, for once.
+pub struct Opened {
+    journal: Journal,
+    pins: Pins,
+    next: Pins,
+}
+
+impl Opened {
+    /// The user's PIN.
+    ///
+    /// # Errors
+    /// As [`Pin::new`].
+    pub fn pin(&self) -> Result<Pin, CustodyError> {
+        self.pins.user()
+    }
 }
 
 /// The custody token and who guards it.
@@ -108,9 +148,8 @@ impl Custody<'_> {
     /// of the keyring it is given.
     ///
     /// # Errors
-    /// [`CustodyError::NotApproved`] unless the statement names this token; [`CustodyError::ForgedGeneration`] when the folder wants
-    /// PINs finished that no session made; what the work returns; as [`Collector`]; as the token answers. The old shares stay in force unless the last [`Step`] was one of a changed PIN; the next session then
-    /// finishes the change.
+    /// As [`Custody::begin`] and [`Custody::replace`]; what the work returns. The old shares stay in force unless the last [`Step`] was one
+    /// of a changed PIN; the next session then finishes the change.
     pub fn run<T>(
         &self,
         approved: &Approved<Statement>,
@@ -118,6 +157,38 @@ impl Custody<'_> {
         work: impl FnOnce(&Arc<Keyring>) -> Result<T, CustodyError>,
         observe: &mut dyn FnMut(Step),
     ) -> Result<T, CustodyError> {
+        let mut opened = self.begin(Leave::Approved(approved), shares, observe)?;
+        let ring = Keyring::open(Arc::clone(self.module), &opened.journal.token_label, &opened.pin()?)?;
+        let result = work(&ring);
+        // The login ends here, if the work kept no key; the change of PINs checks that it has.
+        drop(ring);
+        let worked = match result {
+            Ok(worked) => worked,
+            Err(error) => {
+                // The first error is the one to report; what is left of the draft is removed by the next session otherwise.
+                if self.abandon(&mut opened.journal).is_ok() {
+                    observe(Step::Aborted);
+                }
+                return Err(error);
+            }
+        };
+        observe(Step::Worked);
+        self.replace(opened, observe)?;
+        Ok(worked)
+    }
+
+    /// Puts the PINs in force together, and makes the shares of the next ones durable. Whoever gets the answer logs in with
+    /// [`Opened::pin`], and ends with [`Custody::replace`]; a process that dies before leaves the PINs of before in force.
+    ///
+    /// # Errors
+    /// [`CustodyError::NotApproved`] unless the statement names this token; [`CustodyError::ForgedGeneration`] when the folder wants
+    /// PINs finished that no session made; as [`Collector`]; as the token answers.
+    pub fn begin(
+        &self,
+        leave: Leave<'_>,
+        shares: Vec<OpenShare>,
+        observe: &mut dyn FnMut(Step),
+    ) -> Result<Opened, CustodyError> {
         let mut journal = self.folder.journal()?.ok_or_else(|| {
             CustodyError::malformed("the custody folder", "it has no journal: no custody token was initialised")
         })?;
@@ -126,38 +197,30 @@ impl Custody<'_> {
             let (expected, found) = (expected.to_string(), serial.to_string());
             return Err(CustodyError::CustodyTokenMismatch { expected, found });
         }
-        approved.permits_token(&serial)?;
+        leave.permits(&serial)?;
         let mut collected = self.collect(&journal, shares)?;
         self.folder.sweep(&journal.needed().into_iter().map(|(_, generation)| generation).collect::<Vec<_>>())?;
         let pins = self.resume(&mut journal, &serial, &mut collected, observe)?;
 
         let ring = Keyring::open(Arc::clone(self.module), &journal.token_label, &pins.user()?)?;
-        let mut entropy = TokenEntropy(Arc::clone(&ring));
+        let mut entropy = TokenEntropy(ring);
         let next = Pins::draw(&mut entropy)?;
         self.write_shares(&next, journal.generation.next(), serial.as_str(), Some(&pins), &mut entropy)?;
         observe(Step::SharesWritten);
         self.enter(&mut journal, Phase::Prepared)?;
         observe(Step::Prepared);
-        drop(entropy);
+        Ok(Opened { journal, pins, next })
+    }
 
-        let result = work(&ring);
-        // The login ends here, if the work kept no key; the change of PINs checks that it has.
-        drop(ring);
-        let worked = match result {
-            Ok(worked) => worked,
-            Err(error) => {
-                // The first error is the one to report; what is left of the draft is removed by the next session otherwise.
-                if self.abandon(&mut journal).is_ok() {
-                    observe(Step::Aborted);
-                }
-                return Err(error);
-            }
-        };
-        observe(Step::Worked);
-        self.enter(&mut journal, Phase::ChangingUser)?;
+    /// Replaces both PINs of a token that was opened. Nobody may be logged in to it.
+    ///
+    /// # Errors
+    /// As the token answers; the next session then finishes the change.
+    pub fn replace(&self, mut opened: Opened, observe: &mut dyn FnMut(Step)) -> Result<Generation, CustodyError> {
+        self.enter(&mut opened.journal, Phase::ChangingUser)?;
         observe(Step::ChangingUser);
-        self.change(&mut journal, &pins, &next, observe)?;
-        Ok(worked)
+        self.change(&mut opened.journal, &opened.pins, &opened.next, observe)?;
+        Ok(opened.journal.generation)
     }
 
     /// Finishes or undoes what an earlier process left, and gives the PINs in force.
@@ -357,7 +420,7 @@ impl Pins {
     }
 
     /// 64 hexadecimal digits, which every token takes.
-    fn pin(bytes: &[u8; PIN_BYTES]) -> Result<Pin, CustodyError> {
+    pub(crate) fn pin(bytes: &[u8; PIN_BYTES]) -> Result<Pin, CustodyError> {
         Ok(Pin::new(hex::encode(bytes))?)
     }
 }

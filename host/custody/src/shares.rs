@@ -335,6 +335,11 @@ fn from_hex<'de, D: Deserializer<'de>>(input: D) -> Result<Zeroizing<Vec<u8>>, D
 }
 
 impl OpenShare {
+    /// Which set it belongs to.
+    pub fn set_digest(&self) -> Digest {
+        self.header.set_digest
+    }
+
     /// Whose it is.
     pub fn custodian(&self) -> &UserName {
         &self.header.custodian

@@ -15,6 +15,9 @@ use crate::FipsError;
 /// The type of a snapshot, bound by every signature.
 pub const PAYLOAD_TYPE: &str = "application/vnd.casemate.cmvp-snapshot.v1+json";
 
+/// The type of a statement about a token's mode.
+pub const MODE_TYPE: &str = "application/vnd.casemate.fips-mode.v1+json";
+
 /// How many distinct approvers must sign.
 pub const THRESHOLD: usize = 2;
 
@@ -29,19 +32,24 @@ pub struct Approver {
     pub key: PublicKey,
 }
 
-/// What is signed: DSSE's pre-authentication encoding of the snapshot's bytes.
-pub fn message(snapshot: &[u8]) -> Vec<u8> {
-    casemate_attest::pae(PAYLOAD_TYPE, snapshot)
+/// What is signed: DSSE's pre-authentication encoding of the file's bytes, under its type.
+pub fn message(payload_type: &str, file: &[u8]) -> Vec<u8> {
+    casemate_attest::pae(payload_type, file)
 }
 
 /// The signature file with one more signature, or with one replaced.
 ///
 /// # Errors
 /// [`FipsError::MalformedSignatures`] when `existing` is not a signature file.
-pub fn add_signature(existing: Option<&[u8]>, key_id: &str, signature: &[u8]) -> Result<Vec<u8>, FipsError> {
+pub fn add_signature(
+    payload_type: &str,
+    existing: Option<&[u8]>,
+    key_id: &str,
+    signature: &[u8],
+) -> Result<Vec<u8>, FipsError> {
     let mut file = match existing {
-        Some(bytes) => SignatureFile::parse(bytes)?,
-        None => SignatureFile { payload_type: PAYLOAD_TYPE.to_owned(), signatures: Vec::new() },
+        Some(bytes) => SignatureFile::parse(payload_type, bytes)?,
+        None => SignatureFile { payload_type: payload_type.to_owned(), signatures: Vec::new() },
     };
     file.signatures.retain(|other| other.keyid != key_id);
     file.signatures.push(Signature { keyid: key_id.to_owned(), sig: STANDARD.encode(signature) });
@@ -54,9 +62,14 @@ pub fn add_signature(existing: Option<&[u8]>, key_id: &str, signature: &[u8]) ->
 /// # Errors
 /// [`FipsError::MalformedSignatures`], [`FipsError::UnknownSigner`], [`FipsError::BadSignature`],
 /// [`FipsError::DuplicateSignature`].
-pub fn signers(snapshot: &[u8], signatures: &[u8], approvers: &[Approver]) -> Result<BTreeSet<String>, FipsError> {
-    let file = SignatureFile::parse(signatures)?;
-    let message = message(snapshot);
+pub fn signers(
+    payload_type: &str,
+    bytes: &[u8],
+    signatures: &[u8],
+    approvers: &[Approver],
+) -> Result<BTreeSet<String>, FipsError> {
+    let file = SignatureFile::parse(payload_type, signatures)?;
+    let message = message(payload_type, bytes);
     let mut names = BTreeSet::new();
     for Signature { keyid, sig } in &file.signatures {
         let approver = approvers
@@ -92,11 +105,11 @@ struct Signature {
 }
 
 impl SignatureFile {
-    fn parse(bytes: &[u8]) -> Result<Self, FipsError> {
+    fn parse(payload_type: &str, bytes: &[u8]) -> Result<Self, FipsError> {
         let malformed = |why: String| FipsError::MalformedSignatures { why };
         let file: Self = serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
-        if file.payload_type != PAYLOAD_TYPE {
-            return Err(malformed(format!("its payloadType is not {PAYLOAD_TYPE}")));
+        if file.payload_type != payload_type {
+            return Err(malformed(format!("its payloadType is not {payload_type}")));
         }
         Ok(file)
     }
@@ -110,7 +123,7 @@ mod tests {
     #[test]
     fn the_message_is_the_pre_authentication_encoding() {
         assert_eq!(
-            message(b"hello world"),
+            message(PAYLOAD_TYPE, b"hello world"),
             b"DSSEv1 46 application/vnd.casemate.cmvp-snapshot.v1+json 11 hello world".to_vec()
         );
     }

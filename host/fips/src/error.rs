@@ -5,7 +5,7 @@ use crate::THRESHOLD;
 #[non_exhaustive]
 pub enum FipsError {
     /// A signature does not fit the bytes: the snapshot or the signature was altered.
-    #[error("the signature of `{approver}` is not one of this snapshot: the snapshot was altered after it was signed")]
+    #[error("the signature of `{approver}` is not one of this file: the file was altered after it was signed")]
     BadSignature {
         /// Whose signature it claims to be.
         approver: String,
@@ -23,7 +23,7 @@ pub enum FipsError {
         approver: String,
     },
     /// The snapshot is not what the format says.
-    #[error("the snapshot is not in the format of docs/fips-snapshot.md: {why}")]
+    #[error("the file is not in the format of docs/fips-snapshot.md: {why}")]
     Malformed {
         /// What is wrong.
         why: String,
@@ -33,6 +33,15 @@ pub enum FipsError {
     MalformedSignatures {
         /// What is wrong.
         why: String,
+    },
+    /// Nobody stated the token's mode.
+    #[error("nobody states that the token runs in its approved mode: look at the device, then `casemate fips mode`")]
+    NoMode,
+    /// The statement is about another site's token.
+    #[error("the statement is of site `{site}`")]
+    OtherSite {
+        /// Whose.
+        site: String,
     },
     /// There is no snapshot.
     #[error("there is no snapshot of the certificate list; install one with `casemate fips install FILE`")]

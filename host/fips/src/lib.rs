@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! snapshot.json + snapshot.json.dsse   what CMVP published on a day, and who vouches for it   -> VerifiedSnapshot
+//! mode-SERIAL.json + .dsse             who saw the token in its approved mode, and how                -> VerifiedMode
 //! TokenFacts                           what the token and its library say about themselves
 //! evaluate                             one check after the other, each with its evidence      -> Verdict
 //! ```
@@ -14,12 +15,14 @@
 
 mod dsse;
 mod error;
+mod mode;
 mod snapshot;
 mod token;
 mod verdict;
 
-pub use dsse::{Approver, PAYLOAD_TYPE, THRESHOLD, add_signature, message, signers};
+pub use dsse::{Approver, MODE_TYPE, PAYLOAD_TYPE, THRESHOLD, add_signature, message, signers};
 pub use error::FipsError;
+pub use mode::{MAX_MODE_DAYS, MODE_FORMAT, Mode, ModeStatement, VerifiedMode};
 pub use snapshot::{
     Certificate, Configuration, FORMAT, ModuleKind, Snapshot, Standard, Status, TokenIdentity, VerifiedSnapshot,
 };

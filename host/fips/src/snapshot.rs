@@ -6,7 +6,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use crate::FipsError;
-use crate::dsse::{Approver, THRESHOLD, signers};
+use crate::dsse::{Approver, PAYLOAD_TYPE, THRESHOLD, signers};
 
 /// The version of the format.
 pub const FORMAT: u32 = 1;
@@ -178,7 +178,7 @@ impl VerifiedSnapshot {
     /// # Errors
     /// As [`signers`] and [`Snapshot::parse`]; [`FipsError::NotEnoughSignatures`].
     pub fn verify(snapshot: &[u8], signatures: &[u8], approvers: &[Approver]) -> Result<Self, FipsError> {
-        let signers = signers(snapshot, signatures, approvers)?;
+        let signers = signers(PAYLOAD_TYPE, snapshot, signatures, approvers)?;
         if signers.len() < THRESHOLD {
             return Err(FipsError::NotEnoughSignatures { found: signers.len() });
         }

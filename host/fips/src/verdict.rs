@@ -5,7 +5,7 @@ use jiff::civil::Date;
 use serde::Serialize;
 
 use crate::snapshot::{Certificate, Configuration, ModuleKind, Standard, Status};
-use crate::{ApprovedMode, FipsError, TokenFacts, VerifiedSnapshot};
+use crate::{ApprovedMode, FipsError, TokenFacts, VerifiedMode, VerifiedSnapshot};
 
 /// What is asked.
 pub struct Question<'a> {
@@ -21,6 +21,8 @@ pub struct Question<'a> {
     pub certificate: Option<u32>,
     /// The token.
     pub token: &'a TokenFacts,
+    /// What two people state about the token's mode, or why there is no statement to believe.
+    pub mode: Result<&'a VerifiedMode, &'a FipsError>,
     /// The snapshot, or why there is none to believe.
     pub snapshot: Result<&'a VerifiedSnapshot, &'a FipsError>,
 }
@@ -100,6 +102,7 @@ pub fn evaluate(question: &Question<'_>) -> Verdict {
             }
         }
     }
+    chain.mode(question, certificate.map(|found| found.number));
     chain.claims(token, certificate);
     let checks = chain.checks;
     Verdict { profile: question.profile, certificate: certificate.map(|found| found.number), checks }
@@ -245,14 +248,41 @@ impl Chain {
             }
         };
         self.add("hardware and firmware versions", tested.is_some(), evidence);
-        match token.approved_mode {
+    }
+
+    /// A certificate is about a module in its approved mode. Two people say that this one is, and the token does not contradict.
+    fn mode(&mut self, question: &Question<'_>, certificate: Option<u32>) {
+        let stated = match question.mode {
+            Err(error) => Err(error.to_string()),
+            Ok(verified) => {
+                let statement = verified.statement();
+                let signers: Vec<&str> = verified.signers().iter().map(String::as_str).collect();
+                match statement.misses(question.token, certificate, question.today) {
+                    Some(why) => Err(why),
+                    None => Ok(format!(
+                        "{} saw it on {}, good until {}: {}",
+                        signers.join(" and "),
+                        statement.checked,
+                        statement.expires,
+                        statement.seen
+                    )),
+                }
+            }
+        };
+        let holds = stated.is_ok();
+        self.add("mode statement", holds, stated.unwrap_or_else(|why| why));
+        match question.token.approved_mode {
             ApprovedMode::Yes => self.add("approved mode", true, "the token says so"),
             ApprovedMode::No => self.add("approved mode", false, "the token could say so and does not"),
+            ApprovedMode::CannotSay if holds => self.add(
+                "approved mode",
+                true,
+                "the token's interface cannot say it (C_GetSessionValidationFlags, PKCS#11 3.2); two people do",
+            ),
             ApprovedMode::CannotSay => self.add(
                 "approved mode",
                 false,
-                "unknown: the token's interface cannot say it (C_GetSessionValidationFlags, PKCS#11 3.2); a module or firmware \
-                 that answers is needed",
+                "unknown: the token's interface cannot say it (C_GetSessionValidationFlags, PKCS#11 3.2), and nobody states it",
             ),
         }
     }

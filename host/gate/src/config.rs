@@ -68,6 +68,10 @@ pub struct HsmConfig {
     /// site's keys allow it from their birth on.
     #[serde(default)]
     pub native_ff1: Option<NativeFf1>,
+    /// The folder with the shares of the token's PINs, which nobody knows; absolute, or relative to the site's folder. The site is then
+    /// opened by its custodians.
+    #[serde(default)]
+    pub custody: Option<PathBuf>,
     /// A second token, of whatever make, that takes over; its PIN is in `pins/backup-user`. A site that was made without one uses it
     /// for `casemate hsm drill` only.
     #[serde(default)]
@@ -88,6 +92,9 @@ pub struct BackupConfig {
     /// The HSM's own FF1 mechanism.
     #[serde(default)]
     pub native_ff1: Option<NativeFf1>,
+    /// The folder with the shares of this token's PINs.
+    #[serde(default)]
+    pub custody: Option<PathBuf>,
     /// Seconds between two health checks of both tokens.
     #[serde(default = "check_every")]
     pub check_every: NonZeroU16,
@@ -103,6 +110,14 @@ impl HsmConfig {
         match role {
             Role::Primary => self.native_ff1,
             Role::Backup => self.backup.as_ref().and_then(|backup| backup.native_ff1),
+        }
+    }
+
+    /// The folder with the shares of a token's PINs, where they are split.
+    pub fn custody(&self, role: Role) -> Option<&Path> {
+        match role {
+            Role::Primary => self.custody.as_deref(),
+            Role::Backup => self.backup.as_ref().and_then(|backup| backup.custody.as_deref()),
         }
     }
 

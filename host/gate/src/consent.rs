@@ -10,14 +10,16 @@ use std::path::{Path, PathBuf};
 
 use casemate_audit::Event;
 use casemate_custody::{
-    Approved, CustodyError, Envelope, Grant, NonceFile, Operation, QuorumBackend, Roster, Statement, TokenSerial,
-    UnixTime, Verifier, files,
+    Approved, CustodyError, Envelope, Grant, LegacyPermit, NonceFile, Operation, QuorumBackend, Roster, Statement,
+    TokenSerial, UnixTime, Verifier, files,
 };
 use casemate_hsm::{KeyClass, KeyId};
 use casemate_types::{Digest, Profile};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;
+use crate::config::SiteConfig;
+use crate::pins;
 use crate::site::Gate;
 use crate::site_log::{NoLog, SiteLog};
 use crate::state::{SiteState, write_private};
@@ -138,6 +140,7 @@ fn approvers(approved: &Approved<Statement>) -> String {
 pub(crate) struct Desk {
     site: String,
     profile: Profile,
+    tier: QuorumBackend,
     roster: Roster,
     ledger: NonceFile,
     log: SiteLog,
@@ -145,9 +148,6 @@ pub(crate) struct Desk {
     brought: Vec<(String, Envelope)>,
     explicit: bool,
 }
-
-/// By what means two people are needed: the PINs of a site's tokens lie in its folder, so it is their signatures alone.
-const TIER: QuorumBackend = QuorumBackend::ApprovalsOnly;
 
 impl Desk {
     /// Nothing for a site of one person.
@@ -157,11 +157,12 @@ impl Desk {
     /// approval that nobody can judge.
     pub(crate) fn open(
         dir: &Path,
-        (name, profile): (&str, Profile),
+        config: &SiteConfig,
         state: &SiteState,
         serials: Vec<String>,
         approval: Option<Envelope>,
     ) -> Result<Option<Self>, GateError> {
+        let (name, profile, tier) = (config.name.as_str(), config.profile, pins::tier(config, state));
         let Some(adopted) = &state.custody else {
             if roster_path(dir).exists() {
                 return refuse(
@@ -198,7 +199,7 @@ impl Desk {
         let tokens = serials.iter().map(|serial| serial.trim().parse()).collect::<Result<_, _>>()?;
         let ledger = NonceFile::open(&ledger_path(dir))?;
         let log = SiteLog::open(dir)?;
-        Ok(Some(Self { site: name.to_owned(), profile, roster, ledger, log, tokens, brought, explicit }))
+        Ok(Some(Self { site: name.to_owned(), profile, tier, roster, ledger, log, tokens, brought, explicit }))
     }
 
     /// Finds the approval of an operation and uses it, for once.
@@ -206,7 +207,7 @@ impl Desk {
     /// # Errors
     /// [`GateError::Custody`] as [`Verifier::approve`] for an approval that was brought; [`GateError::Consent`] when none fits.
     pub(crate) fn ask(&mut self, operation: Operation, wanted: &Wanted) -> Result<Consent, GateError> {
-        let verifier = verifier(&self.site, &self.roster, self.profile);
+        let verifier = verifier((&self.site, self.profile, self.tier), &self.roster);
         let now = now()?;
         let mut nearest = None;
         for (name, envelope) in &self.brought {
@@ -230,8 +231,22 @@ impl Desk {
     }
 }
 
-fn verifier<'a>(site: &'a str, roster: &'a Roster, profile: Profile) -> Verifier<'a> {
-    Verifier { site, roster, tier: TIER, profile, max_head_age: Verifier::MAX_HEAD_AGE }
+impl Desk {
+    /// The permit of a statement that was used before.
+    ///
+    /// # Errors
+    /// As [`Verifier::legacy_permit`].
+    pub(crate) fn legacy_permit(&self, envelope: &Envelope) -> Result<LegacyPermit, CustodyError> {
+        self.verifier().legacy_permit(envelope, &self.ledger)
+    }
+
+    fn verifier(&self) -> Verifier<'_> {
+        verifier((&self.site, self.profile, self.tier), &self.roster)
+    }
+}
+
+fn verifier<'a>((site, profile, tier): (&'a str, Profile, QuorumBackend), roster: &'a Roster) -> Verifier<'a> {
+    Verifier { site, roster, tier, profile, max_head_age: Verifier::MAX_HEAD_AGE }
 }
 
 fn fits(
@@ -327,17 +342,12 @@ impl Founding {
     ///
     /// # Errors
     /// [`GateError::Custody`] as [`Verifier::approve`].
-    pub(crate) fn consent(
-        &self,
-        dir: &Path,
-        site: &str,
-        profile: Profile,
-    ) -> Result<(Consent, AdoptedRoster), GateError> {
+    pub(crate) fn consent(&self, dir: &Path, config: &SiteConfig) -> Result<(Consent, AdoptedRoster), GateError> {
         let path = dir.join("site.toml");
         let text = fs::read(&path).map_err(|source| GateError::Io { action: "read", path, source })?;
         let wanted = Wanted { subject: Some(Digest::of(&text)), ..Wanted::default() };
         let roster = &self.roster;
-        let verifier = verifier(site, roster, profile);
+        let verifier = verifier((&config.name, config.profile, pins::tier_of(config)), roster);
         let now = now()?;
         let signed = verifier.inspect(&self.approval, now, &NoLog)?;
         fits(signed.document(), Operation::Found, &wanted, &[])?;
@@ -426,7 +436,7 @@ impl Gate {
         let Some(mut desk) = self.desk(&officer, Vec::new())? else {
             return refuse("this site has no custodians; `casemate custodian roster adopt`");
         };
-        let verifier = verifier(&desk.site, &desk.roster, desk.profile);
+        let verifier = verifier((&desk.site, desk.profile, desk.tier), &desk.roster);
         let approved = verifier.approve(&envelope, now()?, &desk.log, &mut desk.ledger)?;
         Ok((approved, desk.log))
     }
@@ -453,7 +463,6 @@ impl Gate {
             // Only what is signed counts, so sign all that is there.
             self.journal.checkpoint()?;
         }
-        let site = (self.config.name.as_str(), self.config.profile);
-        Desk::open(&self.dir, site, &state, serials, officer.approval.clone())
+        Desk::open(&self.dir, &self.config, &state, serials, officer.approval.clone())
     }
 }

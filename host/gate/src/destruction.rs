@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 
 use casemate_audit::{Event, Record, entries_from};
 use casemate_custody::{
-    AuditHead, CertificateFormat, DestructionCertificate, Envelope, Operation, SealedShare, SecretKind, ShareSet, files,
+    AuditHead, CertificateFormat, DestructionCertificate, End, Envelope, Operation, SealedShare, SecretKind, ShareSet,
+    files,
 };
 use casemate_hsm::{HsmError, KeyRef, WrappedKek};
 use casemate_types::{CollectionName, CompartmentName, Digest, UserName};
@@ -172,10 +173,15 @@ impl Gate {
                 remove(&self.dir.join(format!("users/{user}.token")))?;
             }
         }
+        self.delete_packages(&plan.key)
+    }
+
+    /// Deletes the escrow packages of a key and their shares below the site's `custody`.
+    fn delete_packages(&self, key: &KeyRef) -> Result<Vec<String>, GateError> {
         let custody = self.dir.join("custody");
         let mut packages = Vec::new();
         walk(&custody, &mut packages)?;
-        let id = plan.key.id.to_string();
+        let id = key.id.to_string();
         let sets: Vec<Digest> = packages
             .iter()
             .filter(|path| ends(path, ".set.json"))
@@ -207,7 +213,7 @@ impl Gate {
             Err(GateError::Undestroyed { name: format!("compartment/{}", plan.name), what: what.to_owned() })
         };
         self.journal.checkpoint()?;
-        let mut proofs = self.recorded_proofs(plan)?;
+        let mut proofs = self.recorded_proofs(&plan.key, plan.begun)?;
         if proofs.is_empty() {
             return alive("the audit log holds no record of its destruction");
         }
@@ -259,36 +265,91 @@ impl Gate {
             audit_head: AuditHead { size, root },
             at: now()?,
         };
+        let about = format!("{} passages, keys of {} users ended", plan.passages, plan.users.len());
+        let destroyed = self.issue_certificate(certificate, &plan.by, &about)?;
+        remove(&self.dir.join(PLAN))?;
+        Ok(destroyed)
+    }
+
+    /// Tries a version of a key that was destroyed, and writes down how it failed.
+    pub(crate) fn certify_version(
+        &self,
+        by: &str,
+        name: &str,
+        key: &KeyRef,
+        end: &End,
+    ) -> Result<Destroyed, GateError> {
+        let deleted = self.delete_packages(key)?;
+        self.journal.checkpoint()?;
+        let mut proofs = self.recorded_proofs(key, end.record)?;
+        if proofs.is_empty() {
+            let what = "the audit log holds no record of its destruction".to_owned();
+            return Err(GateError::Undestroyed { name: name.to_owned(), what });
+        }
+        for token in self.keyring.gone(key)? {
+            proofs.push(format!("the key: a search by CKA_ID {} finds nothing in token {token}", key.id));
+        }
+        let (size, root) = SiteLog::open(&self.dir)?.head();
+        let tokens = self.keyring.serials().iter().map(|serial| serial.trim().parse()).collect::<Result<_, _>>()?;
+        let certificate = DestructionCertificate {
+            format: CertificateFormat::One,
+            site: self.config.name.clone(),
+            rehearsal: self.journal.rehearsal(),
+            name: name.to_owned(),
+            key: key.clone(),
+            tokens,
+            statement: Some(end.statement),
+            passages: 0,
+            users: Vec::new(),
+            proofs,
+            deleted,
+            elsewhere: [
+                "backups and snapshots of the tokens' storage from before, with the PINs of that time",
+                "escrow packages of this key and custodians' own copies of their shares",
+                "what was encrypted under this version outside the site: answers that were masked, ciphertext that plugins gave away",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            audit_head: AuditHead { size, root },
+            at: now()?,
+        };
+        self.issue_certificate(certificate, by, "an older version")
+    }
+
+    /// Where the certificate of a key's destruction lies.
+    pub(crate) fn certificate_path(&self, key: &KeyRef) -> PathBuf {
+        self.dir.join(format!("custody/destroyed/{}.json", key.id))
+    }
+
+    fn issue_certificate(
+        &self,
+        certificate: DestructionCertificate,
+        by: &str,
+        about: &str,
+    ) -> Result<Destroyed, GateError> {
+        let path = self.certificate_path(&certificate.key);
         let folder = self.dir.join("custody/destroyed");
-        fs::create_dir_all(&folder).map_err(|source| GateError::Io {
-            action: "create",
-            path: folder.clone(),
-            source,
-        })?;
+        fs::create_dir_all(&folder).map_err(|source| GateError::Io { action: "create", path: folder, source })?;
         let envelope = Envelope::new(&certificate)?;
-        let path = folder.join(format!("{}.json", plan.key.id));
-        write_private(&path.with_extension("txt"), certificate.to_string().as_bytes())?;
-        files::replace(&path, &envelope.to_bytes()?)?;
         let detail = format!(
-            "compartment/{}: key {} destroyed by {}, {} passages, keys of {} users ended, certificate {}",
-            plan.name,
-            plan.key.id,
-            plan.by,
-            plan.passages,
-            plan.users.len(),
+            "{}: key {} destroyed by {by}, {about}, certificate {}",
+            certificate.name,
+            certificate.key.id,
             envelope.digest()
         );
+        write_private(&path.with_extension("txt"), certificate.to_string().as_bytes())?;
+        // Announced before it is there: a certificate that lies there is in the log.
         self.journal.record_blocking(Event::Site { action: "key-destroyed".to_owned(), detail })?;
         self.journal.checkpoint()?;
-        remove(&self.dir.join(PLAN))?;
+        files::replace(&path, &envelope.to_bytes()?)?;
         Ok(Destroyed { certificate, path })
     }
 
     /// The token's own answers, as they were recorded when the key went.
-    fn recorded_proofs(&self, plan: &Plan) -> Result<Vec<String>, GateError> {
-        let id = plan.key.id.to_string();
+    fn recorded_proofs(&self, key: &KeyRef, begun: u64) -> Result<Vec<String>, GateError> {
+        let id = key.id.to_string();
         let mut proofs = Vec::new();
-        for entry in entries_from(&self.dir.join("log"), plan.begun)? {
+        for entry in entries_from(&self.dir.join("log"), begun)? {
             let record = Record::from_bytes(&entry.1?).map_err(|error| GateError::Store(error.to_string()))?;
             if let Event::KeyOperation { operation, key_id, result, .. } = record.event
                 && operation == "destroy"

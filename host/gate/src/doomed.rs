@@ -43,11 +43,19 @@ impl Gate {
             return refuse(format!("it is of generation {}, and {FLOOR} is gone", state.generation));
         }
         // Until its first change a site has nothing to destroy.
-        if state.generation > 0 || !state.keys_tag.is_empty() || !state.doomed.is_empty() || state.custody.is_some() {
+        if state.generation > 0
+            || !state.keys_tag.is_empty()
+            || !state.doomed.is_empty()
+            || state.custody.is_some()
+            || state.legacy.is_some()
+        {
             let tag = self.keyring.mac(&self.tokens_key(state)?, &covered(state)?)?;
             if aws_lc_rs::constant_time::verify_slices_are_equal(&tag, &state.keys_tag).is_err() {
                 return refuse("its lists of keys were altered".to_owned());
             }
+        }
+        if !state.rehearsal && state.custody.is_none() {
+            return refuse("it calls itself no rehearsal, and has no custodians".to_owned());
         }
         match state.doomed.iter().find(|doomed| state.held().any(|held| held.id == doomed.id)) {
             Some(held) => refuse(format!("it would destroy {}, which is in force", held.label)),
@@ -107,8 +115,16 @@ fn covered(state: &SiteState) -> Result<Vec<u8>, GateError> {
     // custodians are: one form cannot be taken for another, so nobody cuts them out of a file and keeps its tag.
     let versions = serde_json::to_vec(&state.versions).map_err(store)?;
     let Some(custody) = &state.custody else {
+        // Without custodians nothing legacy is on, so nothing of it is covered, and nothing is taken: `Gate::legacy_permit` asks them.
         return Ok([b"casemate/state-keys/2".as_slice(), &fields, b"\0", &versions].concat());
     };
     let custody = serde_json::to_vec(custody).map_err(store)?;
-    Ok([b"casemate/state-keys/3".as_slice(), &fields, b"\0", &versions, b"\0", &custody].concat())
+    // A rehearsal is not made the real thing by its file.
+    let split: &[u8] = if state.rehearsal { b"" } else { b"\0no rehearsal" };
+    let Some(legacy) = &state.legacy else {
+        return Ok([b"casemate/state-keys/3".as_slice(), &fields, b"\0", &versions, b"\0", &custody, split].concat());
+    };
+    let legacy = legacy.to_string();
+    let form = b"casemate/state-keys/4".as_slice();
+    Ok([form, &fields, b"\0", &versions, b"\0", &custody, b"\0", legacy.as_bytes(), split].concat())
 }

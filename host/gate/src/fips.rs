@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use casemate_audit::record::Event;
 use casemate_bundle::TrustRoot;
-use casemate_fips::{ApprovedMode, Approver, Claim, FipsError, Question, TokenFacts, Verdict, VerifiedSnapshot};
+use casemate_fips::{
+    ApprovedMode, Approver, Claim, FipsError, MODE_FORMAT, Mode, ModeStatement, Question, TokenFacts, Verdict,
+    VerifiedMode, VerifiedSnapshot,
+};
 use casemate_hsm::{HsmError, Module, Role};
 use casemate_types::{Digest, Profile};
 use jiff::civil::Date;
@@ -120,6 +123,7 @@ fn judge(
     let named = if role == Role::Primary { config.fips.certificate } else { None };
     let path = overrides.snapshot.clone().unwrap_or_else(|| snapshot_path(site));
     let snapshot = load(site, &path);
+    let mode = load_mode(site, &config.name, &token.serial);
     let verdict = casemate_fips::evaluate(&Question {
         profile: overrides.profile.unwrap_or(config.profile),
         today: today(),
@@ -127,9 +131,100 @@ fn judge(
         floor: state.cmvp_floor,
         certificate: overrides.certificate.or(named),
         token: &token,
+        mode: mode.as_ref(),
         snapshot: snapshot.as_ref(),
     });
     Ok((token, verdict))
+}
+
+/// Where the statement about a token's mode lies.
+fn mode_path(site: &Path, serial: &str) -> PathBuf {
+    let serial: String = serial.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    site.join(format!("fips/mode-{serial}.json"))
+}
+
+fn load_mode(site: &Path, name: &str, serial: &str) -> Result<VerifiedMode, FipsError> {
+    let path = mode_path(site, serial);
+    let statement = fs::read(&path).map_err(|_| FipsError::NoMode)?;
+    let signatures = fs::read(signatures_path(&path)).map_err(|_| FipsError::NotEnoughSignatures { found: 0 })?;
+    let approvers = approvers(site).map_err(|error| FipsError::Root { why: error.to_string() })?;
+    VerifiedMode::verify(&statement, &signatures, &approvers, name)
+}
+
+/// A statement about the mode of one of the site's tokens, for approvers to sign after they looked at the device. It is about the token that
+/// is there now.
+///
+/// # Errors
+/// As the module answers.
+pub fn draft_mode(
+    site: &Path,
+    backup: bool,
+    certificate: u32,
+    seen: &str,
+    days: u16,
+) -> Result<ModeStatement, GateError> {
+    let config = SiteConfig::read(site)?;
+    let token = facts(site, &config, if backup { Role::Backup } else { Role::Primary })?;
+    let checked = today();
+    let expires = checked
+        .checked_add(jiff::Span::new().days(i64::from(days)))
+        .map_err(|error| GateError::Config { path: site.to_owned(), problem: error.to_string() })?;
+    Ok(ModeStatement {
+        format: MODE_FORMAT,
+        site: config.name,
+        certificate,
+        serial: token.serial,
+        manufacturer: token.manufacturer,
+        model: token.model,
+        hardware: token.hardware,
+        firmware: token.firmware,
+        mode: Mode::Approved,
+        seen: seen.to_owned(),
+        checked,
+        expires,
+    })
+}
+
+/// Verifies a statement about the mode of a token of the site and takes it in. Recorded.
+///
+/// # Errors
+/// As [`VerifiedMode::verify`]; [`FipsError::NoMode`] for a token that is none of the site's.
+pub fn install_mode(site: &Path, file: &Path, by: &str) -> Result<VerifiedMode, GateError> {
+    let read =
+        |path: &Path| fs::read(path).map_err(|source| GateError::Io { action: "read", path: path.to_owned(), source });
+    let (statement, signatures) = (read(file)?, read(&signatures_path(file))?);
+    let config = SiteConfig::read(site)?;
+    let verified = VerifiedMode::verify(&statement, &signatures, &approvers(site)?, &config.name)?;
+    let serial = &verified.statement().serial;
+    let roles = [Role::Primary, Role::Backup].into_iter().filter(|role| config.hsm.place(*role).is_some());
+    let held = roles.map(|role| facts(site, &config, role)).collect::<Result<Vec<_>, _>>()?;
+    if !held.iter().any(|token| token.serial == *serial) {
+        return Err(FipsError::NoMode.into());
+    }
+    // As with a list: nobody gets a session here.
+    let gate = Gate::open_unjudged(site)?;
+    let signers: Vec<&str> = verified.signers().iter().map(String::as_str).collect();
+    let detail = format!(
+        "token {serial} in its approved mode under certificate {}, until {}: {}, signed by {}, by {by}",
+        verified.statement().certificate,
+        verified.statement().expires,
+        Digest::of(&statement),
+        signers.join(" and ")
+    );
+    gate.journal.record_blocking(Event::Site { action: "fips-mode-begun".to_owned(), detail: detail.clone() })?;
+    let target = mode_path(site, serial);
+    if let Some(folder) = target.parent() {
+        fs::create_dir_all(folder).map_err(|source| GateError::Io {
+            action: "create",
+            path: folder.to_owned(),
+            source,
+        })?;
+    }
+    write_private(&signatures_path(&target), &signatures)?;
+    write_private(&target, &statement)?;
+    gate.journal.record_blocking(Event::Site { action: "fips-mode".to_owned(), detail })?;
+    gate.journal.checkpoint()?;
+    Ok(verified)
 }
 
 fn load(site: &Path, path: &Path) -> Result<VerifiedSnapshot, FipsError> {

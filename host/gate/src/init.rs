@@ -26,7 +26,7 @@ use crate::state::{CompartmentState, STATE_FORMAT, SiteKey, SiteState, UserState
 use crate::taken::Taken;
 use crate::user_key::{self, Issuer};
 use crate::vault::{PairFile, Vault};
-use crate::{doomed, probing};
+use crate::{doomed, pins, probing};
 
 /// How long the pinned root is valid.
 const ROOT_DAYS: i64 = 3 * 365;
@@ -45,6 +45,8 @@ pub struct Created {
     pub approvers: Vec<String>,
     /// The public key that verifies the audit log.
     pub verifier_key: String,
+    /// One person can open it, or made it.
+    pub rehearsal: bool,
 }
 
 /// Makes the folders of a site and writes its `site.toml`; the module's environment is read from it before threads start.
@@ -80,9 +82,14 @@ pub fn create(
     if site.join("state.json").exists() {
         return Err(GateError::SiteExists { path: site.to_owned() });
     }
+    if let Some(role) = [Role::Primary, Role::Backup].into_iter().find(|role| config.hsm.custody(*role).is_some()) {
+        return Err(GateError::Consent(format!(
+            "the PINs of the {role} token are to be split: such a token and its keys come from a ceremony (`casemate init --from-ceremony`)"
+        )));
+    }
     // Before the token is touched: what is initialised cannot be taken back.
     check_blank(site, config)?;
-    let consent = founding.map(|founding| founding.consent(site, &config.name, config.profile)).transpose()?;
+    let consent = founding.map(|founding| founding.consent(site, config)).transpose()?;
     let primary = Prepared::make(site, config, Role::Primary, progress)?;
     let backup = match &config.hsm.backup {
         Some(_) => Some(Prepared::make(site, config, Role::Backup, progress)?),
@@ -126,7 +133,7 @@ pub fn create_from(
         Some(_) => Some(Prepared::found(site, config, Role::Backup, &taken, progress)?),
         None => None,
     };
-    let consent = founding.map(|founding| founding.consent(site, &config.name, config.profile)).transpose()?;
+    let consent = founding.map(|founding| founding.consent(site, config)).transpose()?;
     furnish(site, config, approvers, (primary, backup), custodians(config, consent)?, Some(&taken), progress)
 }
 
@@ -154,10 +161,12 @@ fn furnish(
     taken: Option<&Taken>,
     progress: &dyn Fn(&str),
 ) -> Result<Created, GateError> {
+    // Two people made it, and nobody can open it alone.
+    let rehearsal = taken.is_none() || !pins::all_split(config) || matches!(consent, Consent::Alone);
     let prints = [Some(&primary), backup.as_ref()].into_iter().flatten().map(Prepared::print);
     let mut state = SiteState {
         format: STATE_FORMAT,
-        rehearsal: true,
+        rehearsal,
         token_serial: primary.token.serial.clone(),
         probed: prints.map(|print| (print.serial.clone(), print)).collect(),
         keys: BTreeMap::new(),
@@ -171,6 +180,7 @@ fn furnish(
         keys_tag: Vec::new(),
         manifest_signer: None,
         custody,
+        legacy: None,
         cmvp_floor: None,
     };
     let mut made = Made { keys: Vec::new(), progress, taken };
@@ -224,6 +234,7 @@ fn furnish(
     }
     let who = match &consent {
         Consent::Alone => "rehearsal: one person, no custody".to_owned(),
+        approved if !rehearsal => format!("PINs of its tokens are split; founded by {}", approved.by("init")),
         approved => format!("rehearsal, because PINs lie in the site's folder; founded by {}", approved.by("init")),
     };
     journal.record_blocking(Event::Site {
@@ -260,6 +271,7 @@ fn furnish(
         keys: made_keys,
         approvers: approver_names,
         verifier_key,
+        rehearsal,
     })
 }
 
@@ -331,9 +343,9 @@ impl Prepared {
         progress: &dyn Fn(&str),
     ) -> Result<Self, GateError> {
         let (module, label) = config.hsm.place(role).ok_or(HsmError::PairIncomplete { role })?;
-        let (user_file, report_file) = match role {
-            Role::Primary => ("pins/user", probing::REPORT),
-            Role::Backup => ("pins/backup-user", probing::BACKUP_REPORT),
+        let report_file = match role {
+            Role::Primary => probing::REPORT,
+            Role::Backup => probing::BACKUP_REPORT,
         };
         let module = Module::load(&site.join(module))?;
         let token = module.token(label)?;
@@ -359,8 +371,8 @@ impl Prepared {
         let prepared = Self { module, role, token, pin, report, judgement };
         progress(&format!("comparing the keys of the {role} token with the transcript"));
         taken.compare(role, &*prepared.login(config)?)?;
-        if let Some(pin) = &prepared.pin {
-            write_private(&site.join(user_file), pin.expose_secret().as_bytes())?;
+        if let Some(pin) = prepared.pin.as_ref().filter(|_| config.hsm.custody(role).is_none()) {
+            write_private(&site.join(pins::file(role)), pin.expose_secret().as_bytes())?;
         }
         Ok(prepared)
     }

@@ -354,7 +354,7 @@ impl Office<'_> {
         self.gate.journal.record_blocking(event)
     }
 
-    fn ask_at(
+    pub(crate) fn ask_at(
         &mut self,
         desk: Option<Desk>,
         by: &Officer<'_>,

@@ -39,6 +39,7 @@ mod init;
 mod journal;
 mod keys;
 mod keywords;
+mod legacy;
 mod mask;
 mod metadata;
 mod model;
@@ -46,6 +47,7 @@ mod monitor;
 mod narrow;
 mod orders;
 mod people;
+mod pins;
 mod policy_file;
 mod probing;
 mod recorder;
@@ -86,15 +88,19 @@ pub use consent::{AdoptedRoster, Founding, Officer, approvals_path, ledger_path,
 pub use destruction::Destroyed;
 pub use error::GateError;
 pub use evaluate::{Evaluation, JudgedQuery, Quality, Searched};
-pub use fips::{FipsOverrides, fips_status, install_snapshot, signatures_path, snapshot_path};
+pub use fips::{
+    FipsOverrides, draft_mode, fips_status, install_mode, install_snapshot, signatures_path, snapshot_path,
+};
 pub use inbox::{Activated, Request, ask_beside};
 pub use ingest::{Document, Ingested};
 pub use init::{Created, create, create_from, prepare};
 pub use journal::{Journal, RecordedRun, Recording, Said};
 pub use keys::{Issued, KeyList, UserLine, UserStatus};
+pub use legacy::{LegacyDirection, LegacyStatus, MAX_LEGACY_VALUES};
 pub use model::{MAX_MODEL_BYTES, Model, ModelKind};
 pub use orders::CarriedOut;
 pub use people::Pseudonyms;
+pub use pins::{provide_pin, user_pin};
 pub use reindex::Reindexed;
 pub use replay::Outcome as ReplayOutcome;
 pub use revocations::ask_to_revoke;

@@ -38,8 +38,7 @@ pub fn rotate_log_key(dir: &Path, officer: &Officer<'_>) -> Result<String, GateE
     }
     let keyring = Vault::open(dir, &config, &state, true)?;
     let old = state.key(SiteKey::Audit)?.clone();
-    let site = (config.name.as_str(), config.profile);
-    let consent = match Desk::open(dir, site, &state, keyring.serials(), officer.approval.clone())? {
+    let consent = match Desk::open(dir, &config, &state, keyring.serials(), officer.approval.clone())? {
         // In force already, and approved before that.
         _ if in_force(dir, &old)? => Consent::Alone,
         None => Consent::Alone,

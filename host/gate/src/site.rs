@@ -33,11 +33,11 @@ use crate::mask::Masker;
 use crate::metadata::FieldCipher;
 use crate::monitor::Monitors;
 use crate::people::People;
-use crate::probing;
 use crate::session::{RefusalMeter, Session};
 use crate::state::{SiteKey, SiteState, write_private};
 use crate::vault::{Vault, VaultKey, is_down};
 use crate::watch::TokenWatch;
+use crate::{pins, probing};
 
 pub(crate) const SITE_AAD: &[u8] = b"casemate/site-secrets";
 
@@ -292,6 +292,10 @@ impl Gate {
             _watch: watch,
             _lock: lock,
         };
+        if let Some(detail) = pins::opened_by().filter(|_| pins::all_split(&gate.config)) {
+            let detail = format!("opened: {detail}");
+            gate.journal.record_blocking(Event::Site { action: "custody".to_owned(), detail })?;
+        }
         Ok(gate)
     }
 

@@ -61,6 +61,9 @@ pub struct SiteState {
     /// The custodians who are asked before anything is done with a key; none for a site of one person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub custody: Option<AdoptedRoster>,
+    /// SHA-256 of the statement that enabled FF3-1 (`custody/legacy.json`); none while it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub legacy: Option<Digest>,
     /// Date of the newest list of certificates that this site has accepted.
     pub cmvp_floor: Option<jiff::civil::Date>,
 }
@@ -73,6 +76,8 @@ pub enum SiteKey {
     AtRest,
     /// Signs audit checkpoints.
     Audit,
+    /// FF3-1, for data that exists; only where custodians had it made.
+    Legacy,
     /// Masks identifiers in answers (FF1).
     Mask,
     /// Encrypts metadata fields (FF1).
@@ -97,6 +102,7 @@ impl fmt::Display for SiteKey {
         f.write_str(match self {
             Self::AtRest => "at-rest",
             Self::Audit => "audit",
+            Self::Legacy => "legacy",
             Self::Mask => "mask",
             Self::Metadata => "metadata",
             Self::Tokens => "tokens",

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use casemate_hsm::pair::{Manifest, ManifestKey, ManifestSigner, SignedManifest};
 use casemate_hsm::{
-    BatchReport, Destruction, Ff1, Ff1Value, HsmError, Key, KeyClass, KeyId, KeyRef, Keyring, Login, Module, Origin,
-    Pair, PairEvent, PairKek, PairKey, PairMember, PairOptions, PairStatus, Pin, Role, WrappedKek,
+    BatchReport, Destruction, Ff1, Ff1Value, HsmError, Key, KeyClass, KeyRef, Keyring, Login, Module, Origin,
+    OverlapFf1, Pair, PairEvent, PairKek, PairKey, PairMember, PairOptions, PairStatus, Role, WrappedKek,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use crate::GateError;
 use crate::config::SiteConfig;
 use crate::state::{SiteState, write_private};
-use crate::{fips, probing};
+use crate::{fips, pins, probing};
 
 /// `pair.json`. Not secret and not trusted: the manifest is signed, the tokens remember the newest one, and every key is checked.
 #[derive(Clone, Serialize, Deserialize)]
@@ -86,13 +86,8 @@ enum Held {
     Session(PairKey),
 }
 
-/// FF1 under a key of the vault, for one radix.
-pub enum VaultFf1 {
-    /// In the site's one token.
-    One(Box<Ff1>),
-    /// In whichever token serves; a batch that met an outage is done again on the other.
-    Two(Arc<Pair>, KeyId, u32),
-}
+/// FF1 under a key of the vault, for one radix. Requests that overlap share batches.
+pub struct VaultFf1(OverlapFf1);
 
 impl Vault {
     /// The keys of a site with one token.
@@ -108,12 +103,14 @@ impl Vault {
         state: &SiteState,
         judged: bool,
     ) -> Result<Arc<Self>, GateError> {
+        pins::require(dir, config)?;
         let Some(signer) = state.manifest_signer else {
             let module = Module::load(&dir.join(&config.hsm.module))?;
             let label = &config.hsm.token_label;
-            let pin = match module.token(label)?.protected_authentication_path {
+            let token = module.token(label)?;
+            let pin = match token.protected_authentication_path {
                 true => None,
-                false => Some(pin(dir, Role::Primary)?),
+                false => Some(pins::user_pin(dir, config, Role::Primary, &token)?),
             };
             let login = Login { pin: pin.as_ref(), native_ff1: config.hsm.native_ff1(Role::Primary) };
             return Ok(Self::one(Keyring::open_with(module, label, &login)?));
@@ -220,6 +217,25 @@ impl Vault {
                 Ok(destroyed.iter().map(line).collect::<Vec<_>>().join("; "))
             }
             (_, other) => Err(other.unfit("destroy a key").into()),
+        }
+    }
+
+    /// Uses a stored key in a token that has it; in a pair in the primary, and in the backup while that one is down.
+    ///
+    /// # Errors
+    /// As the operation; [`HsmError::PairIncomplete`] while no token that has the key is up.
+    pub(crate) fn with_key<T>(
+        &self,
+        key: &KeyRef,
+        mut operation: impl FnMut(&Keyring, &Key) -> Result<T, HsmError>,
+    ) -> Result<T, HsmError> {
+        let two = match &self.0 {
+            Tokens::One(ring) => return operation(ring, &ring.find(key)?),
+            Tokens::Two(two) => two,
+        };
+        match two.pair.at(Role::Primary, key, |ring, key| operation(ring, key)) {
+            Err(error) if is_down(&error) => two.pair.at(Role::Backup, key, |ring, key| operation(ring, key)),
+            done => done,
         }
     }
 
@@ -419,9 +435,21 @@ impl Vault {
     pub fn ff1(&self, key: VaultKey, radix: u32) -> Result<VaultFf1, HsmError> {
         match (&self.0, key.0) {
             (Tokens::One(ring), Held::One(key)) => {
-                Ok(VaultFf1::One(Box::new(Ff1::best(Arc::clone(ring), key, radix)?)))
+                let ff1 = Arc::new(Ff1::best(Arc::clone(ring), key, radix)?);
+                let other = Arc::clone(&ff1);
+                let (encrypt, decrypt) = (
+                    move |batch: &mut [Ff1Value]| ff1.encrypt(batch),
+                    move |batch: &mut [Ff1Value]| other.decrypt(batch),
+                );
+                Ok(VaultFf1(OverlapFf1::with_defaults(radix, encrypt, decrypt)))
             }
-            (Tokens::Two(two), Held::Both(key)) => Ok(VaultFf1::Two(Arc::clone(&two.pair), key.id, radix)),
+            // In whichever token serves; a batch that met an outage is done again on the other.
+            (Tokens::Two(two), Held::Both(key)) => {
+                let (pair, other, id) = (Arc::clone(&two.pair), Arc::clone(&two.pair), key.id);
+                let encrypt = move |batch: &mut [Ff1Value]| pair.ff1_encrypt(id, radix, batch);
+                let decrypt = move |batch: &mut [Ff1Value]| other.ff1_decrypt(id, radix, batch);
+                Ok(VaultFf1(OverlapFf1::with_defaults(radix, encrypt, decrypt)))
+            }
             (_, other) => Err(other.unfit("encrypt with FF1")),
         }
     }
@@ -516,10 +544,7 @@ impl VaultFf1 {
     /// # Errors
     /// As [`Ff1::encrypt`]; [`HsmError::PairDown`].
     pub fn encrypt(&self, batch: &mut [Ff1Value]) -> Result<BatchReport, HsmError> {
-        match self {
-            Self::One(ff1) => ff1.encrypt(batch),
-            Self::Two(pair, key, radix) => pair.ff1_encrypt(*key, *radix, batch),
-        }
+        self.0.encrypt(batch)
     }
 
     /// Decrypts every value in place. On any error no value is changed.
@@ -527,10 +552,7 @@ impl VaultFf1 {
     /// # Errors
     /// As [`VaultFf1::encrypt`].
     pub fn decrypt(&self, batch: &mut [Ff1Value]) -> Result<BatchReport, HsmError> {
-        match self {
-            Self::One(ff1) => ff1.decrypt(batch),
-            Self::Two(pair, key, radix) => pair.ff1_decrypt(*key, *radix, batch),
-        }
+        self.0.decrypt(batch)
     }
 }
 
@@ -630,20 +652,6 @@ pub(crate) fn is_down(error: &HsmError) -> bool {
     error.is_outage() || matches!(error, HsmError::PairIncomplete { .. })
 }
 
-/// The PIN of a token, which a rehearsal site keeps in a file.
-pub(crate) fn pin(dir: &Path, role: Role) -> Result<Pin, GateError> {
-    let path = dir.join(match role {
-        Role::Primary => "pins/user",
-        Role::Backup => "pins/backup-user",
-    });
-    let text = Zeroizing::new(fs::read_to_string(&path).map_err(|source| GateError::Io {
-        action: "read the PIN",
-        path,
-        source,
-    })?);
-    Ok(Pin::new(text.trim().to_owned())?)
-}
-
 fn member(shared: &Arc<(PathBuf, SiteConfig, SiteState)>, role: Role, judged: bool) -> Result<PairMember, GateError> {
     let (dir, config, _) = &**shared;
     let (module, label) = config.hsm.place(role).ok_or(HsmError::PairIncomplete { role })?;
@@ -661,7 +669,7 @@ fn member(shared: &Arc<(PathBuf, SiteConfig, SiteState)>, role: Role, judged: bo
         if token.protected_authentication_path {
             return Ok(None);
         }
-        match pin(dir, role) {
+        match pins::user_pin(dir, config, role, &token) {
             Ok(pin) => Ok(Some(pin)),
             Err(GateError::Hsm(error)) => Err(error),
             Err(_) => Err(HsmError::PinInvalid),

@@ -11,7 +11,7 @@
 
 use casemate_audit::Event;
 use casemate_custody::{
-    Activation, Ahead, Approved, AuditHeads, KeyVersions, Notice, Stage, Statement, TokenSerial, UnixTime,
+    Activation, Ahead, Approved, AuditHeads, End, KeyVersions, Notice, Stage, Statement, TokenSerial, UnixTime,
 };
 use casemate_hsm::KeyRef;
 use casemate_types::{CollectionName, CompartmentName};
@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use crate::GateError;
 use crate::collection::store;
+use crate::destruction::Destroyed;
 use crate::keys::Office;
 use crate::site::{Gate, SITE_AAD};
 use crate::state::SiteKey;
@@ -59,6 +60,8 @@ pub struct OlderStatus {
     pub reference: KeyRef,
     /// Where it stands.
     pub stage: Stage,
+    /// Its destruction was cut off: the key goes or is gone, and the certificate is missing.
+    pub unfinished: bool,
 }
 
 /// What a run of re-encryption did.
@@ -95,6 +98,7 @@ impl Gate {
                 version: older.version,
                 reference: older.key.clone(),
                 stage: older.stage,
+                unfinished: self.unfinished_version(key, older.version),
             });
             Ok(KeyStatus {
                 key,
@@ -230,7 +234,8 @@ impl Gate {
         })
     }
 
-    /// Destroys an older version under which nothing is encrypted any more. Once begun it is finished, by the next opening if need be.
+    /// Destroys an older version under which nothing is encrypted any more, proves it, and writes the certificate that custodians sign.
+    /// Once begun it is finished, the key by the next opening if need be, the certificate by [`Gate::finish_version`].
     ///
     /// # Errors
     /// As [`KeyVersions::schedule_destruction`]; as the tokens answer.
@@ -240,18 +245,47 @@ impl Gate {
         key: SiteKey,
         version: u32,
         approved: &Approved<Statement>,
-    ) -> Result<(), GateError> {
+    ) -> Result<Destroyed, GateError> {
         self.step(by, key, "destroy-version", |office, current| {
             let tokens = self.permitted_tokens(approved)?;
             let versions = office.state.versions.entry(key).or_default();
-            versions.schedule_destruction(approved, version, &tokens)?;
+            // On a copy first: what is refused is not noted as approved.
+            versions.clone().schedule_destruction(approved, version, &tokens, 0)?;
+            let record = office.approved(approved)?;
+            let versions = office.state.versions.entry(key).or_default();
+            versions.schedule_destruction(approved, version, &tokens, record)?;
             let gone = versions.older().iter().find(|older| older.version == version).map(|older| older.key.clone());
-            office.approved(approved)?;
             office.state.doomed.extend(gone.clone());
             office.commit()?;
             office.destroy_doomed()?;
             Ok((gone.unwrap_or(current), version, ()))
-        })
+        })?;
+        self.finish_version(by, key, version)
+    }
+
+    /// Whether an older version's destruction was approved and begun, and its certificate is missing.
+    pub fn unfinished_version(&self, key: SiteKey, version: u32) -> bool {
+        self.ended_version(key, version).is_some_and(|(key, _)| !self.certificate_path(&key).exists())
+    }
+
+    /// Finishes the destruction of an older version that was cut off: it needs no other approval.
+    ///
+    /// # Errors
+    /// [`GateError::KeyOffice`] where nothing was begun; [`GateError::Undestroyed`] when something still answers.
+    pub fn finish_version(&self, by: &str, key: SiteKey, version: u32) -> Result<Destroyed, GateError> {
+        // Opening the office destroys what was begun.
+        drop(self.office(by)?);
+        let name = format!("{key}@{version}");
+        let (gone, end) = self
+            .ended_version(key, version)
+            .ok_or_else(|| GateError::KeyOffice(format!("no destruction of {name} was begun")))?;
+        self.certify_version(by, &name, &gone, &end)
+    }
+
+    fn ended_version(&self, key: SiteKey, version: u32) -> Option<(KeyRef, End)> {
+        let state = self.state();
+        let older = state.versions.get(&key)?.older().iter().find(|older| older.version == version)?;
+        Some((older.key.clone(), older.end?))
     }
 
     /// One step between its two records.
@@ -366,7 +400,7 @@ impl Gate {
 
 impl Office<'_> {
     /// What custodians approved goes into the log before it is acted on.
-    pub(crate) fn approved(&self, approved: &Approved<Statement>) -> Result<(), GateError> {
+    pub(crate) fn approved(&self, approved: &Approved<Statement>) -> Result<u64, GateError> {
         let people: Vec<_> = approved.approvers().iter().map(|signer| signer.name.as_str()).collect();
         let statement = approved.statement();
         let detail = format!(
@@ -378,7 +412,7 @@ impl Office<'_> {
             approved.digest(),
             statement.reason
         );
-        self.gate.journal.record_blocking(Event::Site { action: "approval".to_owned(), detail }).map(drop)
+        self.gate.journal.record_blocking(Event::Site { action: "approval".to_owned(), detail })
     }
 
     /// Makes the next version of a key and proves it in every token. Until it is committed it is on the list of keys to be destroyed.

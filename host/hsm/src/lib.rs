@@ -43,7 +43,7 @@ pub use destroy::{Claim, Destruction, Proof};
 pub use error::HsmError;
 pub use facts::{ModuleFacts, ValidationClaim};
 pub use fpe::{
-    Alphabet, Backend, BatchReport, EcbBlocks, Ff1, Ff1Value, Ff3, FpeQueue, LegacyPermit, NativeFf1, NativeLayout,
+    Alphabet, Backend, BatchReport, EcbBlocks, Ff1, Ff1Value, FpeQueue, NativeFf1, NativeLayout, OverlapFf1,
     QueueLimits, TweakPolicy, minimum_length,
 };
 pub use inventory::Listed;

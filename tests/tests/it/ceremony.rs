@@ -230,3 +230,223 @@ fn a_site_takes_the_keys_of_its_ceremony_and_no_others() {
     site.casemate(&["audit", "verify"]).expect(0);
     held.refused("later", &config, &plan, PINS, "key `user-kek-wrapping` is not in the primary token");
 }
+
+/// A site whose tokens were made with split PINs, and the custodians who were at its ceremony.
+struct Split<'a> {
+    held: Held<'a>,
+    plan: std::path::PathBuf,
+}
+
+impl<'a> Split<'a> {
+    fn rehearsed(folder: &'a Path, profile: &str) -> Self {
+        let plan = root().join("docs/samples/site-plan.toml");
+        let out = folder.join("rehearsal");
+        let order = ["ceremony", "rehearse", text(&plan), "--out", text(&out), "--split-pins", "--yes"];
+        Site::at(out.join("site")).casemate(&order).expect(0);
+        let mut held = Held { folder, config: String::new() };
+        let example = fs::read_to_string(held.out("site/site.toml")).unwrap();
+        let module = example.lines().find(|line| line.starts_with("module = ")).unwrap().to_owned();
+        let (tokens, custody) =
+            (held.out("tokens.conf"), |role: &str| format!("custody = {:?}", held.out(&format!("custody/{role}"))));
+        let primary = format!("token-label = \"primary\"\n{}", custody("primary"));
+        let backup = format!("[hsm.backup]\n{module}\ntoken-label = \"backup\"\n{}\n\n[embedding]", custody("backup"));
+        held.config = example
+            .replace("token-label = \"casemate\"", &primary)
+            .replace("{site}/token/token.conf", &tokens)
+            .replace("profile = \"rehearsal\"", &format!("profile = \"{profile}\""))
+            .replace("[embedding]", &backup);
+        fs::write(folder.join("site.toml"), &held.config).unwrap();
+        Self { held, plan }
+    }
+
+    /// `casemate custodian ARGUMENTS` at the site of the ceremony.
+    fn custodian(&self, arguments: &str, token: bool) -> Ended {
+        let environment = format!("KRYOPTIC_CONF={}", self.held.out("tokens.conf"));
+        let mut all = vec!["custodian"];
+        all.extend(arguments.split(' '));
+        if token {
+            all.extend(["--module-env", &environment]);
+        }
+        Site::at(self.held.folder.join("rehearsal/site")).casemate(&all)
+    }
+
+    /// The approval to found the site: carla asks, ana and bo approve.
+    fn founding(&self) -> String {
+        let (config, file) = (self.held.folder.join("site.toml"), self.held.out("found.json"));
+        let request = format!(
+            "request --operation found --subject-of {} --reason test --requester p-carla --out {file}",
+            text(&config)
+        );
+        self.custodian(&request, false).expect(0);
+        for name in ["carla", "ana", "bo"] {
+            let pin = self.held.out(&format!("custodian-{name}.pin"));
+            let sign = format!("approve {file} --as {name} --token custodian-{name} --pin-file {pin} --yes");
+            self.custodian(&sign, true).expect(0);
+        }
+        file
+    }
+
+    /// What opens the site: these custodians' tokens.
+    fn opening(&self, names: &[&str], more: &[&str]) -> Vec<String> {
+        let mut all: Vec<String> = ["custodian", "open"].map(str::to_owned).to_vec();
+        for name in names {
+            let pin = self.held.out(&format!("custodian-{name}.pin"));
+            all.extend(["--custodian".to_owned(), format!("{name}=custodian-{name}")]);
+            all.extend(["--pin-file".to_owned(), format!("{name}={pin}")]);
+        }
+        all.extend(["--module-env".to_owned(), format!("KRYOPTIC_CONF={}", self.held.out("tokens.conf"))]);
+        all.extend(["--roster".to_owned(), self.held.out("site/custody/roster.json")]);
+        all.extend(more.iter().map(|word| (*word).to_owned()));
+        all
+    }
+
+    fn init(&self, site: &Site, opened_by: &[&str], approval: &str) -> Ended {
+        let (transcript, held_by) = (self.held.out("ceremony/transcript.json"), self.held.out("site"));
+        let (config, roster) = (self.held.folder.join("site.toml"), self.held.out("site/custody/roster.json"));
+        let init = [
+            "init",
+            "--config",
+            text(&config),
+            "--from-ceremony",
+            &transcript,
+            "--ceremony-plan",
+            text(&self.plan),
+            "--ceremony-site",
+            &held_by,
+            "--roster",
+            &roster,
+            "--approval",
+            approval,
+        ];
+        if opened_by.is_empty() {
+            return site.casemate(&init);
+        }
+        let mut all = self.opening(opened_by, &["--config", text(&config), "--"]);
+        all.extend(init.map(str::to_owned));
+        site.casemate(&all.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn opened(&self, site: &Site, names: &[&str], command: &[&str]) -> Ended {
+        let mut all = self.opening(names, &["--"]);
+        all.extend(command.iter().map(|word| (*word).to_owned()));
+        site.casemate(&all.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+}
+
+#[test]
+fn a_site_whose_pins_are_split_is_opened_by_two_custodians_and_by_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let split = Split::rehearsed(folder.path(), "rehearsal");
+    // The ceremony used PINs of the first generation once; their shares are gone, and no file holds one.
+    for role in ["primary", "backup"] {
+        let generations = |number: u8| folder.path().join(format!("rehearsal/custody/{role}/gen-{number}")).exists();
+        assert_eq!((generations(1), generations(2), generations(3)), (false, true, false), "{role}");
+        assert!(!folder.path().join(format!("rehearsal/{role}.pin")).exists());
+    }
+    let desk = Site::at(folder.path().join("rehearsal/site"));
+    let told = desk.records().iter().map(serde_json::Value::to_string).collect::<String>();
+    assert!(
+        told.contains("tier split-package-and-pin") && told.contains("new PINs, by generation: backup 2, primary 2"),
+        "{told}"
+    );
+
+    let approval = split.founding();
+    let site = Site::at(folder.path().join("site"));
+    let refused =
+        |ended: Ended, why: &str| assert!(ended.code != 0 && ended.text.contains(why), "{why}: {}", ended.text);
+    refused(split.init(&site, &[], &approval), "nobody knows the PIN of the primary token");
+    refused(split.init(&site, &["ana"], &approval), "1 of 2");
+    assert!(!site.dir.join("state.json").exists());
+    let made = split.init(&site, &["ana", "bo"], &approval).expect(0);
+    assert_eq!(made["rehearsal"], false);
+    assert!(!site.dir.join("pins/user").exists() && !site.dir.join("pins/backup-user").exists());
+
+    refused(site.casemate(&["keys", "list"]), "nobody knows the PIN");
+    refused(split.opened(&site, &["bo"], &["keys", "list"]), "1 of 2");
+    split.opened(&site, &["bo", "carla"], &["keys", "list"]).expect(0);
+    assert_eq!(split.opened(&site, &["ana", "carla"], &["hsm", "status"]).expect(0)["state"], "healthy");
+    // A key takes two signatures besides, and they have force now.
+    refused(split.opened(&site, &["ana", "bo"], &["keys", "renew-credential", "ben"]), "needs 2 custodians");
+    let records = split.opened(&site, &["ana", "bo"], &["audit", "show"]);
+    let first = site.records();
+    assert!(first.iter().all(|record| record["rehearsal"] != true), "{}", records.text);
+    let founded = first.iter().find(|record| record["action"] == "approval-used").unwrap();
+    let founded = founded["detail"].as_str().unwrap();
+    assert!(founded.contains("found by ana and bo") && founded.contains("tier split-package-and-pin"), "{founded}");
+    let opened =
+        first.iter().filter(|record| record["detail"].as_str().is_some_and(|detail| detail.starts_with("opened: ")));
+    assert!(
+        opened.clone().count() >= 3
+            && opened.clone().any(|record| record.to_string().contains("shares of bo and carla"))
+    );
+    // A PIN that lies there is somebody's, and the file that says so does not make a rehearsal of it.
+    fs::write(site.dir.join("pins/user"), "a pin of somebody's").unwrap();
+    refused(split.opened(&site, &["ana", "bo"], &["keys", "list"]), "find out who wrote it");
+    fs::remove_file(site.dir.join("pins/user")).unwrap();
+    let state = fs::read_to_string(site.dir.join("state.json")).unwrap();
+    fs::write(site.dir.join("state.json"), state.replace("\"rehearsal\": false", "\"rehearsal\": true")).unwrap();
+    refused(split.opened(&site, &["ana", "bo"], &["keys", "list"]), "were altered");
+    fs::write(site.dir.join("state.json"), state).unwrap();
+    // It is served.
+    let mut serve = split.opening(&["ana", "bo"], &["--", "serve", "--listen", "127.0.0.1:0"]);
+    let words: Vec<&str> = serve.iter_mut().map(|word| word.as_str()).collect();
+    let mut child = site.command(&words).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(line.contains("listening"), "{line}");
+}
+
+#[test]
+fn an_enterprises_site_is_founded_with_split_pins_and_not_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let split = Split::rehearsed(folder.path(), "enterprise");
+    let approval = split.founding();
+    let site = Site::at(folder.path().join("site"));
+    let made = split.init(&site, &["ana", "bo"], &approval).expect(0);
+    assert_eq!(made["rehearsal"], false);
+    // What is missing now is a validated module, and nothing else.
+    let ended = split.opened(&site, &["ana", "bo"], &["keys", "list"]);
+    assert!(ended.code == 4 && ended.text.contains("hardware"), "{}", ended.text);
+}
+
+/// `kill -9` while tokens with split PINs are open: the PINs of before are in force, and `resume` goes on with them and replaces them.
+#[test]
+fn a_ceremony_that_is_killed_with_its_tokens_open_goes_on_with_the_pins_of_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("rehearsal");
+    let plan = root().join("docs/samples/site-plan.toml");
+    let site = Site::at(out.join("site"));
+    let order = ["ceremony", "rehearse", text(&plan), "--out", text(&out), "--split-pins", "--yes"];
+    let quiet = || std::process::Stdio::null();
+    let mut child = site.command(&order).stdout(quiet()).stderr(quiet()).spawn().unwrap();
+    let journal = out.join("ceremony/journal.jsonl");
+    let steps = || fs::read_to_string(&journal).map_or(0, |text| text.lines().count());
+    while steps() < 12 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let custody = |role: &str| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(out.join(format!("custody/{role}/journal.json"))).unwrap()).unwrap()
+    };
+    assert!(!out.join("ceremony/transcript.json").exists(), "it was killed in the middle");
+    for role in ["primary", "backup"] {
+        assert_eq!((&custody(role)["generation"], &custody(role)["phase"]), (&1.into(), &"prepared".into()), "{role}");
+    }
+    let (bindings, ceremony) = (out.join("bindings.toml"), out.join("ceremony"));
+    let resume =
+        ["ceremony", "resume", text(&plan), "--bindings", text(&bindings), "--folder", text(&ceremony), "--yes"];
+    // The process that keeps the log ends with its input; it may take a moment.
+    let mut ended = site.casemate(&resume);
+    while ended.code != 0 && ended.text.contains("in use") {
+        ended = site.casemate(&resume);
+    }
+    ended.expect(0);
+    for role in ["primary", "backup"] {
+        assert_eq!((&custody(role)["generation"], &custody(role)["phase"]), (&2.into(), &"settled".into()), "{role}");
+    }
+    let transcript = out.join("ceremony/transcript.json");
+    site.casemate(&["ceremony", "verify", text(&transcript), "--plan", text(&plan)]).expect(0);
+}

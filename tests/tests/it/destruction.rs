@@ -8,6 +8,7 @@ use casemate_custody::{Roster, SecretKind, SplitOf, SystemEntropy, split};
 use serde_json::{Value, json};
 
 use crate::consent::Office;
+use crate::plug;
 use crate::site::{self, Site, copy_folder};
 
 const UNVERIFIED: i32 = 4;
@@ -197,4 +198,66 @@ fn destruction_on_a_pair_leaves_the_key_in_neither_token() {
     .expect(0);
     let issued = site.casemate(&["keys", "issue", "--all"]);
     assert_eq!(issued.code, 0, "{}", issued.text);
+}
+
+/// Every step of a compartment's destruction is the last one of a process, once.
+#[test]
+fn kill_9_at_every_step_of_a_destruction_is_finished_by_the_same_command() {
+    let made = site::bare();
+    every_step(&made, "rename unlink fdatasync", 0);
+}
+
+/// As above over two tokens: what the killed process left in one of them is finished in both by the next process.
+#[test]
+fn kill_9_at_every_step_of_a_destruction_on_a_pair_is_finished_in_both_tokens() {
+    let made = site::bare_pair("embedded");
+    every_step(&made, "rename unlink", 2);
+}
+
+fn every_step(made: &Site, calls: &str, tokens: usize) {
+    let before = state(made);
+    let key = before["compartments"]["cryptography"]["key"]["id"].as_str().unwrap().to_owned();
+    let order = ["keys", "destroy", "compartment/cryptography", "--confirm-passages", "0"];
+    let (mut steps, mut at) = (Vec::new(), 0);
+    loop {
+        at += 1;
+        let site = made.copy();
+        let pulled = plug::pull(&site, &order, calls, at);
+        if !pulled.killed {
+            break;
+        }
+        steps.push(pulled.step);
+        // Nothing that was destroyed half can be used, and nothing else is lost.
+        let half = state(&site);
+        let gone = half["compartments"].get("cryptography").is_none();
+        let listed = site.casemate(&["keys", "list"]).expect(0);
+        assert_eq!(listed["keys"].get("compartment/cryptography").is_none(), gone, "{at}: {steps:?}");
+        assert!(listed["keys"].get("compartment/engineering").is_some(), "{at}");
+        let done = site.casemate(&order);
+        // The last step is the plan's removal: then it is finished already.
+        if done.code != 0 {
+            assert!(
+                done.text.contains("has no key") && !site.dir.join("destruction.json").exists(),
+                "{at}: {}",
+                done.text
+            );
+        }
+        let after = state(&site);
+        assert_eq!(
+            (after["compartments"].get("cryptography"), &after["doomed"]),
+            (None, &json!([])),
+            "{at}: {steps:?}"
+        );
+        assert!(after["users"].get("ben").is_some() && after["users"].get("carla").is_none(), "{at}");
+        let certificate = site.dir.join(format!("custody/destroyed/{key}.txt"));
+        let certificate = fs::read_to_string(certificate).unwrap();
+        assert!(certificate.matches("finds nothing in token").count() >= tokens.max(1) * 2, "{at}: {certificate}");
+        assert!(!site.dir.join("destruction.json").exists(), "{at}");
+        site.casemate(&["audit", "verify"]).expect(0);
+    }
+    let came = |name: &str| steps.iter().any(|step| step.contains(name));
+    for step in ["/destruction.json", "/site.toml", "/state.json", "/state.floor", ".txt", "unlink /destruction.json"] {
+        assert!(came(step), "no kill before {step}: {steps:?}");
+    }
+    println!("{} steps", steps.len());
 }

@@ -76,7 +76,7 @@ fn software_token_is_not_validated_whatever_the_list_says() {
     let asked = ["fips", "status", "--profile", "government", "--snapshot", text(&list.path)];
     let judged = site.casemate(&asked).expect(UNVERIFIED);
     // Everything else holds; the embedded token itself says that it is not in an approved mode.
-    assert_eq!(failed(&judged), ["hardware", "approved mode"], "{judged:#}");
+    assert_eq!(failed(&judged), ["hardware", "mode statement", "approved mode"], "{judged:#}");
     let words = site.plain(&asked);
     assert!(words.contains("software tokens are never called validated"), "{words}");
     assert!(words.contains("FF1 construction outside the boundary"), "{words}");
@@ -156,7 +156,11 @@ fn older_list_than_one_accepted_is_refused() {
         fs::copy(from, site.dir.join("fips").join(to)).unwrap();
     }
     let judged = site.casemate(&["fips", "status", "--profile", "government"]).expect(UNVERIFIED);
-    assert_eq!(failed(&judged), ["hardware", "snapshot not rolled back", "approved mode"], "{judged:#}");
+    assert_eq!(
+        failed(&judged),
+        ["hardware", "snapshot not rolled back", "mode statement", "approved mode"],
+        "{judged:#}"
+    );
     let lists: Vec<Value> =
         site.records().into_iter().filter(|record| record["action"] == "certificate-list").collect();
     assert_eq!(lists.len(), 2);
@@ -182,4 +186,45 @@ fn beside(list: &Path) -> PathBuf {
     let mut name = list.as_os_str().to_owned();
     name.push(".dsse");
     name.into()
+}
+
+#[test]
+fn statement_about_the_mode_takes_two_approvers_and_the_token_that_is_there() {
+    let site = site::fresh();
+    List::signed(&flattering(&site, &today()), &site, &["ana", "bo"]).install(&site).expect(0);
+    let folder = tempfile::tempdir().unwrap();
+    let (path, other) = (folder.path().join("mode.json"), folder.path().join("other.json"));
+    let write = ["fips", "mode", "--certificate", "9001", "--seen", "maker's tool: FIPS mode on", "--out", text(&path)];
+    site.casemate(&write).expect(0);
+    let sign = |file: &Path, name: &str| {
+        let key = site.dir.join(format!("approvers/{name}.key"));
+        site.casemate(&["fips", "sign", text(file), "--key", text(&key)]).expect(0);
+    };
+    let judged = || site.casemate(&["fips", "status", "--profile", "government"]).expect(UNVERIFIED);
+    let install = |file: &Path| site.casemate(&["fips", "install", text(file)]);
+    sign(&path, "ana");
+    install(&path).expect(UNVERIFIED);
+    // Another token's.
+    let honest = fs::read_to_string(&path).unwrap();
+    let mut value: Value = serde_json::from_str(&honest).unwrap();
+    value["serial"] = json!("0815");
+    fs::write(&other, value.to_string()).unwrap();
+    sign(&other, "ana");
+    sign(&other, "bo");
+    assert_ne!(install(&other).code, 0);
+    assert_eq!(failed(&judged()), ["hardware", "mode statement", "approved mode"]);
+    sign(&path, "bo");
+    install(&path).expect(0);
+    // Now people say so. The token still denies it, and it is software.
+    let judged_now = judged();
+    assert_eq!(failed(&judged_now), ["hardware", "approved mode"], "{judged_now:#}");
+    let words = site.plain(&["fips", "status"]);
+    assert!(words.contains("ana and bo saw it on") && words.contains("maker's tool: FIPS mode on"), "{words}");
+    assert!(site.records().iter().any(|record| record["action"] == "fips-mode"));
+    // Altered where it lies.
+    let stated: Value = serde_json::from_str(&honest).unwrap();
+    let serial = stated["serial"].as_str().unwrap();
+    let lies = site.dir.join(format!("fips/mode-{serial}.json"));
+    fs::write(&lies, honest.replace("\"certificate\": 9001", "\"certificate\": 9002")).unwrap();
+    assert_eq!(failed(&judged()), ["hardware", "mode statement", "approved mode"]);
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::guest::root;
-use crate::site::{self, passage, program, text, titles};
+use crate::site::{self, Site, passage, program, text, titles};
 
 fn data(name: &str) -> PathBuf {
     root().join("host/hsm/tests/data").join(name)
@@ -119,4 +119,48 @@ fn a_field_over_its_own_alphabet_still_filters() {
     site.configure("fpe:digits", "fpe:digit");
     let refused = site.casemate(&["ask", "When?", "--as", "ben"]);
     assert!(refused.code != 0 && refused.text.contains("digits, base36"), "{}", refused.text);
+}
+
+/// A whole site on an HSM that has FF1 itself: the module in `tests/shim` before the embedded token.
+#[test]
+fn a_site_runs_on_the_hsms_own_ff1_and_stops_when_it_lies() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::at(folder.path().join("site"));
+    let example = fs::read_to_string(site::bare().dir.join("site.toml")).unwrap();
+    let module = example.lines().find_map(|line| line.strip_prefix("module = ")).unwrap().to_owned();
+    let shim = std::env::current_exe().unwrap().with_file_name("libcasemate_shim.so");
+    let (shim, fault) = (format!("{shim:?}"), folder.path().join("fault"));
+    fs::write(&fault, "").unwrap();
+    // Of a module that is not the embedded one `init` configures nothing.
+    let slots = folder.path().join("token.conf");
+    let storage = folder.path().join("token.sql");
+    fs::write(&slots, format!("[[slots]]\nslot = 0\ndbtype = \"sqlite\"\ndbargs = {storage:?}\n")).unwrap();
+    let native = "native-ff1 = { mechanism = 0x80004646, layout = \"radix-tweak\" }\n";
+    let environment =
+        format!("[hsm.environment]\nCASEMATE_SHIM_MODULE = {module}\nCASEMATE_SHIM_FAULT_FILE = {fault:?}\n");
+    let config = example
+        .replace(&format!("module = {module}"), &format!("module = {shim}"))
+        .replace("[hsm.environment]\n", &format!("{native}{environment}"))
+        .replace("\"{site}/token/token.conf\"", &format!("{slots:?}"))
+        .replace("crate = \"fpe\"", "crate = \"fpe\"\npart = \"fpe:digits\"");
+    let file = folder.path().join("native.toml");
+    fs::write(&file, &config).unwrap();
+    site.casemate(&["init", "--config", text(&file)]).expect(0);
+    site::fill(&site, folder.path());
+    let mut line = passage("pump", "The pump", "The bilge of the ferry is tested.");
+    line["metadata"] = serde_json::json!({ "part": "0001234567" });
+    site.ingest(&[line]);
+    let ask = || {
+        site.casemate(&["ask", "When is the bilge of the ferry tested?", "--as", "ben", "--filter", "part=0001234567"])
+    };
+    assert_eq!(titles(&ask().expect(0)), ["The pump"]);
+    // It is used: when it gives other results than FF1's, the site does not open.
+    fs::write(&fault, "C_Encrypt 1+ wrong").unwrap();
+    let refused = ask();
+    assert!(refused.code != 0 && refused.text.contains("FF1"), "{}", refused.text);
+    fs::write(&fault, "").unwrap();
+    assert_eq!(titles(&ask().expect(0)), ["The pump"]);
+    // The keys allow it from their birth on, so a site that does not say so refuses them.
+    site.configure(native, "");
+    assert_ne!(ask().code, 0);
 }

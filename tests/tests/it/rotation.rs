@@ -15,6 +15,7 @@ use casemate_types::Profile;
 use serde_json::{Value, json};
 
 use crate::custodian::Desk;
+use crate::plug;
 use crate::site::{self, Site, passage, program, text};
 
 const QUESTION: &str = "When is the bilge of the ferry tested?";
@@ -353,6 +354,124 @@ fn steps_that_are_killed_leave_one_version_in_force_and_no_stray_key() {
     }
     let versions = office.status("mask")["version"].as_u64().unwrap();
     assert_eq!(objects(&office), before + versions - 1, "every version that was put in force, and nothing else");
+}
+
+/// Every step of a rotation is the last one of a process, once: one version is in force, and nothing is left over or lost.
+#[test]
+fn kill_9_at_every_step_of_a_rotation_leaves_one_version_in_force() {
+    let office = Office::new().with_passages(6);
+    let before = office.status("metadata");
+    let more = " --reason key-suspected:test";
+    let statement = office.statement("every.json", "rotate-emergency", &before["reference"], 2, more, &["ana", "bo"]);
+    let objects = |site: &Site| site.casemate(&["keys", "list"]).expect(0)["token-objects"].as_u64().unwrap();
+    let count = objects(&office.desk.site);
+    let found = |site: &Site, number: usize| {
+        let filter = format!("part={}", part(number));
+        site::titles(&site.casemate(&["ask", QUESTION, "--as", "ben", "--filter", &filter]).expect(0))
+    };
+    let order = ["keys", "rotate", "emergency", "metadata", "--statement", &statement];
+    let (mut steps, mut at, mut rotated) = (Vec::new(), 0, 0);
+    loop {
+        at += 1;
+        let site = office.desk.site.copy();
+        let pulled = plug::pull(&site, &order, "rename unlink fdatasync", at);
+        if !pulled.killed {
+            break;
+        }
+        steps.push(pulled.step);
+        let status = site.casemate(&["keys", "rotate", "status"]).expect(0);
+        let version =
+            status.as_array().unwrap().iter().find(|line| line["key"] == "metadata").unwrap()["version"].as_u64();
+        let version = version.unwrap();
+        assert!(version == 1 || version == 2, "{at}: {status}");
+        assert_eq!(objects(&site), count + version - 1, "{at}: {steps:?}");
+        rotated += u32::from(version == 2);
+        if at % 8 == 0 || version == 2 {
+            assert_eq!(found(&site, 3), ["Pump 3"], "{at}: {steps:?}");
+        }
+    }
+    for step in ["/state.json", "/state.floor"] {
+        assert!(steps.iter().any(|pulled| pulled.contains(step)), "no kill before {step}: {steps:?}");
+    }
+    assert!(rotated > 0 && (rotated as usize) < steps.len(), "{rotated} of {}", steps.len());
+
+    // And re-encryption, step by step.
+    office.rotate(&format!("emergency metadata --statement {statement}")).expect(0);
+    let order = ["keys", "rotate", "reencrypt", "metadata"];
+    let mut at = 0;
+    loop {
+        at += 1;
+        let site = office.desk.site.copy();
+        if !plug::pull(&site, &order, "rename unlink fdatasync", at).killed {
+            break;
+        }
+        assert_eq!(site.casemate(&order).expect(0)["left"], 0, "{at}");
+        assert_eq!(found(&site, at % 6), [format!("Pump {}", at % 6)], "{at}");
+    }
+    assert!(at > 3, "{at}");
+}
+
+/// Every step of a version's destruction is the last one of a process, once; then custodians sign that it is gone.
+#[test]
+fn kill_9_at_every_step_of_a_versions_destruction_is_finished_by_the_same_command() {
+    let office = Office::new();
+    office.emergency("mask");
+    office.rotate("reencrypt mask").expect(0);
+    let older = office.status("mask")["older"][0].clone();
+    let key = older["reference"]["id"].as_str().unwrap().to_owned();
+    let statement =
+        office.statement("destroy.json", "destroy", &older["reference"], 1, " --reason retired", &["ana", "bo"]);
+    let order = ["keys", "destroy", "mask@1", "--statement", &statement];
+    let objects = |site: &Site| site.casemate(&["keys", "list"]).expect(0)["token-objects"].as_u64().unwrap();
+    let before = objects(&office.desk.site);
+    let (mut steps, mut at, mut spent) = (Vec::new(), 0, 0);
+    loop {
+        at += 1;
+        let site = office.desk.site.copy();
+        let pulled = plug::pull(&site, &order, "rename unlink fdatasync", at);
+        if !pulled.killed {
+            break;
+        }
+        steps.push(pulled.step);
+        let status = site.casemate(&["keys", "rotate", "status"]).expect(0);
+        let mask = status.as_array().unwrap().iter().find(|line| line["key"] == "mask").unwrap();
+        let stage = mask["older"][0]["stage"].clone();
+        let done = site.casemate(&order);
+        let certificate = site.dir.join(format!("custody/destroyed/{key}.json"));
+        if done.code != 0 {
+            assert!(done.text.contains("used before"), "{at}: {}", done.text);
+            // Cut off between the ledger and the state: nothing was done, and the approval is used up all the same.
+            if !certificate.exists() {
+                assert_eq!((&stage, objects(&site)), (&json!("re-encrypted"), before), "{at}: {steps:?}");
+                spent += 1;
+                continue;
+            }
+        }
+        assert_eq!(objects(&site), before - 1, "{at}: {steps:?}");
+        assert!(fs::read_to_string(certificate.with_extension("txt")).unwrap().contains("mask@1"), "{at}: {steps:?}");
+        site.casemate(&["audit", "verify"]).expect(0);
+    }
+    for step in ["/state.json", "/state.floor", ".txt", &format!("rename /custody/destroyed/{key}.json")] {
+        assert!(steps.iter().any(|pulled| pulled.contains(step)), "no kill before {step}: {steps:?}");
+    }
+    assert!(spent <= 4, "{spent} of {at}");
+
+    let done = office.desk.site.casemate(&order).expect(0);
+    let file = done["file"].as_str().unwrap();
+    assert_eq!(
+        (&done["certificate"]["name"], &done["certificate"]["statement"].is_string()),
+        (&json!("mask@1"), &true)
+    );
+    let proofs = done["certificate"]["proofs"].to_string();
+    for proof in ["old handle is invalid", "use is refused", "finds nothing in token"] {
+        assert!(proofs.contains(proof), "{proof}: {proofs}");
+    }
+    assert!(office.desk.custodian(&format!("certify {file}"), false).text.contains("0 of 2 custodians signed"));
+    for name in ["ana", "carla"] {
+        let sign = format!("certify {file} --as {name} --token {name} --pin-file @{name}.pin --yes");
+        office.desk.custodian(&sign, true).expect(0);
+    }
+    office.desk.custodian(&format!("certify {file}"), false).expect(0);
 }
 
 const SITE: &str = "CASEMATE_TEST_ROTATION";

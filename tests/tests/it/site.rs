@@ -71,12 +71,18 @@ pub fn fresh() -> Site {
     site
 }
 
+/// A new site on a pair of tokens, without plugins and documents.
+pub fn bare_pair(backup: &str) -> Site {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site { dir: folder.path().join("site"), _copy: Some(folder) };
+    site.casemate(&["init", "--backup", backup]).expect(0);
+    site
+}
+
 /// A new site on a pair of tokens, checked every second, with plugins and documents.
 pub fn pair(backup: &str) -> Site {
-    let folder = tempfile::tempdir().unwrap();
-    let (work, dir) = (folder.path().to_owned(), folder.path().join("site"));
-    let site = Site { dir, _copy: Some(folder) };
-    site.casemate(&["init", "--backup", backup]).expect(0);
+    let site = bare_pair(backup);
+    let work = site.dir.parent().unwrap().to_owned();
     site.configure("token-label = \"casemate backup\"", "token-label = \"casemate backup\"\ncheck-every = 1");
     fill(&site, &work);
     site
@@ -102,7 +108,7 @@ fn made() -> &'static (Site, Site) {
 }
 
 /// Loads the plugins and ingests the corpus; `folder` is for what is made on the way.
-fn fill(site: &Site, folder: &Path) {
+pub fn fill(site: &Site, folder: &Path) {
     for plugin in PLUGINS {
         site.casemate(&["plugin", "load", &bundle(site, plugin, folder)]).expect(0);
     }

@@ -146,7 +146,9 @@ fn create(folder: &Path, place: &str) {
         let (serial, pin_file) = token(role);
         let module = if softhsm.contains(&role) { "softhsm" } else { "soft" };
         let (module, pin_file) = if pads { ("padded", None) } else { (module, pin_file) };
-        bindings.tokens.insert(role.to_owned(), TokenBinding { module: module.to_owned(), serial, pin_file });
+        bindings
+            .tokens
+            .insert(role.to_owned(), TokenBinding { module: module.to_owned(), serial, pin_file, custody: None });
     }
     let custodians = NAMES.map(|name| {
         let (_, pin_file) = token(name);

@@ -17,6 +17,9 @@ pub enum CeremonyCommand {
         /// The folder to make.
         #[arg(long)]
         out: PathBuf,
+        /// Make the plan's tokens with PINs that nobody knows, split among the custodians.
+        #[arg(long)]
+        split_pins: bool,
         /// Do not wait for Enter at each step.
         #[arg(long)]
         yes: bool,

@@ -9,11 +9,13 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use casemate_audit::Event;
 use casemate_ceremony::{
-    Bindings, Ceremony, CeremonyError, Console, Desk, Hashed, Permission, Plan, StepResult, check_statement, print,
-    verify,
+    AuditTrail, Bindings, Ceremony, CeremonyError, Console, Desk, Hashed, Permission, Plan, StepResult,
+    check_statement, print, verify,
 };
-use casemate_custody::{Envelope, NonceFile, Roster, TokenSerial, UnixTime, Verifier, files};
+use casemate_custody::session::Leave;
+use casemate_custody::{Envelope, Generation, NonceFile, Roster, TokenSerial, UnixTime, Verifier, files, process};
 use casemate_gate::SiteConfig;
 use casemate_types::Digest;
 
@@ -26,7 +28,7 @@ use recorder::Recorder;
 pub fn run(site: &Path, command: CeremonyCommand, json: bool) -> Result<ExitCode, Failure> {
     match command {
         CeremonyCommand::Plan(PlanCommand::Check { plan }) => check(&read_plan(&plan)?.0, json),
-        CeremonyCommand::Rehearse { plan, out, yes } => rehearsal::run(&plan, &out, yes, json),
+        CeremonyCommand::Rehearse { plan, out, split_pins, yes } => rehearsal::run(&plan, &out, split_pins, yes, json),
         CeremonyCommand::Run { options, statement } => {
             environment::require_site(site)?;
             set_environment(&options.bindings)?;
@@ -134,6 +136,11 @@ fn carry_out(
         profile,
         max_head_age: Verifier::MAX_HEAD_AGE,
     };
+    if desk.has_split() {
+        // PINs are going to be put together here.
+        process::harden()?;
+        desk.greet()?;
+    }
     let approval = match statement {
         Some(path) => Envelope::parse(&files::read(path)?)?,
         None => Envelope::parse(&files::read(&options.folder.join("approval.json"))?)?,
@@ -151,6 +158,16 @@ fn carry_out(
     drop(log);
 
     let mut recorder = Recorder::start(site)?;
+    let leases = if desk.has_split() {
+        let leave = approved.as_ref().map_or(Leave::Standing(&signed), Leave::Approved);
+        note(
+            &mut recorder,
+            format!("begun: open the tokens of a ceremony by statement {}, tier {}", signed.digest(), desk.tier()?),
+        )?;
+        Some(desk.unlock(leave)?)
+    } else {
+        None
+    };
     let mut console = Terminal { yes: options.yes, quiet: json };
     let clock = || custodian::now().unwrap_or(UnixTime(0));
     let ceremony = Ceremony {
@@ -164,17 +181,31 @@ fn carry_out(
         console: &mut console,
         clock: &clock,
     };
-    let envelope = match (resume, approved) {
+    let ran = match (resume, approved) {
         (true, approved) => {
             let permission = match approved {
                 Some(approved) => Permission::Again(Box::new(approved)),
                 None => Permission::Standing(Box::new(signed)),
             };
-            ceremony.resume(&permission)?
+            ceremony.resume(&permission).map_err(Failure::from)
         }
-        (false, Some(approved)) => ceremony.run(&approved, &approval, &plan_file)?,
-        (false, None) => return Err(Failure::new("no approval was given").with_code(2)),
+        (false, Some(approved)) => ceremony.run(&approved, &approval, &plan_file).map_err(Failure::from),
+        (false, None) => Err(Failure::new("no approval was given").with_code(2)),
     };
+    // However it ended: PINs that were put together are used up.
+    if let Some(leases) = leases {
+        let closed = leases.close(&desk);
+        let said = match &closed {
+            Ok(replaced) => {
+                let of = |(role, generation): &(String, Generation)| format!("{role} {}", generation.0);
+                format!("done: new PINs, by generation: {}", replaced.iter().map(of).collect::<Vec<_>>().join(", "))
+            }
+            Err(error) => format!("failed: {error}"),
+        };
+        note(&mut recorder, said)?;
+        closed?;
+    }
+    let envelope = ran?;
     drop(recorder);
     let path = options.folder.join("transcript.json");
     if json {
@@ -194,6 +225,11 @@ fn carry_out(
         ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A record about PINs that are split.
+fn note(recorder: &mut Recorder, detail: String) -> Result<(), CeremonyError> {
+    recorder.append(Event::Site { action: "custody".to_owned(), detail })
 }
 
 /// Somebody has to agree to each step, or to say that nobody does.

@@ -69,14 +69,11 @@ impl Recorder {
     pub fn start(site: &Path) -> Result<Self, CeremonyError> {
         let fail = |error: std::io::Error| broken(&format!("its process does not start: {error}"));
         let program = std::env::current_exe().map_err(fail)?;
-        let mut child = Command::new(program)
-            .arg("--site")
-            .arg(site)
-            .args(["ceremony", "recorder"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(fail)?;
+        let mut command = Command::new(program);
+        command.arg("--site").arg(site).args(["ceremony", "recorder"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let shares = environment::hand_on(&mut command).map_err(|failure| broken(&failure.to_string()))?;
+        let mut child = command.spawn().map_err(fail)?;
+        drop(shares);
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(broken("its process has no pipes"));
         };

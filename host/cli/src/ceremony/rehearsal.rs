@@ -8,9 +8,10 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use casemate_ceremony::{Bindings, CustodianBinding, ModuleBinding, Plan, TokenBinding};
+use casemate_custody::session::Custody;
 use casemate_custody::{
-    AuditHead, Custodian, Entropy, Envelope, HsmToken, Nonce, NonceFile, Operation, Roster, Statement, StatementFormat,
-    SystemEntropy, TokenSerial, UnixTime, files, process,
+    AuditHead, Custodian, CustodyFolder, Entropy, Envelope, HsmToken, Nonce, NonceFile, Operation, Roster, Statement,
+    StatementFormat, SystemEntropy, TokenSerial, UnixTime, files, process,
 };
 use casemate_hsm::{Module, Pin};
 use casemate_types::UserName;
@@ -26,7 +27,7 @@ const CUSTODIANS: [&str; 3] = ["ana", "bo", "carla"];
 /// How long the made-up approval is good.
 const HOUR: u64 = 3600;
 
-pub fn run(plan_path: &Path, out: &Path, yes: bool, json: bool) -> Result<ExitCode, Failure> {
+pub fn run(plan_path: &Path, out: &Path, split_pins: bool, yes: bool, json: bool) -> Result<ExitCode, Failure> {
     attended(yes)?;
     let (plan, _) = read_plan(plan_path)?;
     DirBuilder::new()
@@ -50,7 +51,7 @@ pub fn run(plan_path: &Path, out: &Path, yes: bool, json: bool) -> Result<ExitCo
     say("  making tokens and custodians")?;
     let module = Module::load(&init::embedded_module()?)?;
     let place = Place { out, module, site_name: casemate_gate::SiteConfig::read(&site)?.name };
-    let serials = place.bind(&plan, &site)?;
+    let serials = place.bind(&plan, &site, split_pins)?;
     let statement = place.out.join("statement.json");
     place.approve(&plan, serials, &site, &statement)?;
     let options = RunOptions {
@@ -70,18 +71,11 @@ struct Place {
 
 impl Place {
     /// Makes tokens for all roles and custodians, the roster and the bindings; gives the roles' serial numbers.
-    fn bind(&self, plan: &Plan, site: &Path) -> Result<Vec<TokenSerial>, Failure> {
+    fn bind(&self, plan: &Plan, site: &Path, split_pins: bool) -> Result<Vec<TokenSerial>, Failure> {
         let environment = BTreeMap::from([("KRYOPTIC_CONF".to_owned(), "{folder}/tokens.conf".to_owned())]);
         let module = ModuleBinding { path: PathBuf::from("embedded"), environment };
         let mut bindings =
             Bindings::new(PathBuf::from("site/custody/roster.json"), BTreeMap::from([("embedded".to_owned(), module)]));
-        let mut serials = Vec::new();
-        for (role, _) in plan.roles() {
-            let (serial, pin_file, _) = self.token(role)?;
-            serials.push(serial.clone());
-            let binding = TokenBinding { module: "embedded".to_owned(), serial, pin_file: Some(pin_file) };
-            bindings.tokens.insert(role.to_owned(), binding);
-        }
         let mut custodians: Vec<Custodian> = Vec::new();
         for name in CUSTODIANS {
             let label = format!("custodian-{name}");
@@ -97,12 +91,33 @@ impl Place {
             }
         }
         let roster = Roster::new(&self.site_name, 1, 2, custodians)?;
+        let mut serials = Vec::new();
+        for (role, _) in plan.roles() {
+            let (serial, pin_file, custody) = if split_pins {
+                let (serial, folder) = self.split_token(role, &roster)?;
+                (serial, None, Some(folder))
+            } else {
+                let (serial, pin_file, _) = self.token(role)?;
+                (serial, Some(pin_file), None)
+            };
+            serials.push(serial.clone());
+            let binding = TokenBinding { module: "embedded".to_owned(), serial, pin_file, custody };
+            bindings.tokens.insert(role.to_owned(), binding);
+        }
         let folder = site.join("custody");
         fs::create_dir_all(&folder).map_err(|error| Failure::caused_by("cannot create custody/", &error))?;
         files::write_new(&folder.join("roster.json"), &roster.to_bytes()?)?;
         drop(NonceFile::create(&custodian::nonces(site))?);
         files::write_new(&self.out.join("bindings.toml"), bindings.to_text()?.as_bytes())?;
         Ok(serials)
+    }
+
+    /// Initialises a token with random PINs that are split among the custodians, as `custodian token init` does.
+    fn split_token(&self, role: &str, roster: &Roster) -> Result<(TokenSerial, PathBuf), Failure> {
+        let relative = Path::new("custody").join(role);
+        let folder = CustodyFolder::open(&self.out.join(&relative))?;
+        let custody = Custody { folder: &folder, module: &self.module, roster, next_roster: roster };
+        Ok((custody.initialise(role, &mut SystemEntropy, &mut |_| ())?, relative))
     }
 
     /// Initialises a token with random PINs; the user's goes into a file.

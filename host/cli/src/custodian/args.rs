@@ -51,6 +51,16 @@ pub enum CustodianCommand {
     /// Build, show and verify the roster.
     #[command(subcommand)]
     Roster(RosterCommand),
+    /// Open a site whose tokens' PINs are split, for one command: the custodians' tokens open their shares, and the command puts the PINs
+    /// together in its memory.
+    ///
+    /// The custodians are here, each with a token and its PIN. The command may be `serve`: the PINs are gone when it ends.
+    ///
+    /// Example: casemate custodian open --custodian ana=ana --custodian bo=bo -- serve
+    Open(OpenOptions),
+    /// The process that opens the shares; started by `open`.
+    #[command(hide = true)]
+    OpenShares(OpenSharesOptions),
     /// Write a statement that asks the custodians for an operation.
     Request(Box<RequestOptions>),
     /// Show what is to be approved, ask, and sign it in the custodian's token.
@@ -253,7 +263,9 @@ impl RequestOptions {
         match (&self.subject_of, &self.operation) {
             (Some(path), _) => Ok(Some(Digest::of(&casemate_custody::files::read(path)?))),
             // The rule of a compartment to be made.
-            (None, Operation::Generate) if self.subject.is_none() => self.grant.rule().map(|rule| Some(rule.digest())),
+            (None, Operation::Generate) if self.subject.is_none() && self.class.as_deref() == Some("compartment") => {
+                self.grant.rule().map(|rule| Some(rule.digest()))
+            }
             (None, _) => Ok(self.subject),
         }
     }
@@ -337,6 +349,43 @@ pub struct CustodyOptions {
     /// The custody token's label.
     #[arg(long, default_value = "custody")]
     pub label: String,
+    /// The roster; `custody/roster.json` of the site otherwise.
+    #[arg(long)]
+    pub roster: Option<PathBuf>,
+    #[command(flatten)]
+    pub module: TokenOptions,
+}
+
+#[derive(Args)]
+pub struct OpenOptions {
+    /// The `site.toml` that names the folders of shares, where the site is not made yet (`init --config`).
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub shares: ShareHolders,
+    /// The command, after `--`.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Args)]
+pub struct OpenSharesOptions {
+    /// The folders of shares.
+    #[arg(long = "folder", required = true)]
+    pub folders: Vec<PathBuf>,
+    #[command(flatten)]
+    pub shares: ShareHolders,
+}
+
+/// The custodians who are here.
+#[derive(Args)]
+pub struct ShareHolders {
+    /// A custodian and the label of this custodian's token, as NAME=LABEL. Repeated up to the threshold.
+    #[arg(long = "custodian", value_name = "NAME=LABEL", required = true)]
+    pub custodians: Vec<String>,
+    /// A file with a custodian's PIN, as NAME=FILE; asked for otherwise. May be repeated.
+    #[arg(long = "pin-file", value_name = "NAME=FILE")]
+    pub pin_files: Vec<String>,
     /// The roster; `custody/roster.json` of the site otherwise.
     #[arg(long)]
     pub roster: Option<PathBuf>,

@@ -31,9 +31,10 @@ pub fn run(site: &Path, command: CustodyTokenCommand, json: bool) -> Result<Exit
     match command {
         CustodyTokenCommand::Init { custody } => {
             begin_ledger(site, Some(&folder(site, &custody)))?;
-            let recorder = child(site, &custody, "record", |command| {
+            let mut recorder = child(site, &custody, "record", |command| {
                 command.arg("--first");
             })?;
+            let _shares = environment::hand_on(&mut recorder)?;
             report(&process::call(recorder, &[])?, json)
         }
         CustodyTokenCommand::Renew { statement, custodians, pin_files, custodian_module, custody } => {
@@ -44,9 +45,10 @@ pub fn run(site: &Path, command: CustodyTokenCommand, json: bool) -> Result<Exit
             // No share is opened for a statement that would be refused.
             inspect(site, &statement)?;
             let shares = open_shares(site, &custody, &by_name(&custodians)?, &by_name(&pin_files)?, custodian_module)?;
-            let recorder = child(site, &custody, "record", |command| {
+            let mut recorder = child(site, &custody, "record", |command| {
                 command.arg("--statement").arg(&statement);
             })?;
+            let _pipe = environment::hand_on(&mut recorder)?;
             report(&process::call(recorder, &shares)?, json)
         }
     }

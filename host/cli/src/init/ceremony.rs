@@ -39,13 +39,19 @@ pub fn taken(verified: &Verified, site: &Path, config: &SiteConfig, options: &In
             .filter(|made| made.token == name)
             .map(|MadeKey { name, key, .. }| (name.clone(), key.clone()))
             .collect();
-        let padded = match config.hsm.place(role) {
-            Some((module, label)) => Module::load(&site.join(module))?.token(label)?.protected_authentication_path,
-            None => false,
+        let token = match config.hsm.place(role) {
+            Some((module, label)) => Some(Module::load(&site.join(module))?.token(label)?),
+            None => None,
         };
-        let pin = match (padded, pin_file) {
-            (true, None) => None,
-            (_, file) => Some(custodian::read_pin(&format!("user PIN of token {name}"), file)?),
+        let padded = token.as_ref().is_some_and(|token| token.protected_authentication_path);
+        let pin = match (config.hsm.custody(role).and(token.as_ref()), pin_file) {
+            (Some(_), Some(_)) => {
+                return Err(Failure::new(format!("the PINs of token {name} are split, and a file is given for one"))
+                    .with_code(2));
+            }
+            (Some(token), None) => Some(casemate_gate::user_pin(site, config, role, token)?),
+            (None, None) if padded => None,
+            (None, file) => Some(custodian::read_pin(&format!("user PIN of token {name}"), file)?),
         };
         Ok(Some(TakenToken { serial: fact.serial.clone(), pin, keys }))
     };

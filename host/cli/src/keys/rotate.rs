@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use casemate_custody::{Ahead, NOTICE_SECONDS, Stage, UnixTime};
-use casemate_gate::{Gate, KeyStatus, SiteKey};
+use casemate_gate::{Destroyed, Gate, KeyStatus, SiteKey};
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::custodian::{self, SiteLog};
@@ -156,23 +156,34 @@ pub fn run(site: &Path, command: RotateCommand, json: bool) -> Result<ExitCode, 
 }
 
 pub fn destroy(site: &Path, name: &str, consent: &Consent, json: bool) -> Result<ExitCode, Failure> {
-    let VersionName { key, version } = &name.parse().map_err(|why: String| Failure::new(why).with_code(2))?;
+    let VersionName { key, version } = name.parse().map_err(|why: String| Failure::new(why).with_code(2))?;
+    let (key, by) = (SiteKey::from(key), environment::officer());
+    let gate = Gate::open_without_plugins(site)?;
+    // What was begun was approved then.
+    if gate.unfinished_version(key, version) {
+        return certified(name, &gate.finish_version(&by, key, version)?, json);
+    }
     let Some(statement) = &consent.approval else {
         return Err(Failure::new(format!("the destruction of {name} is approved by two custodians"))
             .hint("casemate keys rotate status shows the request; give the signed statement with --statement")
             .with_code(code::VERIFICATION));
     };
-    let gate = Gate::open_without_plugins(site)?;
     let (approved, _) = gate.approve(custodian::read_envelope(statement)?)?;
-    gate.destroy_version(&environment::officer(), (*key).into(), *version, &approved)?;
-    say(
-        &format!(
-            "{}@{version} is destroyed in every token. The proofs are in the log: casemate audit show --key {}",
-            SiteKey::from(*key),
-            approved.statement().key.map(|key| key.to_string()).unwrap_or_default()
-        ),
-        json,
-    )
+    certified(name, &gate.destroy_version(&by, key, version, &approved)?, json)
+}
+
+fn certified(name: &str, done: &Destroyed, json: bool) -> Result<ExitCode, Failure> {
+    if json {
+        output::json(&serde_json::json!({ "certificate": done.certificate, "file": done.path }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::line(&format!(
+        "{name} is destroyed in every token. The proofs are in the log: casemate audit show --key {}\n\
+         The certificate is {1}. Each custodian signs it: casemate custodian certify {1} --as NAME --token LABEL",
+        done.certificate.key.id,
+        done.path.display()
+    ))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn in_force(key: RotatedKey, version: u32) -> String {
@@ -206,6 +217,12 @@ fn status(site: &Path, gate: &Gate, json: bool) -> Result<ExitCode, Failure> {
                 Stage::Destroyed => "destroyed".to_owned(),
             };
             output::line(&format!("  {}@{}: {stage}", key.key, older.version))?;
+            if older.unfinished {
+                output::line(&format!(
+                    "    its certificate is missing -> casemate keys destroy {}@{}",
+                    key.key, older.version
+                ))?;
+            }
             if older.stage == Stage::ReEncrypted {
                 output::line(&request(key, "destroy", &older.reference, older.version, "", "retired"))?;
                 output::line(&format!("    casemate keys destroy {}@{} --statement FILE", key.key, older.version))?;
@@ -261,7 +278,7 @@ fn request(
     )
 }
 
-fn date(time: UnixTime) -> String {
+pub(super) fn date(time: UnixTime) -> String {
     let second = i64::try_from(time.0).unwrap_or(i64::MAX);
     jiff::Timestamp::from_second(second).map_or_else(|_| time.to_string(), |time| time.to_string())
 }

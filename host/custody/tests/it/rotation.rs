@@ -120,10 +120,13 @@ fn from_proposal_to_destruction() {
     };
     assert!(matches!(versions.counted(3), Err(RotationError::NotReEncrypted { left: Some(3) })));
     versions.counted(0).unwrap();
-    versions.schedule_destruction(&destroy(), 1, &token()).unwrap();
+    versions.schedule_destruction(&destroy(), 1, &token(), 9).unwrap();
     versions.destroyed(&versions.older()[0].key.clone());
     assert_eq!(versions.older()[0].stage, Stage::Destroyed);
-    assert!(matches!(versions.schedule_destruction(&destroy(), 1, &token()), Err(RotationError::Gone { version: 1 })));
+    assert!(matches!(
+        versions.schedule_destruction(&destroy(), 1, &token(), 9),
+        Err(RotationError::Gone { version: 1 })
+    ));
     let text = serde_json::to_string(&versions).unwrap();
     assert_eq!(serde_json::from_str::<KeyVersions>(&text).unwrap(), versions);
 }
@@ -237,15 +240,15 @@ fn the_version_in_force_and_one_with_data_under_it_are_not_destroyed() {
         approve(&log, 50, change).unwrap()
     };
     let mut versions = active();
-    let refused = versions.schedule_destruction(&destroy(2), 2, &token());
+    let refused = versions.schedule_destruction(&destroy(2), 2, &token(), 9);
     assert!(matches!(refused, Err(RotationError::InForce { version: 2 })));
-    let refused = versions.schedule_destruction(&destroy(1), 1, &token());
+    let refused = versions.schedule_destruction(&destroy(1), 1, &token(), 9);
     assert!(matches!(refused, Err(RotationError::NotReEncrypted { .. })));
     versions.counted(0).unwrap();
-    let refused = versions.schedule_destruction(&destroy(2), 1, &token());
+    let refused = versions.schedule_destruction(&destroy(2), 1, &token(), 9);
     assert!(matches!(refused, Err(RotationError::Approval(CustodyError::NotApproved { what: "key", .. }))));
     assert!(matches!(
-        versions.schedule_destruction(&destroy(7), 7, &token()),
+        versions.schedule_destruction(&destroy(7), 7, &token(), 9),
         Err(RotationError::Unknown { version: 7 })
     ));
     versions.destroyed(&versions.older()[0].key.clone());

@@ -2,10 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
 use casemate_custody::*;
-use casemate_hsm::{HsmError, KeyClass, KeyRef, Keyring, Module, Pin, WrappedPackage};
+use casemate_hsm::{Ff1Value, HsmError, KeyClass, KeyRef, Keyring, Module, Pin, WrappedPackage};
 use casemate_types::Profile;
 
 use crate::harness::{Ground, play_own_role};
@@ -205,22 +204,38 @@ fn an_approval_opens_one_legacy_key_in_one_token(world: &World) {
             wanted.until = Some(UnixTime(NOW.0 + 60));
         })
     };
-    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
-    let open = |approved: &Approved<Statement>, key: &KeyRef, profile, now| {
-        approved.open_legacy(Arc::clone(&ring), ring.find(key).unwrap(), 10, profile, at(now)).map(drop)
+    let used = |permit: &LegacyPermit, key: &KeyRef, profile, now| {
+        let mut batch = [Ff1Value { numerals: (0..16).map(|place| place % 10).collect(), tweak: vec![1; 7] }];
+        let before = batch.clone();
+        let (held, now) = (ring.find(key).unwrap(), UnixTime(now));
+        let done = permit.encrypt((&ring, &held), 10, &mut batch, profile, now);
+        assert_eq!(batch != before, done.is_ok());
+        done.map(|_| {
+            permit.decrypt((&ring, &held), 10, &mut batch, profile, now).unwrap();
+            assert!(batch == before);
+        })
     };
-    let approved = approve(&here);
-    open(&approved, &key, Profile::Enterprise, NOW.0).unwrap();
-    let refused = open(&approved, &other, Profile::Enterprise, NOW.0);
-    assert!(matches!(refused, Err(CustodyError::NotApproved { what: "key", .. })), "{refused:?}");
-    let refused = open(&approve(&there), &key, Profile::Enterprise, NOW.0);
-    assert!(matches!(refused, Err(CustodyError::NotApproved { what: "token", .. })), "{refused:?}");
-    let refused = open(&world.approve(Operation::Rotate, &here), &key, Profile::Enterprise, NOW.0);
-    assert!(matches!(refused, Err(CustodyError::NotApproved { what: "operation", .. })), "{refused:?}");
-    for (profile, now) in [(Profile::Enterprise, NOW.0 + 60), (Profile::Government, NOW.0)] {
-        let refused = open(&approved, &key, profile, now);
-        assert!(matches!(refused, Err(CustodyError::Token(HsmError::LegacyPermit { .. }))), "{refused:?}");
+    let refused = |result: Result<(), HsmError>, why: &str| match result {
+        Err(HsmError::LegacyPermit { reason }) => assert!(reason.contains(why), "{reason}"),
+        other => panic!("{why}: {other:?}"),
+    };
+    let permit = approve(&here).legacy_permit().unwrap();
+    for profile in [Profile::Rehearsal, Profile::Enterprise] {
+        used(&permit, &key, profile, NOW.0).unwrap();
     }
+    assert_eq!(permit.custodians().len(), 2);
+    refused(used(&permit, &other, Profile::Enterprise, NOW.0), "another key");
+    refused(used(&approve(&there).legacy_permit().unwrap(), &key, Profile::Enterprise, NOW.0), "another token");
+    // A permit that ends while the key is in use ends the use; and whatever two custodians say, not in this profile.
+    refused(used(&permit, &key, Profile::Enterprise, NOW.0 + 60), "expired");
+    refused(used(&permit, &key, Profile::Government, NOW.0), "government");
+    let another = world.approve(Operation::Rotate, &here).legacy_permit();
+    assert!(matches!(another, Err(CustodyError::NotApproved { what: "operation", .. })), "{another:?}");
+    let for_ever = world.approve_with(Operation::EnableLegacy, &here, |wanted| {
+        (wanted.key, wanted.class) = (Some(key.id), Some(KeyClass::FpeFf3));
+        wanted.until = Some(UnixTime(NOW.0 + MAX_LEGACY_SECONDS + 1));
+    });
+    assert!(matches!(for_ever.legacy_permit(), Err(CustodyError::NotApproved { .. })));
 }
 
 /// Whether any 32 bytes in a row are the AES-256 key with this check value: AES of a fixed block, as the keyring computes it.

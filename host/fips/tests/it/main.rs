@@ -3,8 +3,8 @@
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use casemate_fips::{
-    ApprovedMode, Approver, Claim, FipsError, NEEDED, Question, TokenFacts, Verdict, VerifiedSnapshot, add_signature,
-    evaluate, message,
+    ApprovedMode, Approver, Claim, FipsError, MODE_TYPE, NEEDED, PAYLOAD_TYPE, Question, TokenFacts, Verdict,
+    VerifiedMode, VerifiedSnapshot, add_signature, evaluate, message,
 };
 use casemate_types::Profile;
 use jiff::civil::{Date, date};
@@ -33,13 +33,17 @@ impl People {
     }
 
     fn sign(&self, snapshot: &[u8], who: &[usize]) -> Vec<u8> {
+        self.sign_as(PAYLOAD_TYPE, snapshot, who)
+    }
+
+    fn sign_as(&self, payload_type: &str, file_bytes: &[u8], who: &[usize]) -> Vec<u8> {
         let mut file = None;
         for &person in who {
-            let signature = self.keys[person].sign(&message(snapshot));
+            let signature = self.keys[person].sign(&message(payload_type, file_bytes));
             let key_id = &self.approvers[person].key_id;
-            file = Some(add_signature(file.as_deref(), key_id, signature.as_ref()).unwrap());
+            file = Some(add_signature(payload_type, file.as_deref(), key_id, signature.as_ref()).unwrap());
         }
-        file.unwrap_or_else(|| add_signature(None, "nobody", &[0; 64]).unwrap())
+        file.unwrap_or_else(|| add_signature(payload_type, None, "nobody", &[0; 64]).unwrap())
     }
 }
 
@@ -77,6 +81,15 @@ fn token() -> TokenFacts {
     }
 }
 
+/// What two people say of [`token`].
+fn mode() -> Value {
+    json!({
+        "format": 1, "site": "north", "certificate": 9001, "serial": "0815", "manufacturer": "Fortress", "model": "Fortress 7",
+        "hardware": "2.0", "firmware": "7.8", "mode": "approved", "seen": "maker's tool: FIPS mode on",
+        "checked": "2026-11-01", "expires": "2027-01-30",
+    })
+}
+
 struct Case {
     profile: Profile,
     snapshot: Value,
@@ -85,6 +98,8 @@ struct Case {
     floor: Option<Date>,
     certificate: Option<u32>,
     today: Date,
+    mode: Value,
+    mode_signers: Vec<usize>,
 }
 
 impl Case {
@@ -97,6 +112,8 @@ impl Case {
             floor: None,
             certificate: None,
             today: TODAY,
+            mode: mode(),
+            mode_signers: vec![0, 2],
         }
     }
 
@@ -113,7 +130,12 @@ impl Case {
     }
 
     fn judge_with(&self, snapshot: Result<&VerifiedSnapshot, &FipsError>) -> Verdict {
+        let people = People::new();
+        let bytes = serde_json::to_vec(&self.mode).unwrap();
+        let signatures = people.sign_as(MODE_TYPE, &bytes, &self.mode_signers);
+        let mode = VerifiedMode::verify(&bytes, &signatures, &people.approvers, "north");
         evaluate(&Question {
+            mode: mode.as_ref(),
             profile: self.profile,
             today: self.today,
             max_age_days: 90,
@@ -363,11 +385,58 @@ fn token_outside_its_approved_mode_is_refused() {
 }
 
 #[test]
-fn token_that_cannot_say_its_mode_is_refused() {
+fn module_with_a_certificate_and_without_a_statement_of_its_mode_is_refused() {
+    for profile in [Profile::Government, Profile::Enterprise] {
+        // One person, one person twice, nobody; and whatever the token says of itself.
+        for signers in [vec![0], vec![1, 1], vec![]] {
+            Case { profile, mode_signers: signers, ..Case::new() }.fails(&["mode statement"]);
+        }
+    }
+    let changed = |field: &str, value: Value| {
+        let mut case = Case::new();
+        case.mode[field] = value;
+        case
+    };
+    for (field, value) in [
+        ("serial", json!("0816")),
+        ("manufacturer", json!("Fortune")),
+        ("model", json!("Fortress 8")),
+        ("hardware", json!("3.0")),
+        ("firmware", json!("7.9")),
+        ("certificate", json!(9002)),
+        ("site", json!("south")),
+        ("mode", json!("on")),
+        ("format", json!(2)),
+        ("seen", json!(" ")),
+        // Not looked at yet, no longer good, good for too long.
+        ("checked", json!("2026-11-26")),
+        ("expires", json!("2026-11-25")),
+        ("expires", json!("2027-12-01")),
+        ("remark", json!("x")),
+    ] {
+        let verdict = changed(field, value.clone()).fails(&["mode statement"]);
+        assert!(!verdict.failed().next().unwrap().evidence.is_empty(), "{field}: {value}");
+    }
+    // A signature under a list's type is none under a statement's.
+    let people = People::new();
+    let bytes = serde_json::to_vec(&mode()).unwrap();
+    let verified = VerifiedMode::verify(&bytes, &people.sign(&bytes, &[0, 1]), &people.approvers, "north");
+    assert!(matches!(verified, Err(FipsError::MalformedSignatures { .. })), "{verified:?}");
+}
+
+#[test]
+fn token_that_cannot_say_its_mode_is_refused_unless_two_people_do() {
     let silent = || TokenFacts { approved_mode: ApprovedMode::CannotSay, ..token() };
     for profile in [Profile::Government, Profile::Enterprise] {
-        let verdict = Case { token: silent(), profile, ..Case::new() }.fails(&["approved mode"]);
-        assert!(verdict.failed().next().unwrap().evidence.contains("C_GetSessionValidationFlags"));
+        let case = Case { token: silent(), profile, mode_signers: vec![1], ..Case::new() };
+        let verdict = case.fails(&["mode statement", "approved mode"]);
+        assert!(verdict.failed().last().unwrap().evidence.contains("C_GetSessionValidationFlags"));
+        assert!(Case { token: silent(), profile, ..Case::new() }.judge().validated());
+        // One that denies it is believed, whatever people say; and people make no module of software.
+        let denying = TokenFacts { approved_mode: ApprovedMode::No, ..token() };
+        Case { token: denying, profile, ..Case::new() }.fails(&["approved mode"]);
+        let soft = TokenFacts { library: "kryoptic".to_owned(), ..silent() };
+        Case { token: soft, profile, ..Case::new() }.fails(&["hardware"]);
     }
     assert!(Case { token: silent(), profile: Profile::Rehearsal, ..Case::new() }.judge().admits());
 }

@@ -1,13 +1,45 @@
-//! Keys whose bytes everybody knows: published test vectors, run through a token's own AES.
+//! What must not be used on data as it stands: keys whose bytes everybody knows, which published test vectors need, and FF3-1 without
+//! its permit.
 
 use std::sync::Arc;
 
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 
+use super::shape::check_radix;
 use super::words::Direction;
 use super::{BatchReport, Ff1Value, legacy, token};
 use crate::sessions::Sessions;
-use crate::{HsmError, Keyring};
+use crate::{HsmError, Key, KeyClass, Keyring};
+
+/// FF3-1 encryption, each value in place with a tweak of 7 bytes, **without asking anybody**: `LegacyPermit` of `casemate-custody`, which
+/// only a verified approval makes, is the way to it. On any error no value is changed.
+///
+/// # Errors
+/// [`HsmError::WrongClass`], [`HsmError::ForeignKey`], [`HsmError::UnsupportedRadix`], [`HsmError::DomainTooSmall`],
+/// [`HsmError::TooLong`], [`HsmError::NumeralOutOfRange`], [`HsmError::Ff3Tweak`], or as the module answers.
+pub fn ff3_encrypt(keyring: &Keyring, key: &Key, radix: u32, batch: &mut [Ff1Value]) -> Result<BatchReport, HsmError> {
+    ff3(keyring, key, radix, batch, Direction::Encrypt)
+}
+
+/// FF3-1 decryption, without asking anybody.
+///
+/// # Errors
+/// As [`ff3_encrypt`].
+pub fn ff3_decrypt(keyring: &Keyring, key: &Key, radix: u32, batch: &mut [Ff1Value]) -> Result<BatchReport, HsmError> {
+    ff3(keyring, key, radix, batch, Direction::Decrypt)
+}
+
+fn ff3(
+    keyring: &Keyring,
+    key: &Key,
+    radix: u32,
+    batch: &mut [Ff1Value],
+    direction: Direction,
+) -> Result<BatchReport, HsmError> {
+    let handle = key.handle_for(&keyring.sessions, legacy::ACTION, &[KeyClass::FpeFf3])?;
+    check_radix(radix)?;
+    legacy::run(&keyring.sessions, handle, radix, batch, direction)
+}
 
 /// An imported AES key that can run test vectors and nothing else.
 ///
@@ -68,7 +100,7 @@ impl VectorKey {
     /// FF3-1 encryption. The key must have been imported with its bytes reversed.
     ///
     /// # Errors
-    /// As [`crate::Ff3::encrypt`] without a permit, and [`HsmError::UnsupportedRadix`].
+    /// As [`ff3_encrypt`].
     pub fn ff3_encrypt(&self, radix: u32, batch: &mut [Ff1Value]) -> Result<BatchReport, HsmError> {
         legacy::run(&self.sessions, self.handle, radix, batch, Direction::Encrypt)
     }

@@ -14,6 +14,7 @@ mod interrupted;
 mod legacy;
 mod lockstep;
 mod native;
+mod overlap;
 mod queue;
 mod shape;
 mod stream;
@@ -24,9 +25,9 @@ mod words;
 
 pub use alphabet::Alphabet;
 pub use ff3::FF3_TWEAK;
-pub use legacy::{Ff3, LegacyPermit};
 pub use lockstep::{decrypt_batch, encrypt_batch};
 pub use native::{NativeFf1, NativeLayout};
+pub use overlap::OverlapFf1;
 pub use queue::{FpeQueue, QueueLimits};
 pub use shape::{MAXIMUM_LENGTH, calls_per_batch, minimum_length};
 pub use token::Ff1;

@@ -74,7 +74,7 @@ impl FpeQueue {
         self.shared.lock().waiting
     }
 
-    fn start_with(
+    pub(super) fn start_with(
         radix: u32,
         limits: QueueLimits,
         run: impl Fn(&mut [Ff1Value], Direction) -> Result<BatchReport, HsmError> + Send + 'static,

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aes::cipher::consts::{U1, U8, U16};
 use aes::cipher::inout::InOut;
@@ -10,12 +10,10 @@ use aes::cipher::{
     Block, BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt, BlockSizeUser, Key, KeyInit, KeySizeUser,
     ParBlocksSizeUser,
 };
-use casemate_hsm::fpe::calls_per_batch;
+use casemate_hsm::fpe::{calls_per_batch, danger};
 use casemate_hsm::{
-    Alphabet, Backend, BatchReport, Ff1, Ff1Value, Ff3, FpeQueue, HsmError, KeyClass, LegacyPermit, QueueLimits,
-    minimum_length,
+    Alphabet, Backend, BatchReport, Ff1, Ff1Value, FpeQueue, HsmError, KeyClass, QueueLimits, minimum_length,
 };
-use casemate_types::Profile;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
@@ -33,7 +31,6 @@ crate::list![
     batches_run_side_by_side,
     text_goes_through_an_alphabet,
     a_queue_answers_like_the_key_itself,
-    ff3_needs_a_permit_and_keeps_to_it,
     ff3_in_the_token_is_a_permutation,
 ];
 
@@ -241,42 +238,9 @@ fn a_queue_answers_like_the_key_itself(fixture: &Fixture) {
     assert_eq!(queue.waiting(), 0);
 }
 
-fn permit(now: SystemTime) -> LegacyPermit {
-    let custodians = ["ana".to_owned(), "bo".to_owned()];
-    LegacyPermit::from_verified_approvals(custodians, now + Duration::from_secs(60)).unwrap()
-}
-
-fn ff3_needs_a_permit_and_keeps_to_it(fixture: &Fixture) {
-    let now = SystemTime::now();
-    let later = now + Duration::from_secs(60);
-    let reference = fixture.ring.generate(KeyClass::FpeFf3, "test").unwrap();
-    let ff3 = |profile, now| {
-        let key = fixture.ring.find(&reference).unwrap();
-        Ff3::new(Arc::clone(&fixture.ring), key, 10, permit(SystemTime::now()), profile, now)
-    };
-    let refused = |result: Result<Ff3, HsmError>| matches!(result, Err(HsmError::LegacyPermit { .. }));
-    assert!(refused(ff3(Profile::Government, now)), "whatever two custodians say");
-    assert!(refused(ff3(Profile::Rehearsal, later + Duration::from_secs(60))));
-    for profile in [Profile::Rehearsal, Profile::Enterprise] {
-        let ff3 = ff3(profile, now).unwrap();
-        let mut batch = [Ff1Value { tweak: vec![1; 7], ..card(1) }];
-        ff3.encrypt(&mut batch, now).unwrap();
-        let before = batch.clone();
-        // A permit that ends while the key is in use ends the use.
-        let error = ff3.decrypt(&mut batch, later + Duration::from_secs(60)).unwrap_err();
-        assert!(matches!(error, HsmError::LegacyPermit { .. }), "{error}");
-        assert!(batch == before);
-    }
-    let ff1_key = fixture.key(KeyClass::FpeFf1);
-    let result = Ff3::new(Arc::clone(&fixture.ring), ff1_key, 10, permit(now), Profile::Enterprise, now);
-    assert!(matches!(result, Err(HsmError::WrongClass { .. })));
-}
-
 fn ff3_in_the_token_is_a_permutation(fixture: &Fixture) {
-    let now = SystemTime::now();
     for radix in [2, 10, 26, 255, 65_536] {
         let key = fixture.key(KeyClass::FpeFf3);
-        let ff3 = Ff3::new(Arc::clone(&fixture.ring), key, radix, permit(now), Profile::Enterprise, now).unwrap();
         let shortest = minimum_length(radix);
         let plain: Vec<Ff1Value> = (0..200usize)
             .map(|seed| Ff1Value {
@@ -286,12 +250,15 @@ fn ff3_in_the_token_is_a_permutation(fixture: &Fixture) {
             .collect();
         let mut batch = plain.clone();
         assert_eq!(
-            ff3.encrypt(&mut batch, now).unwrap(),
+            danger::ff3_encrypt(&fixture.ring, &key, radix, &mut batch).unwrap(),
             BatchReport { hsm_calls: 8, values: 200, backend: Backend::HostFeistel }
         );
         assert!(batch.iter().flat_map(|value| &value.numerals).all(|numeral| u32::from(*numeral) < radix));
         assert!(batch != plain);
-        ff3.decrypt(&mut batch, now).unwrap();
+        danger::ff3_decrypt(&fixture.ring, &key, radix, &mut batch).unwrap();
         assert!(batch == plain, "radix {radix}");
     }
+    let mut batch = [Ff1Value { tweak: vec![1; 7], ..card(1) }];
+    let refused = danger::ff3_encrypt(&fixture.ring, &fixture.key(KeyClass::FpeFf1), 10, &mut batch);
+    assert!(matches!(refused, Err(HsmError::WrongClass { .. })));
 }

@@ -2,10 +2,11 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use casemate_hsm::fpe::encrypt_batch;
-use casemate_hsm::{BatchReport, EcbBlocks, Ff1, Ff1Value, HsmError, KeyClass, Keyring, Module, Pin};
+use casemate_hsm::{BatchReport, EcbBlocks, Ff1, Ff1Value, HsmError, KeyClass, Keyring, Module, OverlapFf1, Pin};
 use fpe::ff1::{FF1, FlexibleNumeralString};
 
 use crate::report::{Baseline, Report};
@@ -34,6 +35,7 @@ pub fn run(report: &mut Report) {
             eprintln!("{name} is not here; run `cargo xtask setup`");
             continue;
         }
+        let (mut one, mut crowd) = (0.0, 0.0);
         for line in measure(&executable, module, variable, &[]) {
             match line.split_once(' ').unwrap() {
                 ("arithmetic", rate) => {
@@ -44,8 +46,26 @@ pub fn run(report: &mut Report) {
                     let case = format!("time of a batch of 1000 in the {name} itself");
                     report.row("fpe", &case, share.parse().unwrap(), "%", None);
                 }
+                ("crowd", rate) => {
+                    crowd = rate.parse().unwrap();
+                    report.row("fpe", &format!("one value a call, 32 threads, {name}"), crowd, "values/s", None);
+                }
+                ("overlap", rate) => {
+                    let rate: f64 = rate.parse().unwrap();
+                    let baseline = Baseline { name: "each on its own", ratio: rate / crowd };
+                    let case = format!("the same, overlapping calls share batches, {name}");
+                    report.row("fpe", &case, rate, "values/s", Some(baseline));
+                }
+                ("overlap-alone", rate) => {
+                    let rate: f64 = rate.parse().unwrap();
+                    let baseline = Baseline { name: "batch 1", ratio: rate / one };
+                    report.row("fpe", &format!("the same, one thread alone, {name}"), rate, "values/s", Some(baseline));
+                }
                 (batch, rate) => {
                     let rate: f64 = rate.parse().unwrap();
+                    if batch == "1" {
+                        one = rate;
+                    }
                     let case = format!("lock-step FF1 in the {name}, batch {batch}");
                     let baseline = Baseline { name: "fpe in software", ratio: rate / software };
                     report.row("fpe", &case, rate, "values/s", Some(baseline));
@@ -107,6 +127,29 @@ pub fn child() -> ExitCode {
         largest = rate(size, |batch| ff1.encrypt(batch).unwrap());
         println!("{size} {largest}");
     }
+    // One value a call from 32 threads at once, as requests come.
+    let crowd = |encrypt: &(dyn Fn(&mut [Ff1Value]) + Sync)| {
+        let (started, done) = (Instant::now(), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for thread in 0..32 {
+                let done = &done;
+                scope.spawn(move || {
+                    let mut batch = [Ff1Value { numerals: digits(thread), tweak: TWEAK.to_vec() }];
+                    while started.elapsed() < LONG {
+                        encrypt(&mut batch);
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64()
+    };
+    println!("crowd {}", crowd(&|batch| _ = ff1.encrypt(batch).unwrap()));
+    let shared = Arc::new(Ff1::new(Arc::clone(&keyring), keyring.find(&reference).unwrap(), 10).unwrap());
+    let other = Arc::clone(&shared);
+    let overlap = OverlapFf1::with_defaults(10, move |batch| shared.encrypt(batch), move |batch| other.decrypt(batch));
+    println!("overlap {}", crowd(&|batch| _ = overlap.encrypt(batch).unwrap()));
+    println!("overlap-alone {}", rate(1, |batch| overlap.encrypt(batch).unwrap()));
     let arithmetic = rate(1000, |batch| encrypt_batch(&NoCipher, 10, batch).unwrap());
     println!("arithmetic {arithmetic}");
     println!("share {}", 100.0 * (1.0 - largest / arithmetic));

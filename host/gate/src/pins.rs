@@ -1,0 +1,119 @@
+//! Where the PINs of a site's tokens come from: files of a rehearsal, the token's own pad, or custodians' shares.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use casemate_custody::{QuorumBackend, SplitPin};
+use casemate_hsm::{Pin, Role, TokenInfo};
+use zeroize::Zeroizing;
+
+use crate::GateError;
+use crate::config::SiteConfig;
+use crate::state::SiteState;
+
+/// What custodians opened this process for. A login to a token is the process's as well.
+static OPENED: Mutex<Vec<(Role, SplitPin)>> = Mutex::new(Vec::new());
+
+/// Takes the PIN of a site's token that custodians' shares gave. It stays in memory until the process ends.
+pub fn provide_pin(role: Role, pin: SplitPin) {
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    opened.retain(|(held, _)| *held != role);
+    opened.push((role, pin));
+}
+
+/// The user's PIN of a site's token.
+///
+/// # Errors
+/// [`GateError::Consent`] for a token whose PINs are split while no custodians opened it, or another one, and for one that has a PIN file
+/// besides; [`GateError::Io`] for a file that cannot be read.
+pub fn user_pin(dir: &Path, config: &SiteConfig, role: Role, token: &TokenInfo) -> Result<Pin, GateError> {
+    let path = dir.join(file(role));
+    if config.hsm.custody(role).is_none() {
+        let text = fs::read_to_string(&path).map(Zeroizing::new);
+        let text = text.map_err(|source| GateError::Io { action: "read the PIN", path, source })?;
+        return Ok(Pin::new(text.trim().to_owned())?);
+    }
+    check(dir, config, role)?;
+    let opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    match opened.iter().find(|(held, _)| *held == role) {
+        Some((_, pin)) if token.serial.parse().is_ok_and(|serial| pin.serial().same_device(&serial)) => Ok(pin.pin()?),
+        Some((_, pin)) => Err(GateError::Consent(format!(
+            "the shares are of token {}, and the {role} token is {}",
+            pin.serial(),
+            token.serial.trim()
+        ))),
+        None => Err(unopened(role)),
+    }
+}
+
+/// Refuses a site whose tokens' PINs are split and that no custodians opened, before a token is asked.
+pub(crate) fn require(dir: &Path, config: &SiteConfig) -> Result<(), GateError> {
+    for role in [Role::Primary, Role::Backup].into_iter().filter(|role| config.hsm.custody(*role).is_some()) {
+        check(dir, config, role)?;
+    }
+    Ok(())
+}
+
+fn check(dir: &Path, config: &SiteConfig, role: Role) -> Result<(), GateError> {
+    let path = dir.join(file(role));
+    if path.exists() {
+        return Err(GateError::Consent(format!(
+            "the PINs of the {role} token are split, and {} holds one: remove it, and find out who wrote it",
+            path.display()
+        )));
+    }
+    let opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if config.hsm.custody(role).is_none() || opened.iter().any(|(held, _)| *held == role) {
+        return Ok(());
+    }
+    Err(unopened(role))
+}
+
+fn unopened(role: Role) -> GateError {
+    GateError::Consent(format!(
+        "nobody knows the PIN of the {role} token; its custodians open it: \
+         `casemate custodian open --custodian NAME=TOKEN --custodian NAME=TOKEN -- COMMAND`"
+    ))
+}
+
+/// Who opened the tokens, for the log; nothing where PINs are not split.
+pub(crate) fn opened_by() -> Option<String> {
+    let opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    let line = |(role, pin): &(Role, SplitPin)| {
+        let names: Vec<&str> = pin.custodians().iter().map(|name| name.as_str()).collect();
+        format!(
+            "{role} token {} with shares of {}, PINs of generation {}",
+            pin.serial(),
+            names.join(" and "),
+            pin.generation().0
+        )
+    };
+    (!opened.is_empty()).then(|| opened.iter().map(line).collect::<Vec<_>>().join("; "))
+}
+
+/// Where a rehearsal site has the PIN.
+pub(crate) fn file(role: Role) -> &'static str {
+    match role {
+        Role::Primary => "pins/user",
+        Role::Backup => "pins/backup-user",
+    }
+}
+
+/// Whether nobody knows a PIN of a token of the site.
+pub(crate) fn all_split(config: &SiteConfig) -> bool {
+    [Role::Primary, Role::Backup]
+        .into_iter()
+        .filter(|role| config.hsm.place(*role).is_some())
+        .all(|role| config.hsm.custody(role).is_some())
+}
+
+/// By what means two people are needed at a site that is made.
+pub(crate) fn tier_of(config: &SiteConfig) -> QuorumBackend {
+    if all_split(config) { QuorumBackend::SplitPackageAndPin } else { QuorumBackend::ApprovalsOnly }
+}
+
+/// By what means two people are needed at a site: a site that was made as a rehearsal stays one, whatever its file says later.
+pub(crate) fn tier(config: &SiteConfig, state: &SiteState) -> QuorumBackend {
+    if state.rehearsal { QuorumBackend::ApprovalsOnly } else { tier_of(config) }
+}
