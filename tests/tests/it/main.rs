@@ -36,6 +36,7 @@ mod servers;
 mod settings;
 mod site;
 mod skeleton;
+mod staging;
 mod stores;
 mod tamper;
 mod tier;
