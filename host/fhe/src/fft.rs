@@ -1,8 +1,8 @@
 //! Negacyclic products through the f64 FFT of `tfhe-fft`: the only module that knows that crate.
 //!
 //! `x` in `R[X]/(X^N + 1)` folds into N/2 complex numbers `z_k = (x_k + i x_{k+N/2}) exp(i pi k / N)`; a cyclic FFT of
-//! length N/2 then turns the negacyclic product into a pointwise one. The order of frequencies is that of the plan and
-//! never leaves the process.
+//! length N/2 then turns the negacyclic product into a pointwise one. With the whole length as its base a plan of `tfhe-fft`
+//! gives frequencies in their natural order, which leaving out coefficients relies on; it never leaves the process.
 
 use std::sync::OnceLock;
 
@@ -12,7 +12,7 @@ use tfhe_fft::ordered::FftAlgo;
 use tfhe_fft::unordered::{Method, Plan};
 use zeroize::Zeroize;
 
-use crate::RING_DEGREE;
+use crate::{BLOCKS, RING_DEGREE};
 
 const HALF: usize = RING_DEGREE / 2;
 /// [`Lane`]s of one spectrum.
@@ -56,7 +56,7 @@ impl Fft {
     /// Lane `l` goes to `out[l * stride]`. `out` must hold `(LANES - 1) * stride + 1` lanes.
     #[inline]
     pub fn forward<T: Copy>(&mut self, coefficients: &[T], value: impl Fn(T) -> f64, out: &mut [Lane], stride: usize) {
-        let Tables { plan, twist } = tables();
+        let Tables { plan, twist, .. } = tables();
         let (low, high) = coefficients.split_at(HALF);
         vectorize(
             #[inline(always)]
@@ -76,7 +76,7 @@ impl Fft {
     /// coefficient that belongs there.
     #[inline]
     pub fn inverse<T>(&mut self, spectrum: &[Lane], out: &mut [T], each: impl Fn(&mut T, f64)) {
-        let Tables { plan, twist } = tables();
+        let Tables { plan, twist, .. } = tables();
         for (values, lane) in self.values.as_chunks_mut::<4>().0.iter_mut().zip(spectrum) {
             for ((value, re), im) in values.iter_mut().zip(lane.re).zip(lane.im) {
                 *value = c64::new(re, im);
@@ -94,6 +94,37 @@ impl Fft {
                 }
             },
         );
+    }
+
+    /// Of the polynomial of a spectrum only the coefficients `block - 1`, `2 block - 1` and so on: `each` is called with every element
+    /// of `out` (N / `block` of them) and its coefficient. `block` is one of [`BLOCKS`](crate::BLOCKS).
+    ///
+    /// Leaving out coefficients folds frequencies: a transform of N / (2 `block`) points instead of N / 2, and one product for each
+    /// frequency.
+    #[inline]
+    pub fn inverse_every<T>(&mut self, block: usize, spectrum: &[Lane], out: &mut [T], each: impl Fn(&mut T, f64)) {
+        let Tables { twist, folds, .. } = tables();
+        let Some(Fold { plan, turn, .. }) = folds.iter().find(|fold| fold.block == block) else { return };
+        let points = HALF / block;
+        let mut folded = [Lane::default(); LANES / SMALLEST_BLOCK];
+        let folded = &mut folded[..points / 4];
+        for (spectrum, turn) in spectrum.chunks_exact(points / 4).zip(turn.chunks_exact(points / 4)) {
+            multiply_add(folded, spectrum, turn);
+        }
+        let values = &mut self.values[..points];
+        for (values, lane) in values.as_chunks_mut::<4>().0.iter_mut().zip(folded) {
+            for ((value, re), im) in values.iter_mut().zip(lane.re).zip(lane.im) {
+                *value = c64::new(re, im);
+            }
+        }
+        plan.inv(values, self.scratch.stack());
+        let (low, high) = out.split_at_mut(points);
+        let twist = twist.iter().skip(block - 1).step_by(block);
+        for (((z, re), im), twist) in values.iter().zip(low).zip(high).zip(twist) {
+            let z = z * twist.conj() * (1.0 / HALF as f64);
+            each(re, z.re);
+            each(im, z.im);
+        }
     }
 }
 
@@ -201,6 +232,34 @@ fn vectorize(op: impl FnOnce()) {
 struct Tables {
     plan: Plan,
     twist: Vec<c64>,
+    folds: Vec<Fold>,
+}
+
+/// The least of [`BLOCKS`], which leaves the most coefficients.
+const SMALLEST_BLOCK: usize = BLOCKS[0];
+
+/// What it takes to compute every `block`-th coefficient alone.
+struct Fold {
+    block: usize,
+    plan: Plan,
+    /// `exp(2 i pi f (block - 1) / (N / 2))` for each frequency f: moves coefficient `block - 1` to the front.
+    turn: Vec<Lane>,
+}
+
+impl Fold {
+    fn new(block: usize) -> Self {
+        let points = HALF / block;
+        let angle = |f: usize| 2.0 * std::f64::consts::PI * (f * (block - 1) % HALF) as f64 / HALF as f64;
+        let lane = |lane: usize| {
+            let angles: [f64; 4] = std::array::from_fn(|i| angle(4 * lane + i));
+            Lane { re: angles.map(f64::cos), im: angles.map(f64::sin) }
+        };
+        Self {
+            block,
+            plan: Plan::new(points, Method::UserProvided { base_algo: FftAlgo::Dif4, base_n: points }),
+            turn: (0..LANES).map(lane).collect(),
+        }
+    }
 }
 
 fn tables() -> &'static Tables {
@@ -214,6 +273,7 @@ fn tables() -> &'static Tables {
                 c64::new(cos, sin)
             })
             .collect(),
+        folds: BLOCKS.map(Fold::new).into(),
     })
 }
 
@@ -249,6 +309,21 @@ mod tests {
         fft.inverse(&spectrum, &mut product, |out, value| *out = value);
         assert!((product[0] + 3.0).abs() < 1e-12);
         assert!(product[1..].iter().all(|value| value.abs() < 1e-12));
+    }
+
+    #[test]
+    fn every_blockth_coefficient_is_that_of_the_whole_inverse() {
+        let mut fft = Fft::new();
+        let values: Vec<f64> = mask(&[9; 32], Domain::QueryMask, 0).unwrap().into_iter().map(from_torus).collect();
+        let mut spectrum = lanes(1);
+        fft.forward(&values, |x| x, &mut spectrum, 1);
+        for block in BLOCKS {
+            let mut some = vec![0.0; RING_DEGREE / block];
+            fft.inverse_every(block, &spectrum, &mut some, |out, value| *out = value);
+            for (value, whole) in some.iter().zip(values.iter().skip(block - 1).step_by(block)) {
+                assert!((value - whole).abs() < 1e-14, "{block}: {value} and {whole}");
+            }
+        }
     }
 
     #[test]

@@ -64,12 +64,11 @@ pub fn score_one_thread(tiles: &[Arc<PreparedTile>], query: &PreparedQuery) -> R
 struct Worker {
     fft: Fft,
     sums: Vec<Accumulator>,
-    body: Vec<u32>,
 }
 
 impl Worker {
     fn new() -> Self {
-        Self { fft: Fft::new(), sums: Vec::new(), body: vec![0; RING_DEGREE] }
+        Self { fft: Fft::new(), sums: Vec::new() }
     }
 
     /// The replies of each query, one per group of the tile.
@@ -84,15 +83,15 @@ impl Worker {
         }
         let lanes: Vec<_> = queries.iter().map(|query| query.lanes()).collect();
         kernel::accumulate(tile.lanes(), tile.groups(), &lanes, params.rows(), &mut self.sums);
-        let (fft, scratch) = (&mut self.fft, &mut self.body);
+        let fft = &mut self.fft;
         let to_mask = SmallModulus::new(params.reply_bits());
         let to_body = SmallModulus::new(params.reply_body_bits());
         let mut reply = |sums: &Accumulator| {
-            let mut values = Vec::with_capacity(RING_DEGREE + params.documents_per_group());
-            values.resize(RING_DEGREE, 0);
-            fft.inverse(&sums.mask, &mut values, |out, value| *out = to_mask.round(value));
-            fft.inverse(&sums.body, scratch, |out, value| *out = to_body.round(value));
-            values.extend(scratch.iter().skip(params.block() - 1).step_by(params.block()));
+            // Of the body only the coefficients that are scores are sent, and computed.
+            let mut values = vec![0; RING_DEGREE + params.documents_per_group()];
+            let (mask, body) = values.split_at_mut(RING_DEGREE);
+            fft.inverse(&sums.mask, mask, |out, value| *out = to_mask.round(value));
+            fft.inverse_every(params.block(), &sums.body, body, |out, value| *out = to_body.round(value));
             GroupReply::new(values)
         };
         let of_query = self.sums.get(..wanted).unwrap_or_default().chunks(tile.groups());

@@ -182,6 +182,20 @@ fn sizes(report: &mut Report, default: Params) {
     report.row("search", "least query of any setting (bar 250,000)", query, "bytes", None);
     let reply = least(&|params| document(params, params.reply_bytes()));
     report.row("search", "least reply of any setting (bar 11)", reply, "bytes", None);
+    // The trade-offs: `casemate fhe settings` has the same as a table of its own.
+    for params in &offered {
+        let name = format!(
+            "block {}, body {}, reply {}: {:.0} B at rest, {:.0} in memory, {:.1} in a reply, query {} B; error",
+            params.block(),
+            params.body_bits(),
+            params.reply_bits(),
+            document(params, params.group_bytes()),
+            document(params, params.memory_bytes()),
+            document(params, params.reply_bytes()),
+            params.query_bytes(),
+        );
+        report.row("search", &name, params.noise_budget().total() * 1e6, "millionths", None);
+    }
 }
 
 /// A million documents in memory of their own (copies of the same ciphertexts: what they hold does not change the time).
