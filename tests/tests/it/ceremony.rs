@@ -373,29 +373,6 @@ fn a_site_whose_pins_are_split_is_opened_by_two_custodians_and_by_nobody_else() 
     let founded = first.iter().find(|record| record["action"] == "approval-used").unwrap();
     let founded = founded["detail"].as_str().unwrap();
     assert!(founded.contains("found by ana and bo") && founded.contains("tier split-package-and-pin"), "{founded}");
-    let opened =
-        first.iter().filter(|record| record["detail"].as_str().is_some_and(|detail| detail.starts_with("opened: ")));
-    assert!(
-        opened.clone().count() >= 3
-            && opened.clone().any(|record| record.to_string().contains("shares of bo and carla"))
-    );
-    // A PIN that lies there is somebody's, and the file that says so does not make a rehearsal of it.
-    fs::write(site.dir.join("pins/user"), "a pin of somebody's").unwrap();
-    refused(split.opened(&site, &["ana", "bo"], &["keys", "list"]), "find out who wrote it");
-    fs::remove_file(site.dir.join("pins/user")).unwrap();
-    let state = fs::read_to_string(site.dir.join("state.json")).unwrap();
-    fs::write(site.dir.join("state.json"), state.replace("\"rehearsal\": false", "\"rehearsal\": true")).unwrap();
-    refused(split.opened(&site, &["ana", "bo"], &["keys", "list"]), "were altered");
-    fs::write(site.dir.join("state.json"), state).unwrap();
-    // It is served.
-    let mut serve = split.opening(&["ana", "bo"], &["--", "serve", "--listen", "127.0.0.1:0"]);
-    let words: Vec<&str> = serve.iter_mut().map(|word| word.as_str()).collect();
-    let mut child = site.command(&words).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(line.contains("listening"), "{line}");
 }
 
 #[test]

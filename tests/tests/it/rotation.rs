@@ -356,61 +356,6 @@ fn steps_that_are_killed_leave_one_version_in_force_and_no_stray_key() {
     assert_eq!(objects(&office), before + versions - 1, "every version that was put in force, and nothing else");
 }
 
-/// Every step of a rotation is the last one of a process, once: one version is in force, and nothing is left over or lost.
-#[test]
-fn kill_9_at_every_step_of_a_rotation_leaves_one_version_in_force() {
-    let office = Office::new().with_passages(6);
-    let before = office.status("metadata");
-    let more = " --reason key-suspected:test";
-    let statement = office.statement("every.json", "rotate-emergency", &before["reference"], 2, more, &["ana", "bo"]);
-    let objects = |site: &Site| site.casemate(&["keys", "list"]).expect(0)["token-objects"].as_u64().unwrap();
-    let count = objects(&office.desk.site);
-    let found = |site: &Site, number: usize| {
-        let filter = format!("part={}", part(number));
-        site::titles(&site.casemate(&["ask", QUESTION, "--as", "ben", "--filter", &filter]).expect(0))
-    };
-    let order = ["keys", "rotate", "emergency", "metadata", "--statement", &statement];
-    let (mut steps, mut at, mut rotated) = (Vec::new(), 0, 0);
-    loop {
-        at += 1;
-        let site = office.desk.site.copy();
-        let pulled = plug::pull(&site, &order, "rename unlink fdatasync", at);
-        if !pulled.killed {
-            break;
-        }
-        steps.push(pulled.step);
-        let status = site.casemate(&["keys", "rotate", "status"]).expect(0);
-        let version =
-            status.as_array().unwrap().iter().find(|line| line["key"] == "metadata").unwrap()["version"].as_u64();
-        let version = version.unwrap();
-        assert!(version == 1 || version == 2, "{at}: {status}");
-        assert_eq!(objects(&site), count + version - 1, "{at}: {steps:?}");
-        rotated += u32::from(version == 2);
-        if at % 8 == 0 || version == 2 {
-            assert_eq!(found(&site, 3), ["Pump 3"], "{at}: {steps:?}");
-        }
-    }
-    for step in ["/state.json", "/state.floor"] {
-        assert!(steps.iter().any(|pulled| pulled.contains(step)), "no kill before {step}: {steps:?}");
-    }
-    assert!(rotated > 0 && (rotated as usize) < steps.len(), "{rotated} of {}", steps.len());
-
-    // And re-encryption, step by step.
-    office.rotate(&format!("emergency metadata --statement {statement}")).expect(0);
-    let order = ["keys", "rotate", "reencrypt", "metadata"];
-    let mut at = 0;
-    loop {
-        at += 1;
-        let site = office.desk.site.copy();
-        if !plug::pull(&site, &order, "rename unlink fdatasync", at).killed {
-            break;
-        }
-        assert_eq!(site.casemate(&order).expect(0)["left"], 0, "{at}");
-        assert_eq!(found(&site, at % 6), [format!("Pump {}", at % 6)], "{at}");
-    }
-    assert!(at > 3, "{at}");
-}
-
 /// Every step of a version's destruction is the last one of a process, once; then custodians sign that it is gone.
 #[test]
 fn kill_9_at_every_step_of_a_versions_destruction_is_finished_by_the_same_command() {
