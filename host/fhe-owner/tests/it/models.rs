@@ -58,7 +58,7 @@ fn encrypted_logits_are_those_of_the_model_in_clear() {
             let input = input(seed);
             let (query, secret) = key.query(&input).unwrap();
             budget = f64::from(secret.tolerance()) / 10.0;
-            let reply = score(&[tile.clone()], &PreparedQuery::new(&query).unwrap()).unwrap();
+            let reply = score(std::slice::from_ref(&tile), &PreparedQuery::new(&query).unwrap()).unwrap();
             let logits = secret.decrypt(&reply).unwrap();
             assert_eq!(logits.len(), CLASSES);
             for (logit, exact) in logits.iter().zip(exact(&model, &input)) {
@@ -81,7 +81,7 @@ fn a_tier_that_alters_logits_beyond_the_classes_or_answers_for_another_model_is_
     // Fewer classes than the tier's model has: what lies behind them is not zero.
     let fewer = ModelKey::passing(params, CLASSES - 1).unwrap();
     let (query, secret) = fewer.query(&input(1)).unwrap();
-    let reply = score(&[tile.clone()], &PreparedQuery::new(&query).unwrap()).unwrap();
+    let reply = score(std::slice::from_ref(&tile), &PreparedQuery::new(&query).unwrap()).unwrap();
     assert!(matches!(secret.decrypt(&reply), Err(OwnerError::ReplyAltered { group: 0 })));
     // A reply to another question.
     let (_, other) = fewer.query(&input(1)).unwrap();
