@@ -246,3 +246,13 @@ pub(crate) fn entry<'a>(entries: &'a BTreeMap<String, Vec<u8>>, name: &str) -> R
 }
 
 const MAX_SETTINGS: usize = 1 << 20;
+
+/// Names what a bundle's signatures are over, whoever signed so far: SHA-256 of the canonical signed part of `tuf/targets.json`, which lists
+/// every file with its digest, the version and the date. Implies no trust.
+///
+/// Errors: those of the container, [`BundleError::MissingEntry`], and those of the metadata's form.
+pub fn content_digest(bundle: &[u8]) -> Result<Digest, BundleError> {
+    let entries = ustar::read(bundle)?;
+    let envelope = Envelope::parse(TARGETS, entry(&entries, TARGETS)?)?;
+    Ok(Digest::of(&crate::json::canonical(TARGETS, &envelope.signed)?))
+}

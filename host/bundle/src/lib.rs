@@ -42,6 +42,7 @@ pub mod ustar;
 
 pub use approver::{ApproverKey, ApproverPublic, key_id};
 pub use casemate_attest::{PublicKey, Signer};
+pub use contents::content_digest;
 pub use difference::{Difference, dependencies};
 pub use document::{
     DocumentInput, DocumentInspection, DocumentKind, DocumentManifest, Verified, VerifiedDocument, build_document,

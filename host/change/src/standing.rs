@@ -21,6 +21,9 @@ pub struct Standing {
     pub orders: BTreeSet<Digest>,
     /// A rollback that was ordered and is not recorded as done: the only one that a state may be ahead of the log with.
     pub pending: Option<(PluginName, Digest)>,
+    /// Who asked for which change, by the digest of its content.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<Digest, String>,
 }
 
 impl Standing {
@@ -29,6 +32,11 @@ impl Standing {
         self.history.entry(name.clone()).or_default().insert(bundle, version);
         self.pending = None;
         self.active.put(name, ActiveEntry::new(version, bundle), generation);
+    }
+
+    /// Takes in that somebody asks for a change. Whoever asked first is the one who asked.
+    pub fn requested(&mut self, content: Digest, requester: &str) {
+        self.requests.entry(content).or_insert_with(|| requester.to_owned());
     }
 
     /// Whether the order may be carried out now.

@@ -69,7 +69,7 @@ pub enum Command {
     /// Seal, sign and pack the offline install package that `cargo xtask kit` gathers.
     #[command(subcommand)]
     Kit(KitCommand),
-    /// Stop, resume, roll back and revoke, by signed orders of custodians.
+    /// Bring changes in (receive, stage, approve, activate), and stop, resume, roll back and revoke by signed orders.
     #[command(subcommand)]
     Change(crate::change::ChangeCommand),
     /// Ask the policies about something, without an agent.

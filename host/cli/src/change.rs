@@ -1,3 +1,5 @@
+mod cycle;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,6 +21,29 @@ use crate::{environment, output};
 /// out. Where the site is served, the server carries it out at once.
 #[derive(Subcommand)]
 pub enum ChangeCommand {
+    /// Take in a signed bundle that a user of the site asks for.
+    Receive(cycle::ReceiveOptions),
+    /// Show every change that was received and how far each has come.
+    List,
+    /// Show one change with its staging report, and the digest that an approver signs.
+    Show {
+        /// The change, as `list` shows it, or the first digits of it.
+        change: String,
+    },
+    /// Replay what the site was asked with the component that answered and with the new one, and write the report.
+    Stage {
+        /// The change, as `list` shows it, or the first digits of it.
+        change: String,
+    },
+    /// Let the new component run beside the active one in a running server, without effect; or say what it would have done.
+    Shadow(cycle::ShadowOptions),
+    /// Approve exactly what `show` showed.
+    Approve(cycle::ApproveOptions),
+    /// Make a change active that two people approved. Where the site is served, the server does it.
+    Activate {
+        /// The change, as `list` shows it, or the first digits of it.
+        change: String,
+    },
     /// Show what is active, what is stopped, and which bundles can come back.
     Status,
     /// Deny at once. One custodian.
@@ -109,6 +134,13 @@ pub struct Out {
 pub fn run(site: &Path, command: ChangeCommand, json: bool) -> Result<ExitCode, Failure> {
     environment::require_site(site)?;
     match command {
+        ChangeCommand::Receive(options) => cycle::receive(site, &options, json),
+        ChangeCommand::List => cycle::list(site, json),
+        ChangeCommand::Show { change } => cycle::show(site, &change, json),
+        ChangeCommand::Stage { change } => cycle::stage(site, &change, json),
+        ChangeCommand::Shadow(options) => cycle::shadow(site, &options, json),
+        ChangeCommand::Approve(options) => cycle::approve(site, &options, json),
+        ChangeCommand::Activate { change } => cycle::activate(site, &change, json),
         ChangeCommand::Status => status(site, json),
         ChangeCommand::Stop { scope, by } => {
             let order = Order::Stop { scope: scope.into(), reason: by.reason.clone(), at: Timestamp::now() };

@@ -114,7 +114,14 @@ impl From<GateError> for Failure {
             GateError::Undestroyed { .. } | GateError::Consent(_) | GateError::Custody(_) => (code::VERIFICATION, None),
             GateError::NoSite { .. } => (code::FAILED, Some("casemate init")),
             GateError::InUse { .. } => (code::FAILED, Some("stop `casemate serve` or wait for the other command")),
-            GateError::Order(_) | GateError::Refused(_) => (code::VERIFICATION, None),
+            GateError::Order(_)
+            | GateError::Refused(_)
+            | GateError::Approval(_)
+            | GateError::Document { .. }
+            | GateError::NotStaged { .. } => (code::VERIFICATION, None),
+            GateError::Replay { .. } => {
+                (code::VERIFICATION, Some("docs/operating.md, \"Changes\", says what a set of recordings must be"))
+            }
             GateError::KeyOffice(_) | GateError::Question(_) => (2, None),
             GateError::Hsm(HsmError::TokenRefused { .. }) => {
                 (code::VERIFICATION, Some("`probe.json` of the site holds the evidence; `casemate hsm probe --help`"))
@@ -128,6 +135,12 @@ impl From<GateError> for Failure {
             _ => (code::FAILED, None),
         };
         Self { code, message: error.to_string(), causes, hint: hint.map(str::to_owned) }
+    }
+}
+
+impl From<casemate_change::ApprovalError> for Failure {
+    fn from(error: casemate_change::ApprovalError) -> Self {
+        Self::from(GateError::from(error))
     }
 }
 

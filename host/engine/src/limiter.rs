@@ -18,6 +18,11 @@ impl Limiter {
     pub(crate) fn new(memory_limit: usize, table_limit: usize) -> Self {
         Self { memory_limit, memory_used: 0, table_limit, table_used: 0 }
     }
+
+    /// Linear memory in use, in bytes, all memories together; it never shrinks.
+    pub(crate) fn memory_used(&self) -> u64 {
+        self.memory_used as u64
+    }
 }
 
 impl ResourceLimiter for Limiter {

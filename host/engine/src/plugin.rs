@@ -21,7 +21,9 @@ pub struct Plugin {
     settings: Vec<wit::Setting>,
     pre: InstancePre<HostState>,
     main: ComponentExportIndex,
+    settings_digest: Digest,
     engine: wasmtime::Engine,
+    count_fuel: bool,
     grant: Arc<Grant>,
 }
 
@@ -32,6 +34,10 @@ pub struct Trace {
     pub exchanges: Vec<Exchange>,
     /// How long the run took.
     pub elapsed: Duration,
+    /// Instructions, as wasmtime counts fuel; none where the engine does not count.
+    pub fuel: Option<u64>,
+    /// Linear memory at the end, in bytes.
+    pub memory_bytes: u64,
 }
 
 /// The outcome of one run and its trace. A refusal is always a denial: there is no third state.
@@ -165,7 +171,9 @@ impl Plugin {
             settings: Vec::new(),
             pre,
             main,
+            settings_digest: Digest::of(values.to_string().as_bytes()),
             engine: engine.wasmtime.clone(),
+            count_fuel: engine.count_fuel,
             grant,
             manifest,
         };
@@ -183,6 +191,11 @@ impl Plugin {
     /// The digest of the component.
     pub fn component_digest(&self) -> Digest {
         self.component_digest
+    }
+
+    /// Names the settings it runs with.
+    pub fn settings_digest(&self) -> Digest {
+        self.settings_digest
     }
 
     /// What the component says about itself.
@@ -284,9 +297,7 @@ impl Plugin {
         let started = Instant::now();
         let limits = &self.manifest.limits;
         let mut store = Store::new(&self.engine, HostState::new(Arc::clone(&self.grant), invocation));
-        store.limiter(|state| &mut state.limiter);
-        store.set_epoch_deadline(limits.time_ms + 1);
-        store.epoch_deadline_trap();
+        self.prepare(&mut store);
         // Twice the output limit, so that a value a little too large is measured and named; beyond that lifting itself stops.
         store.set_hostcall_fuel((limits.output_bytes * 2 + limits.host_bytes) as usize + 65_536);
         store.set_max_component_handles(1024);
@@ -301,8 +312,22 @@ impl Plugin {
             Ok(Err(error)) => Err(Refusal::from_wasmtime(&error, limits.time_ms)),
             Err(_) => Err(Refusal::Deadline { limit_ms: limits.time_ms }),
         };
-        let trace = Trace { exchanges: store.into_data().trace, elapsed: started.elapsed() };
+        let fuel = store.get_fuel().ok().map(|left| FUEL - left);
+        let state = store.into_data();
+        let memory_bytes = state.limiter.memory_used();
+        let trace = Trace { exchanges: state.trace, elapsed: started.elapsed(), fuel, memory_bytes };
         (outcome, trace)
+    }
+
+    /// Limits of one run.
+    fn prepare(&self, store: &mut Store<HostState>) {
+        store.limiter(|state| &mut state.limiter);
+        store.set_epoch_deadline(self.manifest.limits.time_ms + 1);
+        store.epoch_deadline_trap();
+        if self.count_fuel {
+            // Counted, not limited: time is the limit, here as elsewhere. It fails only where the engine does not count.
+            let _ = store.set_fuel(FUEL);
+        }
     }
 
     async fn describe(&self, export: ComponentExportIndex) -> Result<wit::Description, LoadError> {
@@ -317,9 +342,7 @@ impl Plugin {
         let plugin = || self.manifest.name.to_string();
         let limits = &self.manifest.limits;
         let mut store = Store::new(&self.engine, HostState::new(Arc::clone(&self.grant), nobody()));
-        store.limiter(|state| &mut state.limiter);
-        store.set_epoch_deadline(limits.time_ms + 1);
-        store.epoch_deadline_trap();
+        self.prepare(&mut store);
         let instance = self.pre.instantiate_async(&mut store).await.map_err(|error| LoadError::Describe {
             plugin: plugin(),
             source: Refusal::from_wasmtime(&error, limits.time_ms),
@@ -346,6 +369,9 @@ impl Plugin {
         })
     }
 }
+
+/// More than any run uses up.
+const FUEL: u64 = u64::MAX;
 
 fn main_export(world: World) -> &'static str {
     match world {

@@ -16,17 +16,20 @@ pub struct EngineOptions {
     pub instances: u32,
     /// The most memory any manifest may ask for, in bytes; also the size of a pool slot.
     pub max_memory_bytes: usize,
+    /// Whether instructions are counted ([`crate::Trace::fuel`]). It makes guests slower, and no guest can tell.
+    pub count_fuel: bool,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { instances: 256, max_memory_bytes: 256 << 20 }
+        Self { instances: 256, max_memory_bytes: 256 << 20, count_fuel: false }
     }
 }
 
 /// The Wasm runtime: configuration, instance pool, epoch clock and code cache. One per process.
 pub struct Engine {
     pub(crate) wasmtime: wasmtime::Engine,
+    pub(crate) count_fuel: bool,
     cache: Option<Cache>,
 }
 
@@ -63,7 +66,7 @@ impl Engine {
         let setup = |error: wasmtime::Error| EngineError::Setup(format!("{error:#}"));
         let wasmtime = wasmtime::Engine::new(&config(options)).map_err(setup)?;
         start_epoch_clock(&wasmtime).map_err(|error| EngineError::Setup(error.to_string()))?;
-        Ok(Self { wasmtime, cache: cache.map(|(dir, key)| Cache::new(dir, key)) })
+        Ok(Self { wasmtime, count_fuel: options.count_fuel, cache: cache.map(|(dir, key)| Cache::new(dir, key)) })
     }
 
     /// Compiles, or loads what this host compiled before from the same bytes with the same engine.
@@ -120,6 +123,7 @@ fn config(options: &EngineOptions) -> Config {
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .epoch_interruption(true)
+        .consume_fuel(options.count_fuel)
         // Explicit bounds checks and no guard pages: then a memory that a guest grew need not be protected again for the next one,
         // and no run changes page protections, which would interrupt every core. It also needs no signal handler.
         .signals_based_traps(false)

@@ -3,7 +3,7 @@
 use casemate_audit::Event;
 use casemate_bundle::Verified;
 use casemate_change::{OrderError, SiteStore};
-use casemate_types::{Digest, Generation, PluginName};
+use casemate_types::{Digest, Generation, PluginName, Profile};
 
 use crate::GateError;
 use crate::site::Gate;
@@ -33,7 +33,20 @@ impl Gate {
     /// Verifies a bundle against the pinned root, compiles it and asks it to describe itself (or tries the document that it holds), and activates it: one swap, after which
     /// requests start with the new set, while those under way end with theirs. A bundle that fails at any of these never becomes active,
     /// and the refusal is recorded by name.
+    ///
+    /// # Errors
+    /// [`GateError::Refused`] at a site whose profile asks for staged and approved changes, once it runs.
     pub async fn load_bundle(&self, raw: &[u8]) -> Result<(Verified, Generation), GateError> {
+        let strict = matches!(self.config.profile, Profile::Enterprise | Profile::Government);
+        if strict {
+            let why = "this site takes changes that were staged and approved: casemate change receive";
+            return Err(GateError::Refused(why.to_owned()));
+        }
+        self.load_approved(raw).await
+    }
+
+    /// As [`Gate::load_bundle`], for a change whose approvals were checked.
+    pub(crate) async fn load_approved(&self, raw: &[u8]) -> Result<(Verified, Generation), GateError> {
         let mut verified = None;
         match self.verify_and_activate(raw, &mut verified).await {
             Ok(done) => Ok(done),

@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use crate::chain::Decided;
 use crate::collection::store;
-use crate::services::{RequestServices, ended, said};
+use crate::journal::Said;
+use crate::services::{RequestServices, said};
 use crate::session::Session;
 use crate::site::Gate;
 use crate::state::SiteKey;
@@ -254,7 +255,7 @@ impl Run<'_> {
         let run = agent.handle(&question, &filter, services.invocation()).await;
         self.clock.step("agent-and-retrieval");
         let input = serde_json::json!({ "question": question, "filter": filter });
-        self.recording = services.record_run(agent, &input, ended(&run.outcome), &run.trace.exchanges).await?;
+        self.recording = services.record_run(agent, &input, Said::from(&run.outcome), &run.trace.exchanges).await?;
         self.withheld = services.withheld();
         if let Some((reason, message)) = services.faults().into_iter().next() {
             // Something below the agent broke. Its answer, if it made one, was made from less than it asked for.

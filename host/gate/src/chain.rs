@@ -9,7 +9,7 @@ use casemate_types::{Decision, DecisionId, Digest, Generation, LogLevel, Obligat
 
 use crate::combine::{Combined, Combining, Vote};
 use crate::config::Mode;
-use crate::journal::Journal;
+use crate::journal::{Journal, RecordedRun, Said};
 use crate::services::RequestServices;
 use crate::site::Gate;
 use crate::{GateError, random_salt};
@@ -43,7 +43,7 @@ struct Verdict<'a> {
     component: Option<Digest>,
     generation: Generation,
     mode: Mode,
-    exchanges: Vec<Exchange>,
+    runs: &'a [RecordedRun],
 }
 
 /// The verdict of a run that only monitors, where there was no room for it.
@@ -60,11 +60,12 @@ impl Chain {
     ) -> Result<Decided, GateError> {
         let (gate, id) = (&services.gate, services.id);
         let mut votes = Vec::new();
-        let mut exchanges = Vec::new();
+        let mut runs = Vec::new();
         let mut fault = None;
+        let invocation = services.invocation();
         for plugin in self.policies_of(phase, Mode::Enforce) {
-            let (vote, why, run) = vote(plugin, &request, services.invocation()).await;
-            exchanges.extend(run);
+            let (vote, why, run) = vote(plugin, &request, invocation.clone()).await;
+            runs.push(run);
             votes.push(vote);
             fault = fault.or(why);
         }
@@ -78,9 +79,9 @@ impl Chain {
             component: policy.as_ref().and_then(|name| self.digest_of(name)),
             generation: self.generation,
             mode: Mode::Enforce,
-            exchanges,
+            runs: &runs,
         };
-        let (decision, index) = match record(&gate.journal, id, &request, phase, verdict).await {
+        let (decision, index) = match record(&gate.journal, id, &request, phase, &invocation, verdict).await {
             Ok(index) => (decision, index),
             // Remarks and kinds of the policies together are more than a record holds: what cannot be recorded is not allowed.
             Err(GateError::Audit(AuditError::RecordTooLarge { .. })) => {
@@ -92,13 +93,16 @@ impl Chain {
                     component: None,
                     generation: self.generation,
                     mode: Mode::Enforce,
-                    exchanges: Vec::new(),
+                    runs: &[],
                 };
-                let index = record(&gate.journal, id, &request, phase, verdict).await?;
+                let index = record(&gate.journal, id, &request, phase, &invocation, verdict).await?;
                 (denial, index)
             }
             Err(error) => return Err(error),
         };
+        for run in &runs {
+            gate.run_shadow(id, phase, (&invocation.claims, invocation.now_ms), &request, run);
+        }
         let mut watching = self.policies_of(phase, Mode::Monitor).peekable();
         if watching.peek().is_some() {
             let apart = services.apart().invocation();
@@ -127,16 +131,16 @@ impl Chain {
             let (journal, plugin, request, invocation) =
                 (Arc::clone(&journal), Arc::clone(&plugin), request.clone(), invocation.clone());
             async move {
-                let (vote, _, exchanges) = vote(&plugin, &request, invocation).await;
+                let (vote, _, run) = vote(&plugin, &request, invocation.clone()).await;
                 let verdict = Verdict {
                     decision: &vote.decision,
                     policy: Some(&vote.policy),
                     component: Some(plugin.component_digest()),
                     generation,
                     mode: Mode::Monitor,
-                    exchanges,
+                    runs: &[run],
                 };
-                if let Err(error) = record(&journal, id, &request, phase, verdict).await {
+                if let Err(error) = record(&journal, id, &request, phase, &invocation, verdict).await {
                     tracing::error!(%id, policy = %vote.policy, %error, "a monitored verdict is not recorded");
                 }
             }
@@ -166,14 +170,11 @@ fn stopped() -> Decision {
     Decision::Deny { reason: Reason::stopped(), message }
 }
 
-/// One policy's word, why the host had to end it if it did, and what it asked the host.
-async fn vote(
-    plugin: &Plugin,
-    request: &wit::Request,
-    invocation: Invocation,
-) -> (Vote, Option<String>, Vec<Exchange>) {
+/// One policy's word, why the host had to end it if it did, and what a replay of it needs.
+async fn vote(plugin: &Plugin, request: &wit::Request, invocation: Invocation) -> (Vote, Option<String>, RecordedRun) {
     let policy = plugin.manifest().name.clone();
     let run = plugin.evaluate(request, invocation).await;
+    let said = Said::from(&run.outcome);
     let refused = |reason, message: &str| (Decision::Deny { reason, message: message.to_owned() }, true);
     let mut fault = None;
     let (decision, failed) = match (run.outcome, failed_capability(&run.trace.exchanges)) {
@@ -188,7 +189,7 @@ async fn vote(
         }
         (Ok(decision), None) => (decision, false),
     };
-    (Vote { policy, decision, failed }, fault, run.trace.exchanges)
+    (Vote { policy, decision, failed }, fault, RecordedRun::of(plugin, said, run.trace.exchanges))
 }
 
 /// Keeps what a replay needs, then waits until the record of the verdict is durable.
@@ -197,11 +198,13 @@ async fn record(
     id: DecisionId,
     request: &wit::Request,
     phase: Phase,
+    asked: &Invocation,
     verdict: Verdict<'_>,
 ) -> Result<u64, GateError> {
-    let Verdict { decision, policy, component, generation, mode, exchanges } = verdict;
-    let annotations = annotations(&exchanges);
-    let commitment = journal.keep(id, random_salt()?, phase, request, &exchanges).await?;
+    let Verdict { decision, policy, component, generation, mode, runs } = verdict;
+    let exchanges = || runs.iter().flat_map(|run| &run.exchanges);
+    let annotations = annotations(exchanges());
+    let commitment = journal.keep(id, random_salt()?, phase, (&asked.claims, asked.now_ms), request, runs).await?;
     let (verdict, reason, obligations) = match decision {
         Decision::Allow => ("allow", None, &[][..]),
         Decision::Deny { reason, .. } => ("deny", Some(reason.clone()), &[][..]),
@@ -224,7 +227,7 @@ async fn record(
         obligations: obligations.iter().map(obligation_kind).collect(),
         input: commitment.input,
         recording: commitment.recording,
-        host_calls: exchanges.len() as u32,
+        host_calls: exchanges().count() as u32,
         annotations,
         log_level: log_level(obligations),
     };
@@ -265,9 +268,9 @@ fn failed_capability(exchanges: &[Exchange]) -> Option<Reason> {
 }
 
 /// The remarks a component made and the host took.
-pub(crate) fn annotations(exchanges: &[Exchange]) -> Vec<(String, String)> {
+pub(crate) fn annotations<'a>(exchanges: impl IntoIterator<Item = &'a Exchange>) -> Vec<(String, String)> {
     exchanges
-        .iter()
+        .into_iter()
         .filter(|exchange| exchange.answer == HostAnswer::Unit(Ok(())))
         .filter_map(|exchange| match &exchange.call {
             HostCall::Annotate { name, value } => Some((name.clone(), value.clone())),

@@ -157,6 +157,23 @@ pub enum GateError {
         /// As what.
         role: &'static str,
     },
+    /// A change was not staged or approved.
+    #[error(transparent)]
+    Approval(#[from] casemate_change::ApprovalError),
+    /// A change without a staging report.
+    #[error("the change was not staged yet: casemate change stage {}", change.hex())]
+    NotStaged {
+        /// The change.
+        change: casemate_types::Digest,
+    },
+    /// A set of recordings that cannot be trusted.
+    #[error("the recordings cannot be used for staging: {request}: {problem}")]
+    Replay {
+        /// Which one.
+        request: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// A signed document that the site cannot use.
     #[error("the {kind} document cannot be used: {problem}")]
     Document {

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use casemate_bundle::Verified;
 use casemate_change::{MAX_ORDER, ReceivedBundle};
 use casemate_types::{Digest, Generation, PluginName};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,8 @@ use crate::state::write_private;
 
 /// How long a request may take; a large component takes seconds to compile.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A staging replays thousands of requests a second, and there may be many.
+const STAGING_PATIENCE: Duration = Duration::from_secs(1800);
 const FOLDER: &str = "inbox";
 
 /// What can be asked of the process that has a site open.
@@ -25,6 +28,14 @@ pub enum Request {
     Bundle,
     /// To carry out an order.
     Order,
+    /// To try a change on what was recorded.
+    Stage,
+    /// To make a change active that was approved.
+    Activate,
+    /// To let the component of a change run beside the active one.
+    Shadow,
+    /// To let it run beside no longer.
+    Unshadow,
 }
 
 /// A bundle that became active.
@@ -55,10 +66,18 @@ enum Reply {
 }
 
 impl Request {
+    fn patience(self) -> Duration {
+        if self == Self::Stage { STAGING_PATIENCE } else { PATIENCE }
+    }
+
     fn suffix(self) -> &'static str {
         match self {
             Self::Bundle => "bundle",
             Self::Order => "order",
+            Self::Stage => "stage",
+            Self::Activate => "activate",
+            Self::Shadow => "shadow",
+            Self::Unshadow => "unshadow",
         }
     }
 }
@@ -83,7 +102,7 @@ pub fn ask_beside(site: &Path, request: Request, bytes: &[u8]) -> Result<serde_j
     write_private(&path, bytes)?;
     let asked = Instant::now();
     while path.exists() {
-        if asked.elapsed() > PATIENCE {
+        if asked.elapsed() > request.patience() {
             fs::remove_file(&path).map_err(io("take back", &path))?;
             return Err(GateError::InUse { path: site.to_owned() });
         }
@@ -98,14 +117,9 @@ pub fn ask_beside(site: &Path, request: Request, bytes: &[u8]) -> Result<serde_j
     }
 }
 
-impl Gate {
-    /// Activates a bundle, and says what became active.
-    ///
-    /// # Errors
-    /// As [`Gate::load_bundle`].
-    pub async fn activate(&self, raw: &[u8]) -> Result<Activated, GateError> {
-        let (bundle, generation) = self.load_bundle(raw).await?;
-        Ok(Activated {
+impl From<(Verified, Generation)> for Activated {
+    fn from((bundle, generation): (Verified, Generation)) -> Self {
+        Self {
             name: bundle.name().clone(),
             kind: bundle.kind().to_owned(),
             version: bundle.version(),
@@ -113,7 +127,44 @@ impl Gate {
             digest: bundle.bundle_digest(),
             signers: bundle.signers().to_vec(),
             capabilities: bundle.capabilities(),
-        })
+        }
+    }
+}
+
+impl Gate {
+    /// Activates a bundle, and says what became active.
+    ///
+    /// # Errors
+    /// As [`Gate::load_bundle`].
+    pub async fn activate(&self, raw: &[u8]) -> Result<Activated, GateError> {
+        self.load_bundle(raw).await.map(Activated::from)
+    }
+
+    /// As [`Gate::activate`], for a change whose approvals were checked.
+    pub(crate) async fn activate_approved(&self, raw: &[u8]) -> Result<Activated, GateError> {
+        self.load_approved(raw).await.map(Activated::from)
+    }
+
+    /// Stages, shadows and activates the changes that the inbox asks for. Returns what was asked for, and what became of it.
+    pub async fn carry_out_changes(&self) -> Vec<(Request, Result<(), GateError>)> {
+        let mut done = Vec::new();
+        for request in [Request::Stage, Request::Activate, Request::Shadow, Request::Unshadow] {
+            for path in self.waiting(request) {
+                let content = read_capped(&path).and_then(|bytes| {
+                    let text = String::from_utf8_lossy(&bytes).trim().parse();
+                    text.map_err(|_| GateError::Refused("it names no change".to_owned()))
+                });
+                let result = match (content, request) {
+                    (Err(error), _) => answer(&path, Err::<(), _>(error)),
+                    (Ok(content), Request::Stage) => answer(&path, self.stage_change(content, |_| ()).await).map(drop),
+                    (Ok(content), Request::Shadow) => answer(&path, self.shadow_change(content, true).await),
+                    (Ok(content), Request::Unshadow) => answer(&path, self.shadow_change(content, false).await),
+                    (Ok(content), _) => answer(&path, self.activate_change(content).await).map(drop),
+                };
+                done.push((request, result));
+            }
+        }
+        done
     }
 
     /// Carries out the orders that lie in the inbox. Returns what became of each.

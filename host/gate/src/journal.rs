@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use casemate_audit::{AuditError, CheckpointSigner, Event, Log, Receipt, Record, RecordClock, Segment, SignError};
-use casemate_engine::Exchange;
+use casemate_engine::{Answer, Exchange, Plugin, Refusal, wit};
 use casemate_fhe_owner::DataKey;
 use casemate_hsm::KeyRef;
-use casemate_types::{DecisionId, Digest, Phase};
+use casemate_types::{Decision, DecisionId, Digest, Phase, PluginName, Reason};
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;
@@ -48,17 +48,93 @@ pub struct Journal {
     people: Option<People>,
 }
 
-/// The inputs of one run: what an exact replay needs. Lies sealed beside the log; the log holds only a salted digest.
+/// What an exact replay of one decision needs. Lies sealed beside the log; the log holds only a salted digest.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Recording {
     /// The salt of both digests in the log, hexadecimal; erasing the recording erases it.
     pub salt: String,
     /// Which phase.
     pub phase: Phase,
-    /// What the component was asked.
+    /// When the request was accepted, as components see it, in milliseconds since 1970 UTC.
+    pub now_ms: u64,
+    /// Who asked, as components see it.
+    pub claims: wit::Claims,
+    /// What the components were asked.
     pub input: serde_json::Value,
+    /// What each of them did.
+    pub runs: Vec<RecordedRun>,
+}
+
+/// One run of a component.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RecordedRun {
+    /// The plugin.
+    pub plugin: PluginName,
+    /// Its component.
+    pub component: Digest,
+    /// The settings that it ran with ([`Plugin::settings_digest`]).
+    pub settings: Digest,
+    /// What it said, before anybody acted on it.
+    pub said: Said,
     /// Every host call and its answer.
     pub exchanges: Vec<Exchange>,
+}
+
+/// What a component said.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Said {
+    /// A policy's decision.
+    Decision(Decision),
+    /// A strategy's references.
+    References(Vec<wit::Reference>),
+    /// An agent's answer.
+    Answer {
+        /// The text.
+        text: String,
+        /// What it rests on.
+        citations: Vec<wit::Reference>,
+    },
+    /// A strategy's or an agent's error.
+    Error(String),
+    /// The host ended it.
+    Ended(Reason),
+}
+
+impl RecordedRun {
+    pub(crate) fn of(plugin: &Plugin, said: Said, exchanges: Vec<Exchange>) -> Self {
+        let name = plugin.manifest().name.clone();
+        Self { plugin: name, component: plugin.component_digest(), settings: plugin.settings_digest(), said, exchanges }
+    }
+}
+
+impl From<&Result<Decision, Refusal>> for Said {
+    fn from(outcome: &Result<Decision, Refusal>) -> Self {
+        match outcome {
+            Ok(decision) => Self::Decision(decision.clone()),
+            Err(refusal) => Self::Ended(refusal.reason()),
+        }
+    }
+}
+
+impl From<&Result<Result<Vec<wit::Reference>, String>, Refusal>> for Said {
+    fn from(outcome: &Result<Result<Vec<wit::Reference>, String>, Refusal>) -> Self {
+        match outcome {
+            Ok(Ok(references)) => Self::References(references.clone()),
+            Ok(Err(message)) => Self::Error(message.clone()),
+            Err(refusal) => Self::Ended(refusal.reason()),
+        }
+    }
+}
+
+impl From<&Result<Result<Answer, String>, Refusal>> for Said {
+    fn from(outcome: &Result<Result<Answer, String>, Refusal>) -> Self {
+        match outcome {
+            Ok(Ok(answer)) => Self::Answer { text: answer.text.clone(), citations: answer.citations.clone() },
+            Ok(Err(message)) => Self::Error(message.clone()),
+            Err(refusal) => Self::Ended(refusal.reason()),
+        }
+    }
 }
 
 /// [`Recording`] as it is written, without copies.
@@ -66,8 +142,19 @@ pub struct Recording {
 struct Kept<'a, T> {
     salt: String,
     phase: Phase,
+    now_ms: u64,
+    claims: &'a wit::Claims,
     input: &'a T,
-    exchanges: &'a [Exchange],
+    runs: &'a [RecordedRun],
+}
+
+/// A recording with where it lies and what the log has of it.
+pub(crate) struct Found {
+    /// `DECISION/PHASE/SALT`.
+    pub(crate) key: String,
+    /// The salted digest.
+    pub(crate) commitment: Digest,
+    pub(crate) recording: Recording,
 }
 
 /// The record of a use of a key.
@@ -196,12 +283,14 @@ impl Journal {
         id: DecisionId,
         salt: [u8; 32],
         phase: Phase,
+        asked: (&wit::Claims, u64),
         input: &(impl Serialize + Sync),
-        exchanges: &[Exchange],
+        runs: &[RecordedRun],
     ) -> Result<Commitment, GateError> {
         let fault = |error: &dyn std::fmt::Display| GateError::Store(format!("cannot keep a recording: {error}"));
         let input_bytes = serde_json::to_vec(input).map_err(|e| fault(&e))?;
-        let kept = Kept { salt: hex::encode(salt), phase, input, exchanges };
+        let (claims, now_ms) = asked;
+        let kept = Kept { salt: hex::encode(salt), phase, now_ms, claims, input, runs };
         let bytes = serde_json::to_vec(&kept).map_err(|e| fault(&e))?;
         let key = format!("{id}/{phase}/{}", hex::encode(salt.get(..8).unwrap_or_default()));
         let sealed = self.key.seal("a recording", &[b"recording", key.as_bytes()], &bytes).map_err(|e| fault(&e))?;
@@ -222,6 +311,24 @@ impl Journal {
                 serde_json::from_slice(&bytes).map_err(|e| GateError::Store(e.to_string()))
             })
             .collect()
+    }
+
+    /// Every recording, opened and checked against its seal, in the order of their decisions' ids. One that was written in an older
+    /// form is an error of its own, and so is one whose seal is broken; with each goes where it lies.
+    pub(crate) fn all_recordings(&self) -> impl Iterator<Item = Result<Found, (String, String)>> + '_ {
+        self.recordings.iter().map(|entry| {
+            let (key, sealed) = entry.map_err(|error| (String::new(), error.to_string()))?;
+            let name = String::from_utf8_lossy(&key).into_owned();
+            let fault = |error: String| (name.clone(), error);
+            let bytes = self
+                .key
+                .open("a recording", &[b"recording", &key], &sealed)
+                .map_err(|error| fault(error.to_string()))?;
+            let recording: Recording = serde_json::from_slice(&bytes).map_err(|error| fault(error.to_string()))?;
+            let salt = hex::decode(&recording.salt).map_err(|error| fault(error.to_string()))?;
+            let salt: [u8; 32] = salt.try_into().map_err(|_| fault("its salt is none".to_owned()))?;
+            Ok(Found { key: name, commitment: Digest::salted(&salt, &bytes), recording })
+        })
     }
 
     /// The record at `index` with a proof that it is in the log.

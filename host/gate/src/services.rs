@@ -7,13 +7,14 @@ use async_trait::async_trait;
 use casemate_audit::Event;
 use casemate_bundle::Capability;
 use casemate_engine::wit::{CapabilityError, Field, LogLevel, Reference, Request};
-use casemate_engine::{Exchange, FpeItem, HostAnswer, HostCall, Invocation, Plugin, Refusal, Services, wit};
+use casemate_engine::{Exchange, FpeItem, HostAnswer, HostCall, Invocation, Plugin, Services, wit};
 use casemate_hsm::HsmError;
 use casemate_types::{CompartmentName, Decision, DecisionId, Digest, Level, Obligation, Phase, PluginName, Reason};
 use casemate_vectors::DocumentId;
 
 use crate::chain::annotations;
 use crate::collection::{Manifest, Passage, closeness, cosine, parse_document, store};
+use crate::journal::{RecordedRun, Said};
 use crate::search::Found;
 use crate::session::{Compartment, Session};
 use crate::site::{Active, Gate};
@@ -57,15 +58,6 @@ const MAX_SAID: usize = 256;
 /// What a component says to the operator, on one line: it may be anything.
 pub(crate) fn said(message: &str) -> String {
     message.chars().take(MAX_SAID).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-/// Why a run gave no result, if it gave none.
-pub(crate) fn ended<T>(outcome: &Result<Result<T, String>, Refusal>) -> Option<Reason> {
-    match outcome {
-        Ok(Ok(_)) => None,
-        Ok(Err(_)) => Some(Reason::capability_failed()),
-        Err(refusal) => Some(refusal.reason()),
-    }
 }
 
 /// What a citation may say about a passage that was opened.
@@ -221,12 +213,21 @@ impl RequestServices {
         &self,
         plugin: &Plugin,
         input: &serde_json::Value,
-        ended: Option<Reason>,
+        said: Said,
         exchanges: &[Exchange],
     ) -> Result<Option<Digest>, GateError> {
         let journal = &self.gate.journal;
-        let kept = journal.keep(self.id, random_salt()?, Phase::Action, input, exchanges).await?;
-        let run = Event::Run {
+        let ended = match &said {
+            Said::Ended(reason) => Some(reason.clone()),
+            Said::Error(_) => Some(Reason::capability_failed()),
+            _ => None,
+        };
+        let run = RecordedRun::of(plugin, said, exchanges.to_vec());
+        let asked = ((&self.session.claims).into(), self.now_ms);
+        let kept = journal
+            .keep(self.id, random_salt()?, Phase::Action, (&asked.0, asked.1), input, std::slice::from_ref(&run))
+            .await?;
+        let event = Event::Run {
             id: self.id,
             user: self.session.claims.user.to_string(),
             plugin: plugin.manifest().name.clone(),
@@ -238,7 +239,8 @@ impl RequestServices {
             host_calls: exchanges.len() as u32,
             annotations: annotations(exchanges),
         };
-        journal.record(run).await?;
+        journal.record(event).await?;
+        self.gate.run_shadow(self.id, Phase::Action, (&asked.0, asked.1), input, &run);
         Ok(kept.recording)
     }
 
@@ -251,7 +253,7 @@ impl RequestServices {
         };
         let run = strategy.retrieve(question, filter, k, self.invocation()).await;
         let input = serde_json::json!({ "question": question, "filter": filter, "k": k });
-        self.record_run(strategy, &input, ended(&run.outcome), &run.trace.exchanges)
+        self.record_run(strategy, &input, Said::from(&run.outcome), &run.trace.exchanges)
             .await
             .map_err(|error| self.unavailable(error))?;
         let found = match run.outcome {

@@ -63,6 +63,8 @@ pub struct Gate {
     engine: Engine,
     refusals: RefusalMeter,
     active: RwLock<Arc<Active>>,
+    /// Components that run beside the active ones of their names, without effect.
+    pub(crate) shadows: RwLock<BTreeMap<PluginName, Arc<Plugin>>>,
     /// What the log says about changes.
     pub(crate) standing: RwLock<Arc<Standing>>,
     /// One change of what runs at a time.
@@ -281,6 +283,7 @@ impl Gate {
             engine,
             refusals: RefusalMeter::default(),
             active: RwLock::new(nothing),
+            shadows: RwLock::default(),
             standing: RwLock::new(Arc::new(standing)),
             changing: tokio::sync::Mutex::default(),
             _watch: watch,
@@ -677,14 +680,16 @@ fn audit_public(dir: &Path, keyring: &Vault, key: &VaultKey, check: &str) -> Res
         Err(error) if is_down(&error) => error,
         asked => return Ok(asked?),
     };
-    let text = fs::read_to_string(dir.join("log.vkey")).unwrap_or_default();
-    // C2SP signed-note: name, hash, base64 of the algorithm's byte and the key.
-    let key = text.trim().splitn(3, '+').nth(2).and_then(|key| BASE64_STANDARD.decode(key).ok()).unwrap_or_default();
-    let public = key.split_first().and_then(|(_, public)| <[u8; 32]>::try_from(public).ok());
-    match public {
+    match public_of_vkey(&fs::read_to_string(dir.join("log.vkey")).unwrap_or_default()) {
         Some(public) if hex::encode(digest(&SHA256, &public)).starts_with(check) && !check.is_empty() => Ok(public),
         _ => Err(error.into()),
     }
+}
+
+/// The key in a line of C2SP signed-note: name, hash, base64 of the algorithm's byte and the key.
+pub(crate) fn public_of_vkey(text: &str) -> Option<[u8; 32]> {
+    let key = text.trim().splitn(3, '+').nth(2).and_then(|key| BASE64_STANDARD.decode(key).ok())?;
+    key.split_first().and_then(|(_, public)| <[u8; 32]>::try_from(public).ok())
 }
 
 /// How the site's log is named, paced, anchored and witnessed.

@@ -26,6 +26,8 @@ pub(crate) struct Copy {
 const COPY: &str = "change.standing";
 /// The standing as a record, written before records are moved out of the log.
 pub(crate) const SUMMARY: &str = "change-standing";
+/// The record of a change that somebody asks for: `digest` is its content's, `signers` who asks.
+pub(crate) const RECEIVED: &str = "received";
 /// Records that may be read again at each opening before the copy is renewed.
 const STALE: u64 = 4096;
 
@@ -83,6 +85,10 @@ pub(crate) fn apply(standing: &mut Standing, event: &Event) -> Result<(), GateEr
         {
             let name = name.parse().map_err(|_| damaged("a bundle's name in the log is none"))?;
             standing.activated(&name, *version, *digest, *generation);
+        }
+        Event::Bundle { action, digest, signers, .. } if action == RECEIVED => {
+            let requester = signers.first().ok_or_else(|| damaged("nobody asked for a change"))?;
+            standing.requested(*digest, requester);
         }
         Event::Order { action, scope, order, .. } => match action.as_str() {
             "stopped" => standing.stopped(scope.parse().map_err(|error: String| damaged(&error))?, *order),

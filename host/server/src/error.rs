@@ -63,13 +63,21 @@ impl From<GateError> for ApiError {
     fn from(error: GateError) -> Self {
         let status = match &error {
             GateError::SessionEnded | GateError::Unauthenticated => StatusCode::UNAUTHORIZED,
-            GateError::Ingest(_) | GateError::Question(_) => StatusCode::BAD_REQUEST,
+            GateError::Approval(_)
+            | GateError::Bundle(_)
+            | GateError::Ingest(_)
+            | GateError::Question(_)
+            | GateError::Refused(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         let message = match &error {
-            GateError::SessionEnded | GateError::Unauthenticated | GateError::Ingest(_) | GateError::Question(_) => {
-                error.to_string()
-            }
+            GateError::SessionEnded
+            | GateError::Unauthenticated
+            | GateError::Approval(_)
+            | GateError::Bundle(_)
+            | GateError::Ingest(_)
+            | GateError::Question(_)
+            | GateError::Refused(_) => error.to_string(),
             // What failed inside is in the operator's log.
             _ => "The gate cannot decide now, so nothing is allowed.".to_owned(),
         };

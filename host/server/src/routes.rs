@@ -9,7 +9,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use casemate_gate::{Gate, GateError, MAX_TEXT, Question, Reply, Session};
+use casemate_gate::{ChangeLine, Gate, GateError, MAX_TEXT, Question, Reply, Session};
 use casemate_types::{Level, Phase};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -31,6 +31,7 @@ pub async fn serve(gate: Arc<Gate>, listener: TcpListener) -> Result<(), ServerE
     tokio::spawn(revocations(Arc::downgrade(&app)));
     tokio::spawn(orders(Arc::downgrade(&app)));
     tokio::spawn(bundles(Arc::downgrade(&app)));
+    tokio::spawn(changes(Arc::downgrade(&app)));
     connections::serve(listener, router(Arc::clone(&app)), stop()).await;
     app.sessions.end_all(&app.gate).await;
     Ok(())
@@ -58,6 +59,7 @@ async fn stop() {
 /// | `GET /healthz` | | 200 `{"status":"ok"}`; the only call without a token |
 /// | `GET /v1/health` | | token, generation, embedder; `tokens`: the state of a pair |
 /// | `POST /v1/ask` | `{"question", "filter": {name: value}}` | answer with citations, or a denial |
+/// | `POST /v1/changes` | a signed bundle | the change that the user asks for, and where it stands |
 /// | `POST /v1/policy/evaluate` | `{"phase", "action", "text", "attributes", "passage"}` | the chain's decision |
 fn router(app: Arc<App>) -> Router {
     Router::new()
@@ -65,6 +67,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/health", get(health))
         .route("/v1/ask", post(ask))
         .route("/v1/policy/evaluate", post(evaluate))
+        .route("/v1/changes", post(receive))
         .fallback(|| async { ApiError::not_found() })
         .layer(middleware::map_response(close_unless_served))
         .with_state(app)
@@ -86,6 +89,12 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// Largest body: a text of the largest size, escaped, and its attributes.
 const MAX_BODY: usize = MAX_TEXT * 2;
+
+/// Largest bundle.
+const MAX_BUNDLE: usize = 64 << 20;
+
+/// A bundle must be there this soon after its head.
+const BUNDLE_TIME: Duration = Duration::from_secs(60);
 
 /// Ends idle sessions once a minute, as long as the server lives.
 async fn sweep(app: Weak<App>) {
@@ -143,6 +152,20 @@ async fn bundles(app: Weak<App>) {
     }
 }
 
+/// Stages and activates, as long as the server lives, the changes that are asked for beside it.
+async fn changes(app: Weak<App>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let Some(app) = app.upgrade() else { return };
+        for (what, result) in app.gate.carry_out_changes().await {
+            match result {
+                Ok(()) => tracing::info!(?what, "a change went on"),
+                Err(error) => tracing::warn!(?what, %error, "a change was refused"),
+            }
+        }
+    }
+}
+
 struct App {
     gate: Arc<Gate>,
     sessions: Sessions,
@@ -194,6 +217,15 @@ async fn health(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Respo
         "rehearsal": app.gate.journal().rehearsal(),
     }))
     .into_response())
+}
+
+async fn receive(State(app): State<Arc<App>>, request: Request) -> Result<Json<ChangeLine>, ApiError> {
+    let session = app.session(request.headers()).await?;
+    let bytes = tokio::time::timeout(BUNDLE_TIME, axum::body::to_bytes(request.into_body(), MAX_BUNDLE))
+        .await
+        .map_err(|_| ApiError::too_slow())?
+        .map_err(|_| ApiError::too_large(format!("a bundle has at most {MAX_BUNDLE} bytes")))?;
+    Ok(Json(app.gate.receive_change(&session, &bytes).await?))
 }
 
 #[derive(Deserialize)]

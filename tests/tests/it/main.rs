@@ -35,5 +35,6 @@ mod serve;
 mod settings;
 mod site;
 mod skeleton;
+mod staging;
 mod tamper;
 mod tier;

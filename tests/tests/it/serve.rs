@@ -107,6 +107,10 @@ impl Served {
         let bearer = format!("Bearer {}", self.token(user));
         self.send(&format!("POST {route}"), Some(&bearer), body.to_string().as_bytes())
     }
+
+    pub fn post_bytes(&self, route: &str, user: &str, body: &[u8]) -> Answer {
+        self.send(&format!("POST {route}"), Some(&format!("Bearer {}", self.token(user))), body)
+    }
 }
 
 fn parse(text: &str) -> Answer {

@@ -18,14 +18,9 @@ pub fn run(report: &mut Report) {
     for plugin in ["clearance", "disclosure"] {
         fixture.load(plugin);
     }
-    let token = std::fs::read_to_string(fixture.site.join("users/ana.token")).unwrap();
     let (mut server, address) = serve(&fixture);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let evaluate = format!(
-        "POST /v1/policy/evaluate HTTP/1.1\r\nHost: gate\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{BODY}",
-        token.trim(),
-        BODY.len()
-    );
+    let runtime = runtime();
+    let evaluate = evaluation(&fixture);
     let empty = runtime.block_on(empty_server());
     let (ceiling, _) = runtime.block_on(load(&empty, &evaluate, 64));
     report.row("http", "empty server, 64 connections", ceiling, "requests/s", None);
@@ -41,6 +36,29 @@ pub fn run(report: &mut Report) {
     }
     server.kill().unwrap();
     server.wait().unwrap();
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// A request for a policy evaluation as ana.
+fn evaluation(fixture: &Fixture) -> String {
+    let token = std::fs::read_to_string(fixture.site.join("users/ana.token")).unwrap();
+    format!(
+        "POST /v1/policy/evaluate HTTP/1.1\r\nHost: gate\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{BODY}",
+        token.trim(),
+        BODY.len()
+    )
+}
+
+/// Serves the site under load for a while and stops it in good order; returns decisions a second.
+pub fn load_served(fixture: &Fixture, connections: usize) -> f64 {
+    let (mut server, address) = serve(fixture);
+    let (rate, _) = runtime().block_on(load(&address, &evaluation(fixture), connections));
+    let stopped = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();
+    assert!(stopped.success() && server.wait().unwrap().success(), "the server did not stop in good order");
+    rate
 }
 
 /// Answers every request at once with the same bytes: what loopback and the load generator allow.
