@@ -105,7 +105,7 @@ mod tests {
     /// Three classes around three axes, with a component that says nothing.
     fn texts() -> (Vec<Vec<f32>>, Vec<usize>) {
         let one = |n: usize| {
-            let mut vector = vec![0.3, 0.3, 0.3, ((n * 37) % 11) as f32 / 11.0 - 0.5];
+            let mut vector = [0.3, 0.3, 0.3, ((n * 37) % 11) as f32 / 11.0 - 0.5];
             vector[n % 3] = 0.8;
             let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
             (vector.iter().map(|x| x / norm).collect(), n % 3)
