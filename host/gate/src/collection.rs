@@ -1,6 +1,6 @@
 //! A compartment's collection as its owner sees it: sealed manifest and sealed passages, checked against a store that lies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use casemate_engine::wit;
 use casemate_fhe_owner::CANARIES_PER_GROUP;
@@ -18,6 +18,9 @@ pub(crate) struct Manifest {
     /// Which embedder made the vectors: a query by another one would be noise.
     pub(crate) embedder: String,
     pub(crate) groups: GroupManifest,
+    /// Groups whose perturbed vectors are in the store's index, in the version in force.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) hinted: BTreeSet<u32>,
 }
 
 /// A passage as it is sealed: with its vector, so that a score can be checked, and its place, so that none can be swapped.

@@ -82,6 +82,7 @@ impl Gate {
         for (name, documents) in by_compartment {
             let compartment = self.held(session, name)?;
             let user = &session.claims.user;
+            self.record_leakage(name)?;
             let what = format!("metadata of {} passages", documents.len());
             self.record_key_use_blocking(SiteKey::Metadata, "encrypt", user, &what)?;
             self.record_ingest("begun", name, documents.len(), 0, self.version_floor(name)?)?;
@@ -238,6 +239,7 @@ impl Gate {
             None => Manifest {
                 embedder: embedder.to_owned(),
                 groups: GroupManifest { collection: collection.clone(), version: 0, groups: Vec::new() },
+                hinted: BTreeSet::new(),
             },
         };
         let mut replaced = BTreeSet::new();
@@ -334,6 +336,7 @@ impl Gate {
 
         for (group, Members { written, covers }) in touched {
             manifest.groups.groups.retain(|entry| entry.group != group);
+            manifest.hinted.remove(&group);
             if written.is_empty() {
                 change.delete_groups.push(group);
                 change.delete_passages.extend(covers.into_iter().map(|(document, _)| document));
@@ -349,6 +352,10 @@ impl Gate {
                 digest: record.digest(&collection, group),
             });
             change.put_groups.push((group, record));
+            if let Some(hints) = self.hints(name, compartment, &members)? {
+                change.hints.push((group, hints));
+                manifest.hinted.insert(group);
+            }
             for (slot, (document, mut passage)) in members.into_iter().enumerate() {
                 passage.position = Position { group, slot: slot as u32 };
                 passage.version = version;

@@ -108,7 +108,9 @@ impl Gate {
         let collection = CollectionName::from(name);
         let matching = self.matching(name, &collection, filter)?;
         let canaries = compartment.canaries(name);
-        let scored = score(&*self.scorer, &compartment.owner, &canaries, &collection, &manifest.groups.groups, vector)?;
+        let groups = if filter.is_empty() { self.candidate_groups(name, compartment, manifest, vector)? } else { None };
+        let groups = groups.as_deref().unwrap_or(&manifest.groups.groups);
+        let scored = score(&*self.scorer, &compartment.owner, &canaries, &collection, groups, vector)?;
 
         let matches = |position: &Position| matching.as_ref().is_none_or(|set| set.contains(position));
         let wanted = scored.best(candidates(k), matches);
