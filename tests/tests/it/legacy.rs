@@ -80,7 +80,9 @@ fn ff3_is_off_until_two_custodians_say_until_when_and_off_again_at_once() {
         .office
         .approved(&format!("enable-legacy --key {} --class fpe-ff3 --until {until:.0}", "ab".repeat(16)), "other.json");
     refused(&enable(&other), "key");
-    refused(&enable(&legacy.enabling(&key, 1, "over.json")), "expired");
+    let over = legacy.enabling(&key, 1, "over.json");
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    refused(&enable(&over), "expired");
     refused(&enable(&legacy.enabling(&key, 367 * 86_400, "far.json")), "366 days at most");
     assert_eq!(legacy.run(&["status"]).expect(0)["enabled"], false);
 
