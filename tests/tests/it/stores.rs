@@ -128,7 +128,7 @@ fn holds_in_any_form(all: &[u8], words: &[u8]) -> bool {
 }
 
 fn answers_and_its_files_hold_no_plaintext<S: Server>(mut over: Over<S>, password: &str) {
-    let alone = site::shared().casemate(&["ask", QUESTION, "--as", "ana"]).expect(0);
+    let alone = site::copy().casemate(&["ask", QUESTION, "--as", "ana"]).expect(0);
     let tier = over.tier("a");
     assert_eq!(citations(&over.ask().expect(0)), citations(&alone));
     over.site.ingest(&[site::passage("more", "More", "A tidal mill grinds at every ebb.")]);
@@ -308,7 +308,7 @@ fn engineering() -> Vec<serde_json::Value> {
         .collect()
 }
 
-const CANDIDATES: &str = "[candidates]\nceiling = \"internal\"\n[candidates.compartments.engineering]\nleakage = \"distances\"\nbeta = 1.5\ncount = 8\n\n";
+const CANDIDATES: &str = "[candidates]\nceiling = \"confidential\"\n[candidates.compartments.engineering]\nleakage = \"distances\"\nbeta = 1.5\ncount = 8\n\n";
 
 /// What candidate mode costs: whoever reads the database, and has the public model, tells which of the texts that he can think of are in
 /// it. The attack succeeds, which is why the mode is off.
@@ -395,7 +395,7 @@ fn candidate_mode_is_refused_for_state_secrets_without_an_index_above_its_ceilin
 
     let Some(over) = Over::new("store = \"unix:../a\"") else { return };
     let _tier = over.tier("a");
-    over.site.configure("[chain]", &format!("{}[chain]", CANDIDATES.replace("internal", "public")));
+    over.site.configure("[chain]", &format!("{}[chain]", CANDIDATES.replace("confidential", "public")));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("more.jsonl");
     fs::write(&path, site::passage("more", "More", "A tidal mill grinds at every ebb.").to_string()).unwrap();
