@@ -12,6 +12,7 @@
 mod chroma;
 mod config;
 mod error;
+mod hints;
 mod http;
 mod journaled;
 mod pool;

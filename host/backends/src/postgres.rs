@@ -11,13 +11,15 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use casemate_tier::{Dial, Endpoint};
-use casemate_vectors::{Batch, Database, Each, Entries, Feed, VectorsError};
+use casemate_types::CollectionName;
+use casemate_vectors::{Batch, Database, Each, Entries, Feed, Position, VectorsError};
 use futures_util::TryStreamExt;
 use tokio::runtime::Runtime;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls, Row};
 use zeroize::Zeroizing;
 
+use crate::hints;
 use crate::pool::{Lease, Pool};
 use crate::{BackendError, PostgresConfig};
 
@@ -110,7 +112,10 @@ impl Postgres {
     }
 
     /// Runs something to its end, from a thread that is none of the runtime's.
-    fn run<T>(&self, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, BackendError> {
+    pub(crate) fn run<T>(
+        &self,
+        work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, BackendError> {
         self.runtime.block_on(async {
             match tokio::time::timeout(PATIENCE, work).await {
                 Ok(done) => Ok(done?),
@@ -250,6 +255,14 @@ fn get(store: &Postgres, client: &Client, key: &[u8]) -> Result<Option<Vec<u8>>,
 }
 
 impl Database for Postgres {
+    const HINTS: bool = true;
+
+    fn nearest(&self, collection: &CollectionName, hint: &[f32], count: u32) -> Result<Vec<Position>, VectorsError> {
+        self.transaction(BEGIN_READ, "look up candidates", |open| {
+            hints::nearest(self, open.client, collection, hint, count).map_err(backend("look up candidates"))
+        })
+    }
+
     fn read<T>(&self, work: impl FnOnce(&dyn Entries) -> Result<T, VectorsError>) -> Result<T, VectorsError> {
         self.transaction(BEGIN_READ, "read the vector store", |open| work(open))
     }
@@ -261,7 +274,9 @@ impl Database for Postgres {
         self.transaction(BEGIN_WRITE, "write the vector store", |open| {
             let mut batch = Batch::default();
             let done = work(open, &mut batch)?;
-            open.write(batch).map_err(backend("write the vector store"))?;
+            let failed = backend("write the vector store");
+            hints::replace(self, open.client, batch.take_hints()).map_err(failed)?;
+            open.write(batch).map_err(failed)?;
             Ok(done)
         })
     }

@@ -173,6 +173,7 @@ mod tests {
             columns: BTreeMap::new(),
             centroids: BTreeMap::new(),
             worded: BTreeSet::new(),
+            hinted: BTreeSet::new(),
         };
         for (group, part) in (0..).zip(parts(members(), 4)) {
             let entry = GroupEntry { group, version: 1, count: 8, digest: Digest::of(b"") };

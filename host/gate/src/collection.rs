@@ -29,6 +29,9 @@ pub(crate) struct Manifest {
     /// Groups whose passages are found by words.
     #[serde(default)]
     pub(crate) worded: BTreeSet<u32>,
+    /// Groups whose perturbed vectors are in the store's index, in the version in force.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) hinted: BTreeSet<u32>,
 }
 
 /// A passage as it is sealed: with its vector, so that a score can be checked, and its place, so that none can be swapped.
@@ -69,6 +72,7 @@ impl Manifest {
         self.columns.remove(&group);
         self.centroids.remove(&group);
         self.worded.remove(&group);
+        self.hinted.remove(&group);
     }
 }
 

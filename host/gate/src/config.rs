@@ -39,6 +39,9 @@ pub struct SiteConfig {
     /// The inference tier, where it is not in this process.
     #[serde(default)]
     pub inference: Option<InferenceConfig>,
+    /// Compartments whose vectors show their distances to the store. None, unless it is asked for.
+    #[serde(default)]
+    pub candidates: Option<CandidatesConfig>,
     /// Which components decide and answer.
     pub chain: ChainConfig,
     /// Access rules; each has keys of its own.
@@ -220,6 +223,67 @@ impl InferenceConfig {
     }
 }
 
+/// Candidate mode: an index of the database over perturbed vectors says which groups are scored under encryption at all.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CandidatesConfig {
+    /// The highest label that a passage of such a compartment may have.
+    pub ceiling: Level,
+    /// The compartments.
+    pub compartments: BTreeMap<CompartmentName, CandidateRule>,
+}
+
+/// How a compartment's candidates are found, and what that gives away.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CandidateRule {
+    /// What shows. To be written out, so that nobody turns it on without having read it.
+    pub leakage: Leakage,
+    /// The strength of the noise, up to 4: distances that differ by less may compare otherwise.
+    #[serde(default = "beta")]
+    pub beta: f64,
+    /// Candidates that are asked for, 1 to 1,000.
+    #[serde(default = "candidate_count")]
+    pub count: u32,
+}
+
+/// What candidate mode gives away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Leakage {
+    /// Distances between all vectors of the compartment, and with them, to whoever knows the model, what the passages are about.
+    Distances,
+}
+
+fn beta() -> f64 {
+    1.0
+}
+
+fn candidate_count() -> u32 {
+    200
+}
+
+impl CandidatesConfig {
+    /// Why a site may not have it, if it may not.
+    fn refusal(&self, config: &SiteConfig) -> Option<String> {
+        if config.profile == Profile::Government {
+            return Some(
+                "[candidates] lets the store see distances between vectors; profile `government` refuses it".to_owned(),
+            );
+        }
+        if config.inference.is_none() {
+            return Some("[candidates] needs an index: a store in PostgreSQL behind [inference]".to_owned());
+        }
+        self.compartments.iter().find_map(|(name, rule)| {
+            if !config.compartments.contains_key(name) {
+                return Some(format!("[candidates] names `{name}`, which is no compartment"));
+            }
+            let sound = rule.beta.is_finite() && (0.0..=4.0).contains(&rule.beta) && (1..=1000).contains(&rule.count);
+            (!sound).then(|| format!("[candidates] of `{name}`: beta is 0 to 4, count 1 to 1000"))
+        })
+    }
+}
+
 /// One endpoint, or a list of them that is not empty.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "OneOrMore", into = "OneOrMore")]
@@ -397,6 +461,9 @@ impl SiteConfig {
         let text = std::fs::read_to_string(&path).map_err(|source| GateError::NoSite { path: path.clone(), source })?;
         let config: Self = toml::from_str(&text)
             .map_err(|error| GateError::Config { path: path.clone(), problem: error.to_string() })?;
+        if let Some(problem) = config.candidates.as_ref().and_then(|candidates| candidates.refusal(&config)) {
+            return Err(GateError::Config { path, problem });
+        }
         config.chain.check().map_err(|problem| GateError::Config { path, problem })?;
         Ok(config)
     }

@@ -100,6 +100,7 @@ impl Gate {
         for (name, documents) in by_compartment {
             let compartment = self.held(session, name)?;
             let user = &session.claims.user;
+            self.record_leakage(name)?;
             let what = format!("metadata of {} passages", documents.len());
             self.record_key_use_blocking(SiteKey::Metadata, "encrypt", user, &what)?;
             self.record_ingest("begun", name, documents.len(), 0, self.version_floor(name)?)?;
@@ -274,6 +275,7 @@ impl Gate {
                 columns: BTreeMap::new(),
                 centroids: BTreeMap::new(),
                 worded: BTreeSet::new(),
+                hinted: BTreeSet::new(),
             },
         };
         let mut replaced = BTreeSet::new();
@@ -464,6 +466,10 @@ impl Gate {
             });
             change.put_groups.push((group, record));
             manifest.columns.insert(group, Columns::of(&self.config, name, &members));
+            if let Some(hints) = self.hints(name, compartment, &members)? {
+                change.hints.push((group, hints));
+                manifest.hinted.insert(group);
+            }
             for (slot, (document, mut passage)) in members.into_iter().enumerate() {
                 passage.position = Position { group, slot: slot as u32 };
                 passage.version = version;

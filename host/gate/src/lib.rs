@@ -17,6 +17,7 @@
 
 mod activation;
 mod ask;
+mod candidates;
 mod chain;
 mod changes;
 mod classify;

@@ -150,6 +150,12 @@ impl Gate {
         let narrowed = self.narrow(name, compartment, manifest, sought.filter)?;
         let canaries = compartment.canaries(name);
         let groups = match sought.probes {
+            None if sought.filter.is_empty() => {
+                match self.candidate_groups(name, compartment, manifest, sought.vector)? {
+                    Some(groups) => Cow::Owned(groups),
+                    None => Cow::Borrowed(&manifest.groups.groups),
+                }
+            }
             None => Cow::Borrowed(&manifest.groups.groups),
             Some(probes) => Cow::Owned(
                 probed(manifest, sought.vector, probes)

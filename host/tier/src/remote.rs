@@ -313,6 +313,7 @@ impl Failure {
             }
             Self::Said(Failed::Duplicate(what)) => VectorsError::Duplicate { collection, what },
             Self::Said(Failed::TooLong) => VectorsError::TooLong { collection, what: "an entry" },
+            Self::Said(Failed::NoIndex) => VectorsError::NoIndex { collection },
             Self::Said(Failed::NotEmpty) => VectorsError::NotEmpty,
             Self::Said(Failed::VersionsExhausted) => VectorsError::VersionsExhausted { collection },
             other => VectorsError::Backend { action, source: Box::new(other.into_error()) },
@@ -456,6 +457,11 @@ impl VectorStore for Remote {
     ) -> Result<Vec<Position>, VectorsError> {
         let request = Request::Matching(collection.clone(), tokens.to_vec());
         self.ask("filter documents", collection, &request, kind!(Reply::Positions(positions) => positions))
+    }
+
+    fn nearest(&self, collection: &CollectionName, hint: &[f32], count: u32) -> Result<Vec<Position>, VectorsError> {
+        let request = Request::Nearest(collection.clone(), hint.to_vec(), count);
+        self.ask("look up candidates", collection, &request, kind!(Reply::Positions(positions) => positions))
     }
 
     fn collections(&self) -> Result<Vec<CollectionName>, VectorsError> {

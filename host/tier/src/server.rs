@@ -185,6 +185,7 @@ impl TierServer {
                 Reply::Documents(documents.map(|(position, document)| (position, *document.as_bytes())).collect())
             }
             Request::Matching(collection, tokens) => Reply::Positions(store.matching(&collection, &tokens)?),
+            Request::Nearest(collection, hint, count) => Reply::Positions(store.nearest(&collection, &hint, count)?),
             Request::Collections => Reply::Collections(store.collections()?),
             Request::DeleteCollection(collection) => {
                 store.delete_collection(&collection)?;

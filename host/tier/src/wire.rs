@@ -40,6 +40,7 @@ pub(crate) enum Request {
     DocumentAt(CollectionName, Position),
     Documents(CollectionName),
     Matching(CollectionName, Vec<(String, String)>),
+    Nearest(CollectionName, Vec<f32>, u32),
     Collections,
     DeleteCollection(CollectionName),
     Export,
@@ -107,6 +108,7 @@ pub(crate) struct Step {
     delete_groups: Vec<u32>,
     put_passages: Vec<([u8; 16], Passage)>,
     delete_passages: Vec<[u8; 16]>,
+    hints: Vec<(u32, Vec<Vec<f32>>)>,
     manifest: ByteBuf,
 }
 
@@ -121,6 +123,7 @@ pub(crate) enum Failed {
     TooLong,
     Import,
     NotEmpty,
+    NoIndex,
     VersionsExhausted,
     GroupAltered(u32),
     GroupMissing(u32),
@@ -177,6 +180,7 @@ impl From<Change> for Step {
             delete_groups: change.delete_groups,
             put_passages: passages.map(|(document, record)| (*document.as_bytes(), record.into())).collect(),
             delete_passages: change.delete_passages.iter().map(|document| *document.as_bytes()).collect(),
+            hints: change.hints,
             manifest: ByteBuf::from(change.manifest),
         }
     }
@@ -191,6 +195,7 @@ impl From<Step> for Change {
             delete_groups: step.delete_groups,
             put_passages: passages.map(|(id, passage)| (DocumentId::from_bytes(id), passage.into())).collect(),
             delete_passages: step.delete_passages.into_iter().map(DocumentId::from_bytes).collect(),
+            hints: step.hints,
             manifest: step.manifest.into_vec(),
         }
     }
@@ -212,6 +217,7 @@ impl From<VectorsError> for Failed {
             VectorsError::Duplicate { what, .. } => Self::Duplicate(what),
             VectorsError::TooLong { .. } => Self::TooLong,
             VectorsError::Import { .. } => Self::Import,
+            VectorsError::NoIndex { .. } => Self::NoIndex,
             VectorsError::NotEmpty => Self::NotEmpty,
             VectorsError::VersionsExhausted { .. } => Self::VersionsExhausted,
             other => Self::Refused(words(&other)),

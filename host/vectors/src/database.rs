@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::VectorsError;
+use casemate_types::CollectionName;
+
+use crate::{Position, VectorsError};
 
 /// One state of the map.
 pub trait Entries {
@@ -24,22 +26,41 @@ pub type Feed<'a> = dyn FnMut(&mut Each<'_>) -> Result<(), VectorsError> + 'a;
 
 /// Entries to put (a value) and to remove (none). Of several for one key the last counts.
 #[derive(Debug, Clone, Default)]
-pub struct Batch(BTreeMap<Vec<u8>, Option<Vec<u8>>>);
+pub struct Batch {
+    entries: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    hints: Vec<Hints>,
+}
+
+/// The hints of a group, or of all groups, replaced by others or by none.
+#[derive(Debug, Clone)]
+pub struct Hints {
+    /// The collection.
+    pub collection: CollectionName,
+    /// Which group; none stands for all.
+    pub group: Option<u32>,
+    /// A vector a slot.
+    pub vectors: Vec<Vec<f32>>,
+}
 
 impl Batch {
     /// Puts an entry.
     pub fn insert(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.0.insert(key, Some(value));
+        self.entries.insert(key, Some(value));
     }
 
     /// Removes an entry, if it is there.
     pub fn remove(&mut self, key: Vec<u8>) {
-        self.0.insert(key, None);
+        self.entries.insert(key, None);
     }
 
-    /// Whether it changes nothing.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Replaces hints. A database without [`Database::HINTS`] has none, and passes over this.
+    pub fn replace_hints(&mut self, hints: Hints) {
+        self.hints.push(hints);
+    }
+
+    /// The hints to replace, in this order.
+    pub fn take_hints(&mut self) -> Vec<Hints> {
+        std::mem::take(&mut self.hints)
     }
 }
 
@@ -48,7 +69,7 @@ impl IntoIterator for Batch {
     type IntoIter = std::collections::btree_map::IntoIter<Vec<u8>, Option<Vec<u8>>>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        self.entries.into_iter()
     }
 }
 
@@ -56,6 +77,9 @@ impl IntoIterator for Batch {
 ///
 /// Every method fails with [`VectorsError::Backend`] when the database does, and with what `work` fails with.
 pub trait Database: Send + Sync {
+    /// Whether it keeps hints and finds them again.
+    const HINTS: bool = false;
+
     /// Looks at one state of the map.
     fn read<T>(&self, work: impl FnOnce(&dyn Entries) -> Result<T, VectorsError>) -> Result<T, VectorsError>;
 
@@ -71,6 +95,15 @@ pub trait Database: Send + Sync {
     /// # Errors
     /// [`VectorsError::NotEmpty`].
     fn fill(&self, feed: &mut Feed<'_>) -> Result<(), VectorsError>;
+
+    /// As [`VectorStore::nearest`](crate::VectorStore::nearest).
+    ///
+    /// # Errors
+    /// [`VectorsError::NoIndex`] where there are no [hints](Self::HINTS).
+    fn nearest(&self, collection: &CollectionName, hint: &[f32], count: u32) -> Result<Vec<Position>, VectorsError> {
+        let _ = (hint, count);
+        Err(VectorsError::NoIndex { collection: collection.clone() })
+    }
 
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, VectorsError> {

@@ -3,7 +3,7 @@ use std::io::{Read, Write};
 
 use casemate_types::CollectionName;
 
-use crate::database::{Database, Entries};
+use crate::database::{Database, Entries, Hints};
 use crate::key::{self, Kind};
 use crate::{Change, DocumentId, GroupRecord, PassageRecord, Position, VectorStore, VectorsError, transfer};
 
@@ -42,6 +42,9 @@ impl<D: Database> VectorStore for EntryStore<D> {
 
     fn apply(&self, collection: &CollectionName, change: Change) -> Result<(), VectorsError> {
         check(collection, &change)?;
+        if !D::HINTS && !change.hints.is_empty() {
+            return Err(VectorsError::NoIndex { collection: collection.clone() });
+        }
         let version = change.version;
         let done = self.database.write(|entries, batch| {
             let head = key::prefix(Kind::Head, collection);
@@ -76,6 +79,12 @@ impl<D: Database> VectorStore for EntryStore<D> {
                 for token in &passage.metadata {
                     batch.insert(key::token(collection, token, passage.position), Vec::new());
                 }
+            }
+            let groups = change.delete_groups.iter().chain(change.put_groups.iter().map(|(group, _)| group));
+            for group in groups {
+                let mut hints = change.hints.iter().filter(|(of, _)| of == group);
+                let vectors = hints.next().map(|(_, vectors)| vectors.clone()).unwrap_or_default();
+                batch.replace_hints(Hints { collection: collection.clone(), group: Some(*group), vectors });
             }
             for group in change.delete_groups {
                 batch.remove(key::group(collection, group));
@@ -168,6 +177,10 @@ impl<D: Database> VectorStore for EntryStore<D> {
         Ok(found.into_iter().collect())
     }
 
+    fn nearest(&self, collection: &CollectionName, hint: &[f32], count: u32) -> Result<Vec<Position>, VectorsError> {
+        self.database.nearest(collection, hint, count)
+    }
+
     fn collections(&self) -> Result<Vec<CollectionName>, VectorsError> {
         let malformed = || VectorsError::Malformed { what: "a collection's key" };
         let keys = self.database.read(|entries| entries.keys(&[Kind::Head as u8]))?;
@@ -181,6 +194,7 @@ impl<D: Database> VectorStore for EntryStore<D> {
 
     fn delete_collection(&self, collection: &CollectionName) -> Result<(), VectorsError> {
         self.database.write(|entries, batch| {
+            batch.replace_hints(Hints { collection: collection.clone(), group: None, vectors: Vec::new() });
             for kind in Kind::CONTENT {
                 entries.keys(&key::prefix(kind, collection))?.into_iter().for_each(|key| batch.remove(key));
             }
@@ -239,6 +253,12 @@ fn check(collection: &CollectionName, change: &Change) -> Result<(), VectorsErro
     for group in change.delete_groups.iter().chain(change.put_groups.iter().map(|(group, _)| group)) {
         if !groups.insert(group) {
             return Err(duplicate(format!("group {group}")));
+        }
+    }
+    for (group, vectors) in &change.hints {
+        let documents = change.put_groups.iter().find(|(put, _)| put == group).map(|(_, record)| record.count as usize);
+        if documents != Some(vectors.len()) {
+            return Err(VectorsError::Malformed { what: "hints of a group" });
         }
     }
     if change.put_groups.iter().any(|(_, record)| record.ciphertext.len() > MAX_BLOB) {

@@ -35,6 +35,15 @@ pub enum VectorsError {
         /// The kind of record.
         what: &'static str,
     },
+    /// The back end cannot look up perturbed vectors.
+    #[error(
+        "candidates of collection `{collection}`: this store has no index over perturbed vectors; keep it in PostgreSQL with pgvector, \
+         or take the compartment out of [candidates]"
+    )]
+    NoIndex {
+        /// The collection.
+        collection: CollectionName,
+    },
     /// Import wants an empty store.
     #[error("import a store: this one already holds data; import into a new directory")]
     NotEmpty,

@@ -23,7 +23,7 @@ mod sled_store;
 mod store;
 mod transfer;
 
-pub use database::{Batch, Database, Each, Entries, Feed};
+pub use database::{Batch, Database, Each, Entries, Feed, Hints};
 pub use entry_store::EntryStore;
 pub use error::VectorsError;
 pub use key::scopes;

@@ -5,7 +5,7 @@ use casemate_types::CollectionName;
 use crate::{DocumentId, GroupRecord, PassageRecord, Position, VectorsError};
 
 /// One step of a collection from version to version: applied whole or not at all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Change {
     /// From [`VectorStore::reserve_version`].
     pub version: u64,
@@ -17,6 +17,9 @@ pub struct Change {
     pub put_passages: Vec<(DocumentId, PassageRecord)>,
     /// Passages to remove with their metadata; unknown ones are ignored.
     pub delete_passages: Vec<DocumentId>,
+    /// For groups among `put_groups`, where a site asked for it: a vector a slot, perturbed by the owner, by which
+    /// [`VectorStore::nearest`] finds them. Their distances show. Those of a group go when it is put without, or deleted.
+    pub hints: Vec<(u32, Vec<Vec<f32>>)>,
     /// The new manifest, sealed by the owner.
     pub manifest: Vec<u8>,
 }
@@ -66,6 +69,15 @@ pub trait VectorStore: Send + Sync {
     /// The positions whose documents carry all of `tokens` (field, value), ascending. No token: every position.
     fn matching(&self, collection: &CollectionName, tokens: &[(String, String)])
     -> Result<Vec<Position>, VectorsError>;
+
+    /// About `count` positions whose hints are near to `hint`, nearest first, by an index that may miss some.
+    ///
+    /// # Errors
+    /// [`VectorsError::NoIndex`] from a back end that has none.
+    fn nearest(&self, collection: &CollectionName, hint: &[f32], count: u32) -> Result<Vec<Position>, VectorsError> {
+        let _ = (hint, count);
+        Err(VectorsError::NoIndex { collection: collection.clone() })
+    }
 
     /// The collections that hold anything, by name.
     fn collections(&self) -> Result<Vec<CollectionName>, VectorsError>;

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use crate::{setup, shell};
 
-const PLUGINS: [&str; 4] = ["clearance", "disclosure", "librarian", "nearest"];
+const PLUGINS: [&str; 8] =
+    ["clearance", "clustered", "disclosure", "diverse", "filtered", "hybrid", "librarian", "nearest"];
 const WASM: &str = "wasm32-unknown-unknown";
 
 /// What was asked for.

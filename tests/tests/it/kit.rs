@@ -85,7 +85,7 @@ fn a_kit_builds_its_plugins_with_networking_cut_off_and_every_tampering_is_named
     let said = all(&installed);
     assert!(installed.status.success(), "{said}");
     assert!(said.contains("networking is cut off") && said.contains("signed by 2"), "{said}");
-    for plugin in ["clearance", "disclosure", "librarian", "nearest"] {
+    for plugin in ["clearance", "clustered", "disclosure", "diverse", "filtered", "hybrid", "librarian", "nearest"] {
         let module = build.path().join(format!("target/wasm32-unknown-unknown/plugin/{plugin}.wasm"));
         assert!(fs::read(module).unwrap().starts_with(b"\0asm"), "{plugin}");
     }

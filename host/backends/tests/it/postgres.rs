@@ -159,6 +159,60 @@ fn tokens_of_any_length_are_kept_apart() {
     assert_eq!(String::from_utf8_lossy(&left.stdout).trim(), "1", "only the version counter stays");
 }
 
+/// Perturbed vectors come and go with their groups, in the same transaction.
+#[test]
+fn hints_are_found_by_an_index_and_go_with_their_group() {
+    let Some(server) = Postgres::start() else { return };
+    server.create("hints");
+    let store = open(&server.config("hints"));
+    let (alpha, other) = (name("alpha"), name("other"));
+    assert_eq!(store.nearest(&alpha, &[1.0, 0.0], 5).unwrap(), []);
+    let put = |collection, group: u32, hints: &[[f32; 2]]| {
+        let version = store.reserve_version(collection).unwrap();
+        let mut change = rewrite(version, group + 1);
+        change.put_groups.retain(|(number, _)| *number == group);
+        change.put_groups[0].1.count = hints.len().max(1) as u32;
+        change.put_passages.clear();
+        if !hints.is_empty() {
+            change.hints = vec![(group, hints.iter().map(|hint| hint.to_vec()).collect())];
+        }
+        store.apply(collection, change).unwrap();
+    };
+    let nearest = |collection, hint: &[f32], count| -> Vec<(u32, u32)> {
+        let found = store.nearest(collection, hint, count).unwrap();
+        found.iter().map(|position| (position.group, position.slot)).collect()
+    };
+    put(&alpha, 0, &[[1.0, 0.0], [0.0, 1.0], [0.9, 0.2]]);
+    put(&alpha, 1, &[[1.1, 0.0]]);
+    put(&other, 0, &[[1.0, 0.0]]);
+    assert_eq!(nearest(&alpha, &[1.0, 0.01], 3), [(0, 0), (1, 0), (0, 2)]);
+    assert_eq!(nearest(&alpha, &[0.0, 2.0], 1), [(0, 1)]);
+    assert_eq!(nearest(&other, &[0.0, 2.0], 9), [(0, 0)]);
+    let plan = "SET enable_seqscan = off; EXPLAIN SELECT grp, slot FROM casemate_hints_1 WHERE collection = 'alpha' ORDER BY hint::vector(2) <-> '[1,0]' LIMIT 3";
+    let plan = String::from_utf8(server.sql("hints", plan).stdout).unwrap();
+    assert!(plan.contains("Index Scan using casemate_hints_"), "{plan}");
+    // A group that is put anew without hints has none.
+    put(&alpha, 0, &[]);
+    assert_eq!(nearest(&alpha, &[1.0, 0.0], 9), [(1, 0)]);
+    // More than the index looks at in one go, most of it gone.
+    for round in 0..5 {
+        let hints: Vec<[f32; 2]> = (0..200).map(|n| [n as f32, round as f32]).collect();
+        put(&alpha, 2, &hints);
+    }
+    assert_eq!(nearest(&alpha, &[100.2, 4.0], 150).len(), 150);
+    assert_eq!(nearest(&alpha, &[100.2, 4.0], 2), [(2, 100), (2, 101)]);
+    store.delete_collection(&alpha).unwrap();
+    assert_eq!(nearest(&alpha, &[1.0, 0.0], 9), []);
+    assert_eq!(nearest(&other, &[1.0, 0.0], 9), [(0, 0)]);
+
+    let folder = tempfile::tempdir().unwrap();
+    let sled = casemate_vectors::SledStore::open(folder.path()).unwrap();
+    let mut change = rewrite(sled.reserve_version(&alpha).unwrap(), 1);
+    change.hints = vec![(0, vec![vec![1.0, 0.0]])];
+    assert!(matches!(sled.apply(&alpha, change), Err(VectorsError::NoIndex { .. })));
+    assert!(matches!(sled.nearest(&alpha, &[1.0], 1), Err(VectorsError::NoIndex { .. })));
+}
+
 #[test]
 fn a_wrong_password_and_a_server_that_may_lose_changes_are_refused() {
     let Some(server) = Postgres::start() else { return };

@@ -117,13 +117,13 @@ END
 cd source || fail 1 "the kit has no sources"
 if [ "$what" = plugins ]; then
     cargo build --locked --offline --profile plugin --target wasm32-unknown-unknown \
-        -p casemate-sdk -p clearance -p disclosure -p librarian -p nearest || fail 1 "the plugins do not build"
+        -p casemate-sdk -p clearance -p clustered -p disclosure -p diverse -p filtered -p hybrid -p librarian -p nearest || fail 1 "the plugins do not build"
     echo "the plugins are built in $CARGO_TARGET_DIR/wasm32-unknown-unknown/plugin"
     exit 0
 fi
 cargo build --release --workspace --locked --offline || fail 1 "the host does not build"
 # What others built and signed is what the sources give here.
-for plugin in clearance disclosure librarian nearest; do
+for plugin in clearance clustered disclosure diverse filtered hybrid librarian nearest; do
     "$CARGO_TARGET_DIR/release/casemate" plugin rebuild "$kit/plugins/$plugin.wasm" "plugins/$plugin" ||
         fail 4 "the component of $plugin is not what its source gives"
 done
