@@ -38,7 +38,9 @@ impl Gate {
     /// [`GateError::Refused`] at a site whose profile asks for staged and approved changes, once it runs.
     pub async fn load_bundle(&self, raw: &[u8]) -> Result<(Verified, Generation), GateError> {
         let strict = matches!(self.config.profile, Profile::Enterprise | Profile::Government);
-        if strict {
+        // What is active already changes nothing: that is how a damaged file is put back.
+        let active = || self.standing().active.entries.values().any(|entry| entry.bundle_digest == Digest::of(raw));
+        if strict && !active() {
             let why = "this site takes changes that were staged and approved: casemate change receive";
             return Err(GateError::Refused(why.to_owned()));
         }

@@ -304,11 +304,12 @@ pub fn changes_of(dir: &Path) -> Result<Vec<ChangeLine>, GateError> {
     let scene = Scene::of(dir)?;
     let folders = fs::read_dir(dir.join(FOLDER)).into_iter().flatten().flatten();
     let contents = folders.filter_map(|entry| format!("sha256:{}", entry.file_name().to_str()?).parse().ok());
+    let unreadable: PluginName = "unreadable".parse().map_err(|_| GateError::Store("no name".to_owned()))?;
     let mut lines: Vec<ChangeLine> = contents
         .map(|content: Digest| {
             scene.line(content).unwrap_or_else(|error| ChangeLine {
                 change: content,
-                name: "unreadable".parse().unwrap_or_else(|_| unreachable!("it is a name")),
+                name: unreadable.clone(),
                 version: 0,
                 state: "received".to_owned(),
                 requester: scene.standing.requests.get(&content).cloned().unwrap_or_default(),
