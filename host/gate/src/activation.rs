@@ -2,7 +2,7 @@
 
 use casemate_audit::Event;
 use casemate_bundle::Verified;
-use casemate_change::{OrderError, SiteStore};
+use casemate_change::{ApprovalError, OrderError, SiteStore};
 use casemate_types::{Digest, Generation, PluginName, Profile};
 
 use crate::GateError;
@@ -44,13 +44,18 @@ impl Gate {
             let why = "this site takes changes that were staged and approved: casemate change receive";
             return Err(GateError::Refused(why.to_owned()));
         }
-        self.load_approved(raw).await
+        self.load_approved(raw, None).await
     }
 
-    /// As [`Gate::load_bundle`], for a change whose approvals were checked.
-    pub(crate) async fn load_approved(&self, raw: &[u8]) -> Result<(Verified, Generation), GateError> {
+    /// As [`Gate::load_bundle`], for a change whose approvals were checked against the generation `against`: another one that became
+    /// active meanwhile makes them stale.
+    pub(crate) async fn load_approved(
+        &self,
+        raw: &[u8],
+        against: Option<Generation>,
+    ) -> Result<(Verified, Generation), GateError> {
         let mut verified = None;
-        match self.verify_and_activate(raw, &mut verified).await {
+        match self.verify_and_activate(raw, against, &mut verified).await {
             Ok(done) => Ok(done),
             Err(error) => {
                 // Names and signers are recorded only where the signatures hold: anyone can write anything into a file.
@@ -74,6 +79,7 @@ impl Gate {
     async fn verify_and_activate(
         &self,
         raw: &[u8],
+        against: Option<Generation>,
         verified: &mut Option<(String, u64, Vec<String>)>,
     ) -> Result<(Verified, Generation), GateError> {
         let bundle = casemate_bundle::verify_any(raw, &self.trust()?, self.trusted_now())?;
@@ -82,6 +88,10 @@ impl Gate {
         // Compiled before anything is held: an order to stop does not wait for it.
         self.try_any(&bundle).await?;
         let _changing = self.changing.lock().await;
+        let now = self.standing().active.generation;
+        if let Some(then) = against.filter(|then| *then != now) {
+            return Err(ApprovalError::Stale { then, now }.into());
+        }
         if self.standing().revoked.contains(&bundle.bundle_digest()) {
             return Err(OrderError::Revoked { bundle: bundle.bundle_digest() }.into());
         }

@@ -509,7 +509,7 @@ impl Gate {
             let approvers = approved.approvers().to_vec();
             self.record_step("approved", &look.name, look.version, seen, approvers).await?;
         }
-        self.activate_approved(&look.bundle).await
+        self.activate_approved(&look.bundle, approved.seen().generation).await
     }
 
     /// Records a step of a change. The caller holds `changing`.

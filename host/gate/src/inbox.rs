@@ -141,8 +141,8 @@ impl Gate {
     }
 
     /// As [`Gate::activate`], for a change whose approvals were checked.
-    pub(crate) async fn activate_approved(&self, raw: &[u8]) -> Result<Activated, GateError> {
-        self.load_approved(raw).await.map(Activated::from)
+    pub(crate) async fn activate_approved(&self, raw: &[u8], against: Generation) -> Result<Activated, GateError> {
+        self.load_approved(raw, Some(against)).await.map(Activated::from)
     }
 
     /// Stages, shadows and activates the changes that the inbox asks for. Returns what was asked for, and what became of it.
