@@ -322,7 +322,7 @@ fn check_generation(
         return Err(format!("key `{key}` is made already"));
     }
     if matches!(class, KeyClass::Transport | KeyClass::SyncKekDestination | KeyClass::SyncKekSource | KeyClass::UserKek)
-        || matches!(class, KeyClass::CustodianShares | KeyClass::CustodianSigning)
+        || matches!(class, KeyClass::ApproverSigning | KeyClass::CustodianShares | KeyClass::CustodianSigning)
     {
         return Err(format!("keys of class {class} are not made by `generate`"));
     }

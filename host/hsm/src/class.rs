@@ -15,6 +15,8 @@ use nested::Nested;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeyClass {
+    /// ECDSA pair on P-256 with SHA-256 (FIPS 186-5): an approver's own token signs changes, where the token has no Ed25519.
+    ApproverSigning,
     /// AES-256, GCM: seals the site's records at rest.
     AtRest,
     /// Ed25519 pair (RFC 8032): signs audit checkpoints.
@@ -48,6 +50,7 @@ pub enum KeyClass {
 impl KeyClass {
     /// Every class.
     pub const ALL: &'static [Self] = &[
+        Self::ApproverSigning,
         Self::AtRest,
         Self::AuditSigning,
         Self::Compartment,
@@ -69,7 +72,7 @@ impl KeyClass {
     /// A pair belongs to one token. A compartment key has to stay extractable for its users' sakes, and no copy that comes in
     /// through a transport key may be.
     pub fn is_replicable(self) -> bool {
-        self.generation().is_some_and(|generation| !matches!(generation, Generation::Ed25519 | Generation::Rsa))
+        self.generation().is_some_and(|generation| matches!(generation, Generation::Secret(_)))
             && self != Self::Compartment
     }
 }
@@ -77,6 +80,7 @@ impl KeyClass {
 impl fmt::Display for KeyClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::ApproverSigning => "approver-signing",
             Self::AtRest => "at-rest",
             Self::AuditSigning => "audit-signing",
             Self::Compartment => "compartment",
@@ -126,6 +130,7 @@ impl Origin {
 /// How the token makes a key.
 pub(crate) enum Generation {
     Ed25519,
+    P256,
     Rsa,
     Secret(Mechanism<'static>),
 }
@@ -141,6 +146,9 @@ pub(crate) const RSA_EXPONENT: [u8; 3] = [1, 0, 1];
 
 /// edwards25519 as an object identifier (RFC 8410), then as the printable name of PKCS#11 3.0 for modules that want it.
 pub(crate) const EDWARDS25519: [&[u8]; 2] = [b"\x06\x03\x2b\x65\x70", b"\x13\x0cedwards25519"];
+
+/// prime256v1 as an object identifier (RFC 5480 section 2.1.1.1).
+pub(crate) const P256: &[u8] = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
 
 /// Attributes of one object: what the token must be told, and must then say of itself.
 pub(crate) struct Template {
@@ -174,6 +182,7 @@ impl KeyClass {
             Self::AuditSigning | Self::CustodianSigning => {
                 (ObjectClass::PRIVATE_KEY, KeyType::EC_EDWARDS, MechanismType::EDDSA)
             }
+            Self::ApproverSigning => (ObjectClass::PRIVATE_KEY, KeyType::EC, MechanismType::ECDSA),
             Self::AtRest | Self::Compartment => (ObjectClass::SECRET_KEY, KeyType::AES, MechanismType::AES_GCM),
             Self::CustodianShares | Self::Transport => {
                 (ObjectClass::PRIVATE_KEY, KeyType::RSA, MechanismType::RSA_PKCS_OAEP)
@@ -205,7 +214,7 @@ impl KeyClass {
             Attribute::Extractable(leaves),
             Attribute::Modifiable(false),
             Attribute::Decrypt(gcm || self == Self::CustodianShares),
-            Attribute::Sign(matches!(self, Self::AuditSigning | Self::CustodianSigning | Self::Token)),
+            Attribute::Sign(self.signs() || self == Self::Token),
             Attribute::Unwrap(both_ways || matches!(self, Self::SyncKekDestination | Self::Transport)),
             Attribute::Derive(self == Self::RbacMaster),
         ];
@@ -239,8 +248,11 @@ impl KeyClass {
 
     /// The public half's attributes.
     pub(crate) fn public_template(self, id: KeyId) -> Template {
-        let key_type =
-            if matches!(self, Self::CustodianShares | Self::Transport) { KeyType::RSA } else { KeyType::EC_EDWARDS };
+        let key_type = match self {
+            Self::CustodianShares | Self::Transport => KeyType::RSA,
+            Self::ApproverSigning => KeyType::EC,
+            _ => KeyType::EC_EDWARDS,
+        };
         let required = vec![
             Attribute::Class(ObjectClass::PUBLIC_KEY),
             Attribute::KeyType(key_type),
@@ -249,7 +261,7 @@ impl KeyClass {
             Attribute::Private(false),
             Attribute::Modifiable(false),
             Attribute::Encrypt(self == Self::CustodianShares),
-            Attribute::Verify(matches!(self, Self::AuditSigning | Self::CustodianSigning)),
+            Attribute::Verify(self.signs()),
             Attribute::VerifyRecover(false),
             Attribute::Wrap(self == Self::Transport),
             Attribute::Derive(false),
@@ -283,12 +295,17 @@ impl KeyClass {
     }
 
     pub(crate) fn is_pair(self) -> bool {
-        matches!(self, Self::AuditSigning | Self::CustodianShares | Self::CustodianSigning | Self::Transport)
+        self.signs() || matches!(self, Self::CustodianShares | Self::Transport)
+    }
+
+    fn signs(self) -> bool {
+        matches!(self, Self::ApproverSigning | Self::AuditSigning | Self::CustodianSigning)
     }
 
     /// How the token makes a key of this class; `None` for the half that exists only as a copy of the other.
     pub(crate) fn generation(self) -> Option<Generation> {
         Some(match self {
+            Self::ApproverSigning => Generation::P256,
             Self::AuditSigning | Self::CustodianSigning => Generation::Ed25519,
             Self::CustodianShares | Self::Transport => Generation::Rsa,
             Self::RbacMaster | Self::Token => Generation::Secret(Mechanism::GenericSecretKeyGen),

@@ -163,6 +163,7 @@ fn begin(session: &Session, class: KeyClass, handle: ObjectHandle) -> Result<boo
             session.encrypt_init(&Mechanism::AesGcm(GcmParams::new(&mut iv, &[], 128.into())?), handle)?;
         }
         KeyClass::Token => session.sign_init(&Mechanism::Sha256Hmac, handle)?,
+        KeyClass::ApproverSigning => session.sign_init(&Mechanism::Ecdsa, handle)?,
         KeyClass::AuditSigning | KeyClass::CustodianSigning => {
             session.sign_init(&Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure)), handle)?;
         }

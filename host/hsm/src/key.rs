@@ -82,6 +82,8 @@ pub struct KeyRef {
 pub(crate) enum PublicHalf {
     /// The 32 bytes of RFC 8032 section 5.1.5.
     Ed25519([u8; 32]),
+    /// The uncompressed point of SEC 1 section 2.3.3.
+    P256([u8; 65]),
     /// The modulus, big-endian without leading zeroes; the exponent is always 65,537.
     Rsa(Vec<u8>),
 }

@@ -234,7 +234,7 @@ impl Keyring {
     ) -> Result<(ObjectHandle, KeyRef), HsmError> {
         let generation = class.generation().ok_or(HsmError::NeedsTwoTokens { class })?;
         let key = match generation {
-            Generation::Ed25519 | Generation::Rsa => self.generate_pair(class, id, label),
+            Generation::Ed25519 | Generation::P256 | Generation::Rsa => self.generate_pair(class, id, label),
             Generation::Secret(mechanism) => self.generate_secret(class, id, label, origin, &mechanism),
         };
         let made = key.and_then(|(handle, public)| {

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, UnparsedPublicKey};
 use cryptoki::error::{Error as Pkcs11Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::MechanismType;
@@ -36,6 +36,15 @@ impl Keyring {
     pub fn sign(&self, key: &Key, message: &[u8]) -> Result<[u8; 64], HsmError> {
         let handle = key.handle_for(&self.sessions, "sign", &[KeyClass::AuditSigning, KeyClass::CustodianSigning])?;
         self.sign_with(handle, message)
+    }
+
+    /// Signs with ECDSA on P-256 over SHA-256 (FIPS 186-5): `r` and `s`, 32 bytes each, big-endian (PKCS#11 3.1 section 6.3.1).
+    ///
+    /// # Errors
+    /// [`HsmError::WrongClass`], or as the module answers.
+    pub fn sign_p256(&self, key: &Key, message: &[u8]) -> Result<[u8; 64], HsmError> {
+        let handle = key.handle_for(&self.sessions, "sign", &[KeyClass::ApproverSigning])?;
+        self.sign_p256_with(handle, message)
     }
 
     /// HMAC-SHA-256 (FIPS 198-1).
@@ -306,6 +315,14 @@ impl Keyring {
                 let purpose: &[u8] = if class == KeyClass::AuditSigning { b"" } else { b"custodian signing" };
                 digest(&SHA256, &[purpose, public].concat()).as_ref().to_vec()
             }
+            KeyClass::ApproverSigning => {
+                let Some(PublicHalf::P256(point)) = public else { return Err(strange) };
+                let signature = self.sign_p256_with(handle, MESSAGE)?;
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
+                    .verify(MESSAGE, &signature)
+                    .map_err(|_| strange)?;
+                digest(&SHA256, point).as_ref().to_vec()
+            }
             KeyClass::CustodianShares | KeyClass::Transport => {
                 let Some(PublicHalf::Rsa(modulus)) = public else { return Err(strange) };
                 if class == KeyClass::Transport {
@@ -337,6 +354,13 @@ impl Keyring {
     fn sign_with(&self, handle: ObjectHandle, message: &[u8]) -> Result<[u8; 64], HsmError> {
         let mechanism = Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure));
         let signature = self.sessions.with("sign", |session| session.sign(&mechanism, handle, message))?;
+        signature.try_into().map_err(|_| HsmError::StrangeAnswer { action: "sign" })
+    }
+
+    /// The digest is computed here: SoftHSM2 has no mechanism that hashes and signs.
+    fn sign_p256_with(&self, handle: ObjectHandle, message: &[u8]) -> Result<[u8; 64], HsmError> {
+        let hash = digest(&SHA256, message);
+        let signature = self.sessions.with("sign", |session| session.sign(&Mechanism::Ecdsa, handle, hash.as_ref()))?;
         signature.try_into().map_err(|_| HsmError::StrangeAnswer { action: "sign" })
     }
 

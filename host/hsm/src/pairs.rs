@@ -5,7 +5,7 @@ use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 use cryptoki::types::Ulong;
 
-use crate::class::{EDWARDS25519, Generation, RSA_BITS, RSA_EXPONENT};
+use crate::class::{EDWARDS25519, Generation, P256, RSA_BITS, RSA_EXPONENT};
 use crate::key::PublicHalf;
 use crate::keyring::with_fallback;
 use crate::oaep::{RSA_BYTES, spki_from_modulus};
@@ -14,7 +14,7 @@ use crate::{HsmError, Key, KeyClass, KeyId, Keyring, OaepHash, Origin};
 const READ: &str = "read a public key";
 
 impl Keyring {
-    /// The public half of a signing pair: 32 bytes (RFC 8032 section 5.1.5).
+    /// The public half of an Ed25519 pair: 32 bytes (RFC 8032 section 5.1.5).
     ///
     /// # Errors
     /// [`HsmError::WrongClass`] for a key without one.
@@ -26,15 +26,30 @@ impl Keyring {
         }
     }
 
-    /// The public half of any pair as SubjectPublicKeyInfo, DER (RFC 8410 section 4, RFC 3279 section 2.3.1).
+    /// The public half of a pair on P-256: the uncompressed point, 65 bytes (SEC 1 section 2.3.3).
+    ///
+    /// # Errors
+    /// [`HsmError::WrongClass`] for a key without one.
+    pub fn public_point(&self, key: &Key) -> Result<[u8; 65], HsmError> {
+        key.handle_for(&self.sessions, READ, &[KeyClass::ApproverSigning])?;
+        match &key.public {
+            Some(PublicHalf::P256(point)) => Ok(*point),
+            _ => Err(HsmError::WrongClass { action: READ, class: key.class() }),
+        }
+    }
+
+    /// The public half of any pair as SubjectPublicKeyInfo, DER (RFC 8410 section 4, RFC 5480 section 2, RFC 3279 section 2.3.1).
     ///
     /// # Errors
     /// [`HsmError::WrongClass`] for a key without one.
     pub fn public_key_der(&self, key: &Key) -> Result<Vec<u8>, HsmError> {
         const ED25519: &[u8] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
+        const ON_P256: &[u8] = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01";
+        const BIT_STRING: &[u8] = b"\x03\x42\x00";
         key.handle_for(&self.sessions, READ, &[key.class()])?;
         match &key.public {
             Some(PublicHalf::Ed25519(public)) => Ok([ED25519, public].concat()),
+            Some(PublicHalf::P256(point)) => Ok([ON_P256, P256, BIT_STRING, point].concat()),
             Some(PublicHalf::Rsa(modulus)) => Ok(spki_from_modulus(modulus)),
             None => Err(HsmError::WrongClass { action: READ, class: key.class() }),
         }
@@ -86,6 +101,9 @@ impl Keyring {
                 let exponent = Attribute::PublicExponent(RSA_EXPONENT.to_vec());
                 return generate(session, &Mechanism::RsaPkcsKeyPairGen, &[size, exponent]);
             }
+            if matches!(class.generation(), Some(Generation::P256)) {
+                return generate(session, &Mechanism::EccKeyPairGen, &[Attribute::EcParams(P256.to_vec())]);
+            }
             let on_curve = |curve: &[u8]| {
                 generate(session, &Mechanism::EccEdwardsKeyPairGen, &[Attribute::EcParams(curve.to_vec())])
             };
@@ -98,21 +116,26 @@ impl Keyring {
     }
 
     pub(crate) fn read_public_half(&self, class: KeyClass, public: ObjectHandle) -> Result<PublicHalf, HsmError> {
-        if matches!(class.generation(), Some(Generation::Rsa)) {
-            self.read_modulus(public).map(PublicHalf::Rsa)
-        } else {
-            self.read_point(public).map(PublicHalf::Ed25519)
+        match class.generation() {
+            Some(Generation::Rsa) => self.read_modulus(public).map(PublicHalf::Rsa),
+            Some(Generation::P256) => self.read_point(public).map(PublicHalf::P256),
+            _ => self.read_point(public).map(PublicHalf::Ed25519),
         }
     }
 
-    /// `CKA_EC_POINT`: raw, or as the DER OCTET STRING of PKCS#11 2.40.
-    fn read_point(&self, public: ObjectHandle) -> Result<[u8; 32], HsmError> {
+    /// `CKA_EC_POINT` of `N` bytes: raw, or as the DER OCTET STRING of PKCS#11 2.40.
+    fn read_point<const N: usize>(&self, public: ObjectHandle) -> Result<[u8; N], HsmError> {
+        let strange = HsmError::StrangeAnswer { action: READ };
         let found = self.sessions.with(READ, |session| session.get_attributes(public, &[AttributeType::EcPoint]))?;
-        let point = match found.as_slice() {
-            [Attribute::EcPoint(point)] => point.strip_prefix(&[0x04, 0x20]).unwrap_or(point),
-            _ => return Err(HsmError::StrangeAnswer { action: READ }),
-        };
-        point.try_into().map_err(|_| HsmError::StrangeAnswer { action: READ })
+        match found.as_slice() {
+            [Attribute::EcPoint(point)] => match point.as_slice() {
+                [0x04, length, rest @ ..] if usize::from(*length) == N && rest.len() == N => rest,
+                raw => raw,
+            }
+            .try_into()
+            .map_err(|_| strange),
+            _ => Err(strange),
+        }
     }
 
     /// The modulus, of the one size and with the one exponent that are in use here.

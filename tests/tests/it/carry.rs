@@ -219,21 +219,23 @@ fn with_secret(site: &Site, arguments: &[&str], secret: &Path) -> site::Ended {
 }
 
 /// Dee's key is made in a token, comes in by a new root, and signs there.
-fn an_approver_signs_in_a_token(module: &str, variable: &str, folder: &Path) {
+fn an_approver_signs_in_a_token(module: &str, variable: &str, folder: &Path, algorithm: &str) {
     let site = site::bare();
-    let path = |name: &str| folder.join(name);
+    fs::create_dir(folder.join(algorithm)).unwrap();
+    let path = |name: &str| folder.join(algorithm).join(name);
     let (pin, officer) = (path("pin"), path("officer"));
     fs::write(&pin, "the pin of dee").unwrap();
     fs::write(&officer, "the pin of the officer").unwrap();
-    let token = ["--module", module, "--module-env", variable, "--label", "dee"];
+    let token = ["--module", module, "--module-env", variable, "--label", algorithm];
     let pins = ["--pin-file", text(&pin), "--so-pin-file", text(&officer)];
     site.casemate(&[&["hsm", "init-token"], &token[..], &pins].concat()).expect(0);
 
     let key = path("dee.key");
     let new = ["bundle", "key", "dee", "--out", text(&key), "--passphrase-fd", "3"];
-    let token = ["--token", module, "--module-env", variable, "--token-label", "dee"];
-    let made = with_secret(&site, &[new.as_slice(), &token].concat(), &pin).expect(0);
-    assert_eq!(made["algorithm"], "ed25519");
+    let token = ["--token", module, "--module-env", variable, "--token-label", algorithm];
+    let kind: &[&str] = if algorithm == "ecdsa-p256" { &["--p256"] } else { &[] };
+    let made = with_secret(&site, &[new.as_slice(), &token, kind].concat(), &pin).expect(0);
+    assert_eq!(made["algorithm"], algorithm);
     let public = made["key"].as_str().unwrap();
     let file = fs::read_to_string(&key).unwrap();
     assert!(!file.contains("pin") && !file.contains("pkcs8"), "nothing secret: {file}");
@@ -261,7 +263,7 @@ fn an_approver_signs_in_a_token(module: &str, variable: &str, folder: &Path) {
     let refused = with_secret(&site, &sign, &wrong);
     assert!(refused.code != 0 && refused.text.contains("the PIN is wrong"), "{}", refused.text);
     let lost = path("lost.key");
-    fs::write(&lost, file.replace("\"label\": \"dee\"", "\"label\": \"eve\"")).unwrap();
+    fs::write(&lost, file.replace(&format!("\"label\": \"{algorithm}\""), "\"label\": \"eve\"")).unwrap();
     let elsewhere = ["bundle", "sign", text(&bundle), "--key", text(&lost), "--passphrase-fd", "3"];
     let refused = with_secret(&site, &elsewhere, &pin);
     assert!(refused.code != 0 && refused.text.contains("eve"), "{}", refused.text);
@@ -277,9 +279,13 @@ fn an_approver_signs_with_a_key_that_an_own_token_keeps() {
     let folder = tempfile::tempdir().unwrap();
     let configuration = folder.path().join("tokens.conf");
     let storage = folder.path().join("token.sql");
-    fs::write(&configuration, format!("[[slots]]\nslot = 1\ndbtype = \"sqlite\"\ndbargs = {storage:?}\n")).unwrap();
+    let slot = |number, storage| format!("[[slots]]\nslot = {number}\ndbtype = \"sqlite\"\ndbargs = {storage:?}\n");
+    let second = folder.path().join("second.sql");
+    fs::write(&configuration, slot(1, &storage) + &slot(2, &second)).unwrap();
     let variable = format!("KRYOPTIC_CONF={}", text(&configuration));
-    an_approver_signs_in_a_token("embedded", &variable, folder.path());
+    for algorithm in ["ed25519", "ecdsa-p256"] {
+        an_approver_signs_in_a_token("embedded", &variable, folder.path(), algorithm);
+    }
 }
 
 #[test]
@@ -294,5 +300,7 @@ fn an_approver_signs_with_a_key_in_softhsm() {
     let lines = format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", text(&objects));
     fs::write(&configuration, lines).unwrap();
     let variable = format!("SOFTHSM2_CONF={}", text(&configuration));
-    an_approver_signs_in_a_token("/usr/lib/softhsm/libsofthsm2.so", &variable, folder.path());
+    for algorithm in ["ed25519", "ecdsa-p256"] {
+        an_approver_signs_in_a_token("/usr/lib/softhsm/libsofthsm2.so", &variable, folder.path(), algorithm);
+    }
 }

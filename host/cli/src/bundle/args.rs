@@ -85,7 +85,7 @@ pub struct NewKeyOptions {
     #[arg(long)]
     pub out: PathBuf,
     /// ECDSA on P-256 instead of Ed25519.
-    #[arg(long, conflicts_with = "token")]
+    #[arg(long)]
     pub p256: bool,
     /// Make the key in the approver's own token, behind this PKCS#11 module; `embedded` for the software token beside this program.
     #[arg(long, value_name = "MODULE", requires = "token_label")]

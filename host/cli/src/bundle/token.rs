@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use casemate_attest::SignerError;
+use casemate_attest::{SignerError, ecdsa_der};
 use casemate_bundle::{ApproverKey, PublicKey, Signer};
 use casemate_hsm::{HsmError, Key, KeyClass, KeyRef, Keyring, Module, Pin};
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ struct Token {
     key: KeyRef,
 }
 
-/// Makes an Ed25519 key in the token and writes the file that finds it again. Nothing secret leaves the token.
+/// Makes a key in the token, Ed25519 or on P-256, and writes the file that finds it again. Nothing secret leaves the token.
 pub fn new_key(options: &NewKeyOptions, module: &Path, label: &str) -> Result<ApproverKey, Failure> {
     let module = if module == Path::new("embedded") { init::embedded_module()? } else { module.to_owned() };
     let variables = options.module_env.iter().map(|text| environment::pair(text)).collect::<Result<_, _>>()?;
@@ -45,7 +45,8 @@ pub fn new_key(options: &NewKeyOptions, module: &Path, label: &str) -> Result<Ap
         .open(&options.out)
         .map_err(|error| Failure::caused_by(format!("cannot create {}", options.out.display()), &error))?;
     let keyring = log_in(&module, &variables, label, options.passphrase_fd)?;
-    let made = keyring.generate(KeyClass::CustodianSigning, "approver").map_err(|error| failed(&error))?;
+    let class = if options.p256 { KeyClass::ApproverSigning } else { KeyClass::CustodianSigning };
+    let made = keyring.generate(class, "approver").map_err(|error| failed(&error))?;
     let key = held(&options.name, keyring, &made)?;
     let token = Token { module, environment: variables, label: label.to_owned(), key: made };
     let text = serde_json::to_vec_pretty(&TokenKeyFile { name: options.name.clone(), token });
@@ -77,7 +78,11 @@ fn log_in(
 
 fn held(name: &str, keyring: Arc<Keyring>, key: &KeyRef) -> Result<ApproverKey, Failure> {
     let key = keyring.find(key).map_err(|error| failed(&error))?;
-    let public = PublicKey::Ed25519(keyring.public_key(&key).map_err(|error| failed(&error))?);
+    let public = match key.class() {
+        KeyClass::ApproverSigning => keyring.public_point(&key).map(PublicKey::EcdsaP256),
+        _ => keyring.public_key(&key).map(PublicKey::Ed25519),
+    };
+    let public = public.map_err(|error| failed(&error))?;
     Ok(ApproverKey::held(name, InToken { keyring, key, public })?)
 }
 
@@ -93,8 +98,11 @@ impl Signer for InToken {
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignerError> {
-        let signature = self.keyring.sign(&self.key, message);
-        Ok(signature.map_err(|error| SignerError(Box::new(error)))?.to_vec())
+        let signature = match self.public {
+            PublicKey::EcdsaP256(_) => self.keyring.sign_p256(&self.key, message).map(|fixed| ecdsa_der(&fixed)),
+            PublicKey::Ed25519(_) => self.keyring.sign(&self.key, message).map(|signature| signature.to_vec()),
+        };
+        signature.map_err(|error| SignerError(Box::new(error)))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, UnparsedPublicKey};
 use casemate_hsm::{Ff1, HsmError, Key, KeyClass, Keyring, OaepHash, encrypt_share};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType};
@@ -12,6 +12,7 @@ use crate::fixture::{Fixture, LABEL};
 crate::list![
     a_wrong_class_never_reaches_the_token,
     a_signature_verifies_elsewhere,
+    a_p256_signature_verifies_elsewhere,
     a_share_opens_at_its_custodian_only,
     a_share_key_is_no_other_oracle,
     a_master_derives_by_label_and_context,
@@ -44,6 +45,8 @@ fn a_wrong_class_never_reaches_the_token(fixture: &Fixture) {
     let operations: Vec<Operation<'_>> = vec![
         ("public key", Box::new(|key| ring.public_key(key).map(drop)), SIGNING),
         ("sign", Box::new(|key| ring.sign(key, b"m").map(drop)), SIGNING),
+        ("public point", Box::new(|key| ring.public_point(key).map(drop)), &[KeyClass::ApproverSigning]),
+        ("sign on P-256", Box::new(|key| ring.sign_p256(key, b"m").map(drop)), &[KeyClass::ApproverSigning]),
         ("decrypt a share", Box::new(|key| decrypt_own(ring, key)), &[KeyClass::CustodianShares]),
         ("derive", Box::new(|key| ring.derive(key, b"role", b"").map(drop)), &[KeyClass::RbacMaster]),
         ("address", Box::new(|key| ring.transport_key(key).map(drop)), &[KeyClass::Transport]),
@@ -167,6 +170,19 @@ fn a_signature_verifies_elsewhere(fixture: &Fixture) {
     for class in [KeyClass::AuditSigning, KeyClass::CustodianSigning] {
         signature_verifies(fixture, &fixture.key(class));
     }
+}
+
+fn a_p256_signature_verifies_elsewhere(fixture: &Fixture) {
+    let key = fixture.key(KeyClass::ApproverSigning);
+    let verifier = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, fixture.ring.public_point(&key).unwrap());
+    for message in [b"".as_slice(), b"a bundle", &[7; 10_000]] {
+        let signature = fixture.ring.sign_p256(&key, message).unwrap();
+        verifier.verify(message, &signature).unwrap();
+        assert!(verifier.verify(b"another bundle", &signature).is_err());
+    }
+    let der = fixture.ring.public_key_der(&key).unwrap();
+    let parsed = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &der).unwrap();
+    parsed.verify_sig(b"m", &fixture.ring.sign_p256(&key, b"m").unwrap()).unwrap();
 }
 
 fn signature_verifies(fixture: &Fixture, key: &Key) {
