@@ -274,7 +274,7 @@ impl Gate {
             let secrets = self.keyring.random(SECRETS)?;
             let sealed_secrets = self.keyring.seal(&key, compartment_aad(name).as_bytes(), &secrets)?;
             office.state.compartments.insert(name.clone(), CompartmentState { key: reference.clone(), sealed_secrets });
-            office.state.doomed.retain(|doomed| *doomed != reference);
+            office.state.doomed.retain(|doomed| doomed.id != reference.id);
             office.commit()?;
             Ok(())
         })?;
@@ -553,14 +553,15 @@ impl Office<'_> {
 
     /// Commits the state with the new wrapping key, then destroys the old one.
     pub(crate) fn commit_epoch(&mut self, Epoch { old, new }: Epoch) -> Result<(), GateError> {
-        self.state.doomed.retain(|doomed| *doomed != new);
+        self.state.doomed.retain(|doomed| doomed.id != new.id);
         self.state.doomed.push(old);
         self.state.keys.insert(SiteKey::UserKekWrapping, new);
         self.commit()?;
         self.destroy_doomed()
     }
 
-    /// Generates a key in the token. Until it is part of a committed state, the committed one says that it is to be destroyed.
+    /// Generates a key in the token. Before it is made, and until it is part of a committed state, the committed one says that what
+    /// answers to its identifier is to be destroyed.
     pub(crate) fn generate(&mut self, class: KeyClass, label: &str) -> Result<(KeyRef, VaultKey), GateError> {
         self.generate_version(class, label, 1)
     }
@@ -572,11 +573,12 @@ impl Office<'_> {
         version: u32,
     ) -> Result<(KeyRef, VaultKey), GateError> {
         let keyring = &self.gate.keyring;
-        let reference = keyring.generate_version(class, label, version)?;
-        self.state.doomed.push(reference.clone());
+        let announced = keyring.announce(class, label)?;
+        self.state.doomed.push(announced.clone());
         let mut committed = (*self.gate.state()).clone();
-        committed.doomed.push(reference.clone());
+        committed.doomed.push(announced.clone());
         self.gate.commit_state(committed)?;
+        let reference = keyring.make(&announced, version)?;
         self.record(&reference, "generate", None, None, "ok")?;
         let key = keyring.find(&reference)?;
         Ok((reference, key))
@@ -590,6 +592,14 @@ impl Office<'_> {
         }
         for reference in std::mem::take(&mut self.state.doomed) {
             self.record(&reference, "destroy", None, None, "begun")?;
+            if reference.is_announced() {
+                let result = match self.gate.keyring.clear(&reference)? {
+                    0 => "ok: it was never made".to_owned(),
+                    found => format!("ok: {found} objects of a birth that was cut off"),
+                };
+                self.record(&reference, "destroy", None, None, &result)?;
+                continue;
+            }
             let result = match self.gate.keyring.find(&reference) {
                 Ok(key) => format!("ok: {}", self.gate.keyring.destroy(key)?),
                 Err(HsmError::KeyMissing { .. }) => "ok: it was gone".to_owned(),

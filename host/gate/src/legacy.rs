@@ -70,7 +70,7 @@ impl Gate {
         office.ask(officer, Operation::Generate, &Wanted { class, name, ..Wanted::default() })?;
         let (reference, _) = office.generate(KeyClass::FpeFf3, &label)?;
         office.state.keys.insert(SiteKey::Legacy, reference.clone());
-        office.state.doomed.retain(|doomed| *doomed != reference);
+        office.state.doomed.retain(|doomed| doomed.id != reference.id);
         office.commit()?;
         office.record(&reference, "legacy-key", None, None, "ok: made, and off")?;
         Ok(reference)

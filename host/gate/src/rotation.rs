@@ -102,15 +102,29 @@ fn in_force(dir: &Path, held: &KeyRef) -> Result<bool, GateError> {
 }
 
 fn next_key(dir: &Path, keyring: &Vault) -> Result<KeyRef, GateError> {
-    if let Some(key) = read_next(dir)? {
-        return Ok(key);
-    }
-    let path = dir.join(NEXT);
-    let key = keyring.generate(KeyClass::AuditSigning, "site/audit")?;
-    let bytes = serde_json::to_vec(&key)
-        .map_err(|error| GateError::Config { path: path.clone(), problem: error.to_string() })?;
-    write_private(&path, &bytes)?;
+    let announced = match read_next(dir)? {
+        // Cut off while it was made.
+        Some(announced) if announced.is_announced() => {
+            keyring.clear(&announced)?;
+            announced
+        }
+        Some(key) => return Ok(key),
+        None => {
+            let announced = keyring.announce(KeyClass::AuditSigning, "site/audit")?;
+            write_next(dir, &announced)?;
+            announced
+        }
+    };
+    let key = keyring.make(&announced, 1)?;
+    write_next(dir, &key)?;
     Ok(key)
+}
+
+fn write_next(dir: &Path, key: &KeyRef) -> Result<(), GateError> {
+    let path = dir.join(NEXT);
+    let bytes = serde_json::to_vec(key)
+        .map_err(|error| GateError::Config { path: path.clone(), problem: error.to_string() })?;
+    write_private(&path, &bytes)
 }
 
 fn read_next(dir: &Path) -> Result<Option<KeyRef>, GateError> {

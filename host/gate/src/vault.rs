@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use casemate_hsm::pair::{Manifest, ManifestKey, ManifestSigner, SignedManifest};
 use casemate_hsm::{
-    BatchReport, Destruction, Ff1, Ff1Value, HsmError, Key, KeyClass, KeyRef, Keyring, Login, Module, Origin,
+    BatchReport, Destruction, Ff1, Ff1Value, HsmError, Key, KeyClass, KeyId, KeyRef, Keyring, Login, Module, Origin,
     OverlapFf1, Pair, PairEvent, PairKek, PairKey, PairMember, PairOptions, PairStatus, Role, WrappedKek,
 };
 use serde::{Deserialize, Serialize};
@@ -178,25 +178,58 @@ impl Vault {
     /// # Errors
     /// As [`Keyring::generate`]; [`HsmError::PairIncomplete`] while a token that would hold the key is down.
     pub fn generate(&self, class: KeyClass, label: &str) -> Result<KeyRef, GateError> {
-        self.generate_version(class, label, 1)
+        self.make(&self.announce(class, label)?, 1)
     }
 
-    /// As [`Vault::generate`], for a key's next version.
+    /// Draws the identifier of a key that is to be made. Written down before [`Vault::make`], it lets [`Vault::clear`] find what a process
+    /// that was killed in between has made.
+    ///
+    /// # Errors
+    /// As [`Keyring::random`].
+    pub fn announce(&self, class: KeyClass, label: &str) -> Result<KeyRef, GateError> {
+        let mut id = [0; 16];
+        id.copy_from_slice(&self.random(16)?);
+        Ok(KeyRef::announced(KeyId::from_random(id), class, label))
+    }
+
+    /// As [`Vault::generate`], for the given version of a key that was announced.
     ///
     /// # Errors
     /// As [`Vault::generate`].
-    pub fn generate_version(&self, class: KeyClass, label: &str, version: u32) -> Result<KeyRef, GateError> {
+    pub fn make(&self, announced: &KeyRef, version: u32) -> Result<KeyRef, GateError> {
+        let KeyRef { id, class, label, .. } = announced;
+        let (id, class) = (*id, *class);
         let two = match &self.0 {
-            Tokens::One(ring) => return Ok(ring.generate(class, label)?),
+            Tokens::One(ring) => return Ok(ring.generate_announced(id, class, label)?),
             Tokens::Two(two) => two,
         };
         if !class.is_replicable() {
-            return Ok(two.pair.keyring_at(Role::Primary, |ring| ring.generate(class, label))?);
+            return Ok(two.pair.keyring_at(Role::Primary, |ring| ring.generate_announced(id, class, label))?);
         }
         let transports = two.file().transports.clone();
-        let key = two.pair.replicate(&transports, class, label)?;
+        let key = two.pair.replicate(&transports, id, class, label)?;
         two.next_manifest(|keys| keys.push(ManifestKey::new(&key, version)))?;
         Ok(key)
+    }
+
+    /// Destroys whatever was made of a key that was announced and never taken up. Returns how many objects there were.
+    ///
+    /// # Errors
+    /// [`HsmError::PairIncomplete`] while a token that may hold it is down, or as the tokens answer.
+    pub fn clear(&self, announced: &KeyRef) -> Result<usize, GateError> {
+        let id = announced.id;
+        let two = match &self.0 {
+            Tokens::One(ring) => return Ok(ring.clear(id)?),
+            Tokens::Two(two) => two,
+        };
+        if !announced.class.is_replicable() {
+            return Ok(two.pair.keyring_at(Role::Primary, |ring| ring.clear(id))?);
+        }
+        two.pair.complete()?;
+        if two.pair.lists(id) {
+            two.next_manifest(|keys| keys.retain(|held| held.id != id))?;
+        }
+        Ok(two.pair.clear_unlisted(id)?)
     }
 
     /// Destroys a key wherever it is, with the proofs in one line.

@@ -159,7 +159,7 @@ impl Gate {
             let record = office.record(&next, "rotation-notice", Some(version.into()), None, "given")?;
             let notice = Notice { statement: approved.digest(), from: self.now()?, record, next: next.clone() };
             office.state.versions.entry(key).or_default().notice(notice.clone())?;
-            office.state.doomed.retain(|doomed| *doomed != next);
+            office.state.doomed.retain(|doomed| doomed.id != next.id);
             office.commit()?;
             Ok((next, version, notice))
         })
@@ -439,7 +439,7 @@ impl Office<'_> {
             self.state.sealed_site_secrets = keyring.seal(&keyring.find(&next)?, SITE_AAD, &secrets)?;
             versions.counted(0)?;
         }
-        self.state.doomed.retain(|doomed| *doomed != next);
+        self.state.doomed.retain(|doomed| doomed.id != next.id);
         // A key that was made during a notice which an emergency overtook.
         self.state.doomed.extend(overtaken.filter(|overtaken| *overtaken != next));
         self.state.keys.insert(key, next);

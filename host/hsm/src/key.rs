@@ -77,6 +77,19 @@ pub struct KeyRef {
     pub origin: Origin,
 }
 
+impl KeyRef {
+    /// A key that is about to be made: its identifier is drawn, and it has no check value yet. Written down before the token is asked, it
+    /// lets whoever comes after a process that was killed find what that one made.
+    pub fn announced(id: KeyId, class: KeyClass, label: &str) -> Self {
+        Self { id, class, check: String::new(), label: label.to_owned(), origin: Origin::Generated }
+    }
+
+    /// Whether this announces a key, which may have been made or not.
+    pub fn is_announced(&self) -> bool {
+        self.check.is_empty()
+    }
+}
+
 /// The public half of a pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PublicHalf {

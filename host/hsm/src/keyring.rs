@@ -82,6 +82,50 @@ impl Keyring {
         Ok(reference)
     }
 
+    /// As [`Keyring::generate`], under an identifier that was drawn and written down before ([`KeyRef::announced`]).
+    ///
+    /// # Errors
+    /// [`HsmError::KeyTwin`] when something answers to the identifier already; as [`Keyring::generate`].
+    pub fn generate_announced(&self, id: KeyId, class: KeyClass, label: &str) -> Result<KeyRef, HsmError> {
+        if matches!(class, KeyClass::SyncKekDestination | KeyClass::SyncKekSource) {
+            return Err(HsmError::NeedsTwoTokens { class });
+        }
+        self.require_unused(id)?;
+        self.require_mechanism(class)?;
+        let (_, reference) = self.generate_with_id(id, class, label, Origin::Generated)?;
+        self.remember(&reference);
+        Ok(reference)
+    }
+
+    /// A fresh, random `CKA_ID`.
+    ///
+    /// # Errors
+    /// As the module answers.
+    pub fn draw_id(&self) -> Result<KeyId, HsmError> {
+        let mut id = [0; 16];
+        id.copy_from_slice(&self.random(16)?);
+        Ok(KeyId::from_random(id))
+    }
+
+    /// Destroys whatever answers to an identifier that was announced and belongs to no key: what a process that was killed while it made
+    /// the key left. Returns how many objects there were.
+    ///
+    /// # Errors
+    /// As the module answers.
+    pub fn clear(&self, id: KeyId) -> Result<usize, HsmError> {
+        self.forget(id);
+        let found = self.objects(id)?.len();
+        self.destroy_objects(id)?;
+        Ok(found)
+    }
+
+    pub(crate) fn require_unused(&self, id: KeyId) -> Result<(), HsmError> {
+        match self.objects(id)?.len() {
+            0 => Ok(()),
+            count => Err(HsmError::KeyTwin { count, id }),
+        }
+    }
+
     /// Finds a key by its `CKA_ID`, and checks that it is alone, has its class's attributes and its check value.
     ///
     /// # Errors
@@ -215,13 +259,18 @@ impl Keyring {
         label: &str,
         origin: Origin,
     ) -> Result<(ObjectHandle, KeyRef), HsmError> {
-        if let Some(mechanism) = class.needs()
-            && !self.sessions.has_mechanism(mechanism)?
-        {
-            return Err(HsmError::MechanismMissing { class, mechanism: mechanism.to_string() });
-        }
+        self.require_mechanism(class)?;
         let id = self.draw_id()?;
         self.generate_with_id(id, class, label, origin)
+    }
+
+    fn require_mechanism(&self, class: KeyClass) -> Result<(), HsmError> {
+        match class.needs() {
+            Some(mechanism) if !self.sessions.has_mechanism(mechanism)? => {
+                Err(HsmError::MechanismMissing { class, mechanism: mechanism.to_string() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// As [`Keyring::generate_as`], under an identifier that was drawn before. The token has the class's mechanism.
@@ -246,13 +295,6 @@ impl Keyring {
             drop(self.destroy_objects(id));
         }
         made
-    }
-
-    /// A fresh `CKA_ID`.
-    pub(crate) fn draw_id(&self) -> Result<KeyId, HsmError> {
-        let mut id = [0; 16];
-        id.copy_from_slice(&self.random(16)?);
-        Ok(KeyId::from_random(id))
     }
 
     fn generate_secret(

@@ -146,13 +146,21 @@ impl Keyring {
     /// # Errors
     /// [`HsmError::NotReplicable`] for a class of which each token has keys of its own; otherwise as [`Keyring::generate`].
     pub fn birth(&self, class: KeyClass, label: &str) -> Result<BirthKey, HsmError> {
+        self.birth_announced(self.draw_id()?, class, label)
+    }
+
+    /// As [`Keyring::birth`], for copies under an identifier that was drawn and written down before ([`KeyRef::announced`]).
+    ///
+    /// # Errors
+    /// As [`Keyring::birth`].
+    pub fn birth_announced(&self, id: KeyId, class: KeyClass, label: &str) -> Result<BirthKey, HsmError> {
         if !class.is_replicable() {
             return Err(HsmError::NotReplicable { class });
         }
         let (handle, reference) = self.generate_as(class, label, Origin::Birth)?;
         let sessions = Arc::clone(&self.sessions);
         let key = Key { handle, public: None, reference, session_object: true, sessions };
-        Ok(BirthKey { key, id: self.draw_id()? })
+        Ok(BirthKey { key, id })
     }
 
     /// Wraps a new key for the token with this transport key: RSA-OAEP (RFC 8017), 384 bytes.

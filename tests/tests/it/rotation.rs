@@ -325,9 +325,7 @@ fn re_encryption_that_is_killed_loses_nothing_and_is_finished_by_the_next() {
 #[test]
 fn steps_that_are_killed_leave_one_version_in_force_and_no_stray_key() {
     let office = Office::new();
-    let objects =
-        |office: &Office| office.desk.site.casemate(&["keys", "list"]).expect(0)["token-objects"].as_u64().unwrap();
-    let before = objects(&office);
+    let before = objects(&office.desk.site);
     for (round, milliseconds) in [60, 120, 180, 240, 320, 400].into_iter().enumerate() {
         let status = office.status("mask");
         let next = status["version"].as_u64().unwrap() + 1;
@@ -353,7 +351,108 @@ fn steps_that_are_killed_leave_one_version_in_force_and_no_stray_key() {
         }
     }
     let versions = office.status("mask")["version"].as_u64().unwrap();
-    assert_eq!(objects(&office), before + versions - 1, "every version that was put in force, and nothing else");
+    assert_eq!(
+        objects(&office.desk.site),
+        before + versions - 1,
+        "every version that was put in force, and nothing else"
+    );
+}
+
+/// Kills an order before each of its durable steps, in a copy of the site each time; `after` looks at what is left. Returns the steps.
+fn kill_at_every_step(site: &Site, order: &[&str], after: impl Fn(&Site, &str)) -> Vec<String> {
+    let mut steps = Vec::new();
+    loop {
+        let site = site.copy();
+        let pulled = plug::pull(&site, order, "rename unlink fdatasync", steps.len() + 1);
+        if !pulled.killed {
+            return steps;
+        }
+        steps.push(pulled.step);
+        let told = format!("killed at step {}: {steps:?}", steps.len());
+        after(&site, &told);
+        site.casemate(&["audit", "verify"]).expect(0);
+    }
+}
+
+fn objects(site: &Site) -> u64 {
+    site.casemate(&["keys", "list"]).expect(0)["token-objects"].as_u64().unwrap()
+}
+
+fn status_of(site: &Site, key: &str) -> Value {
+    let status = site.casemate(&["keys", "rotate", "status"]).expect(0);
+    status.as_array().unwrap().iter().find(|line| line["key"] == key).unwrap().clone()
+}
+
+/// Every step of a rotation at once is the last one of a process, once: the old version is in force or the new one, whole, and the token
+/// holds no key that the site does not know.
+fn an_emergency_killed_at_every_step(office: &Office) {
+    let before = objects(&office.desk.site);
+    let status = office.status("mask");
+    let more = " --reason key-suspected:test";
+    let statement = office.statement("at-once.json", "rotate-emergency", &status["reference"], 2, more, &["ana", "bo"]);
+    let order = ["keys", "rotate", "emergency", "mask", "--statement", &statement];
+    let steps = kill_at_every_step(&office.desk.site, &order, |site, told| {
+        let mut version = status_of(site, "mask")["version"].as_u64().unwrap();
+        assert!(version == 1 || version == 2, "{told}");
+        assert_eq!(objects(site), before + version - 1, "{told}");
+        if version == 1 {
+            let again = site.casemate(&order);
+            assert!(again.code == 0 || again.text.contains("used before"), "{told}: {}", again.text);
+            version += u64::from(again.code == 0);
+        }
+        let after = status_of(site, "mask");
+        assert_eq!((after["version"].as_u64(), objects(site)), (Some(version), before + version - 1), "{told}");
+        if version == 2 {
+            // The version in force does its work, and the old one can go.
+            site.casemate(&["keys", "rotate", "reencrypt", "mask"]).expect(0);
+            assert_eq!(status_of(site, "mask")["older"][0]["stage"], "re-encrypted", "{told}");
+        }
+    });
+    // Before the state, before its floor, and inside the token.
+    for step in ["rename /state.json", "rename /state.floor", "fdatasync", "unlink"] {
+        assert!(steps.iter().any(|pulled| pulled.contains(step)), "no kill before {step}: {steps:?}");
+    }
+}
+
+#[test]
+fn kill_9_at_every_step_of_a_rotation_leaves_one_version_and_no_stray_key() {
+    an_emergency_killed_at_every_step(&Office::of(site::fresh()));
+}
+
+#[test]
+fn kill_9_at_every_step_of_a_rotation_in_a_pair_leaves_one_version_and_no_stray_key() {
+    an_emergency_killed_at_every_step(&Office::of(site::bare_pair("embedded")));
+}
+
+#[test]
+fn kill_9_at_every_step_of_a_notice_leaves_a_proposal_or_the_whole_notice() {
+    let office = Office::of(site::fresh());
+    office.rotate("propose mask").expect(0);
+    let before = objects(&office.desk.site);
+    let reference = &office.status("mask")["reference"];
+    let statement = office.statement("notice.json", "rotate", reference, 2, " --reason yearly", &["ana", "bo"]);
+    let order = ["keys", "rotate", "notice", "mask", "--statement", &statement];
+    kill_at_every_step(&office.desk.site, &order, |site, told| {
+        let ahead = status_of(site, "mask")["ahead"].clone();
+        let made = u64::from(ahead.get("noticed").is_some());
+        assert!(made == 1 || ahead.get("proposed").is_some(), "{told}: {ahead}");
+        assert_eq!(objects(site), before + made, "{told}");
+        site.casemate(&["keys", "rotate", "withdraw", "mask"]).expect(0);
+        assert_eq!(objects(site), before, "{told}");
+    });
+}
+
+#[test]
+fn kill_9_at_every_step_of_a_change_of_the_logs_key_is_finished_by_the_same_command() {
+    let site = site::fresh();
+    let before = objects(&site);
+    let order = ["audit", "rotate-key"];
+    let steps = kill_at_every_step(&site, &order, |site, told| {
+        let done = site.casemate(&order);
+        assert_eq!(done.code, 0, "{told}: {}", done.text);
+        assert_eq!(objects(site), before, "{told}");
+    });
+    assert!(steps.iter().any(|step| step.contains("rename /log.next-key")), "{steps:?}");
 }
 
 /// Every step of a version's destruction is the last one of a process, once; then custodians sign that it is gone.
@@ -367,7 +466,6 @@ fn kill_9_at_every_step_of_a_versions_destruction_is_finished_by_the_same_comman
     let statement =
         office.statement("destroy.json", "destroy", &older["reference"], 1, " --reason retired", &["ana", "bo"]);
     let order = ["keys", "destroy", "mask@1", "--statement", &statement];
-    let objects = |site: &Site| site.casemate(&["keys", "list"]).expect(0)["token-objects"].as_u64().unwrap();
     let before = objects(&office.desk.site);
     let (mut steps, mut at, mut spent) = (Vec::new(), 0, 0);
     loop {

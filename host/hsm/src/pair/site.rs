@@ -20,8 +20,20 @@ pub fn replicate(
     class: KeyClass,
     label: &str,
 ) -> Result<KeyRef, HsmError> {
+    replicate_announced(rings, transports, rings[0].draw_id()?, class, label)
+}
+
+/// As [`replicate`], under an identifier that was drawn and written down before ([`KeyRef::announced`]).
+fn replicate_announced(
+    rings: [&Keyring; 2],
+    transports: [&Key; 2],
+    id: KeyId,
+    class: KeyClass,
+    label: &str,
+) -> Result<KeyRef, HsmError> {
     let [first, second] = rings;
-    let birth = first.birth(class, label)?;
+    rings.into_iter().try_for_each(|ring| ring.require_unused(id))?;
+    let birth = first.birth_announced(id, class, label)?;
     let reference = birth.reference();
     let admit = |ring: &Keyring, transport: &Key| {
         let package = first.wrap_for(&birth, &ring.transport_key(transport)?)?;
@@ -44,15 +56,22 @@ pub fn replicate(
 }
 
 impl Pair {
-    /// As [`replicate`], in the pair's tokens. The next manifest has to list the key before it can be used.
+    /// As [`replicate`], in the pair's tokens, under an identifier that was drawn and written down before ([`KeyRef::announced`]). The next
+    /// manifest has to list the key before it can be used.
     ///
     /// # Errors
-    /// [`HsmError::PairIncomplete`]; as [`replicate`].
-    pub fn replicate(&self, transports: &[KeyRef; 2], class: KeyClass, label: &str) -> Result<KeyRef, HsmError> {
+    /// [`HsmError::PairIncomplete`]; [`HsmError::KeyTwin`] when something answers to the identifier already; as [`replicate`].
+    pub fn replicate(
+        &self,
+        transports: &[KeyRef; 2],
+        id: KeyId,
+        class: KeyClass,
+        label: &str,
+    ) -> Result<KeyRef, HsmError> {
         let [primary, backup] = self.both()?;
         let [to_primary, to_backup] = transports;
         let keys = [primary.own(to_primary)?, backup.own(to_backup)?];
-        replicate([&primary.keyring, &backup.keyring], [&keys[0], &keys[1]], class, label)
+        replicate_announced([&primary.keyring, &backup.keyring], [&keys[0], &keys[1]], id, class, label)
     }
 
     /// Destroys a key that the manifest in force no longer lists, in both tokens, and proves it in each; a token that has it no more
@@ -75,6 +94,19 @@ impl Pair {
         };
         let [primary, backup] = self.both()?;
         Ok([destroy(&primary)?, destroy(&backup)?])
+    }
+
+    /// As [`Keyring::clear`], in both tokens. The manifest in force does not list the identifier.
+    ///
+    /// # Errors
+    /// [`HsmError::PairIncomplete`]; as [`Keyring::clear`].
+    pub fn clear_unlisted(&self, id: KeyId) -> Result<usize, HsmError> {
+        let clear = |live: &Arc<Live>| {
+            live.release(id);
+            live.keyring.clear(id)
+        };
+        let [primary, backup] = self.both()?;
+        Ok(clear(&primary)? + clear(&backup)?)
     }
 
     /// Whether the manifest in force lists a key.
