@@ -44,7 +44,7 @@ impl Standing {
     /// Errors: [`OrderError::Replayed`], [`OrderError::NotStopped`], [`OrderError::NeverActive`], [`OrderError::Stale`],
     /// [`OrderError::Revoked`].
     pub fn check(&self, signed: &SignedOrder) -> Result<(), OrderError> {
-        if self.orders.contains(&signed.digest()) {
+        if self.orders.contains(&signed.digest()) && !self.cut_off(signed.order()) {
             return Err(OrderError::Replayed);
         }
         match signed.order() {
@@ -63,6 +63,14 @@ impl Standing {
                     None => Err(OrderError::NeverActive { name: name.clone(), bundle: *to }),
                 }
             }
+        }
+    }
+
+    /// Whether the order was recorded, and not carried out before the process ended: it may be given again.
+    fn cut_off(&self, order: &Order) -> bool {
+        match order {
+            Order::Rollback { name, to, .. } => self.pending.as_ref() == Some(&(name.clone(), *to)),
+            _ => false,
         }
     }
 

@@ -25,6 +25,7 @@ mod guest;
 mod handmade;
 mod hostile;
 mod ingest;
+mod killed;
 mod kit;
 mod legacy;
 mod lockdown;

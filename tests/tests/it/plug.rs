@@ -44,3 +44,20 @@ pub fn pull(site: &Site, arguments: &[&str], calls: &str, at: usize) -> Pulled {
     let step = step.replace(text(&fs::canonicalize(&site.dir).unwrap()), "").replace(text(&site.dir), "");
     Pulled { killed, step }
 }
+
+/// Kills an order before each of its durable steps, in a copy of the site each time; `after` looks at what is left, and the log has to
+/// verify. Returns the steps.
+pub fn at_every_step(site: &Site, order: &[&str], after: impl Fn(&Site, &str)) -> Vec<String> {
+    let mut steps = Vec::new();
+    loop {
+        let site = site.copy();
+        let pulled = pull(&site, order, "rename unlink fdatasync", steps.len() + 1);
+        if !pulled.killed {
+            return steps;
+        }
+        steps.push(pulled.step);
+        let told = format!("killed at step {}: {steps:?}", steps.len());
+        after(&site, &told);
+        site.casemate(&["audit", "verify"]).expect(0);
+    }
+}

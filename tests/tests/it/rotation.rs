@@ -358,22 +358,6 @@ fn steps_that_are_killed_leave_one_version_in_force_and_no_stray_key() {
     );
 }
 
-/// Kills an order before each of its durable steps, in a copy of the site each time; `after` looks at what is left. Returns the steps.
-fn kill_at_every_step(site: &Site, order: &[&str], after: impl Fn(&Site, &str)) -> Vec<String> {
-    let mut steps = Vec::new();
-    loop {
-        let site = site.copy();
-        let pulled = plug::pull(&site, order, "rename unlink fdatasync", steps.len() + 1);
-        if !pulled.killed {
-            return steps;
-        }
-        steps.push(pulled.step);
-        let told = format!("killed at step {}: {steps:?}", steps.len());
-        after(&site, &told);
-        site.casemate(&["audit", "verify"]).expect(0);
-    }
-}
-
 fn objects(site: &Site) -> u64 {
     site.casemate(&["keys", "list"]).expect(0)["token-objects"].as_u64().unwrap()
 }
@@ -391,7 +375,7 @@ fn an_emergency_killed_at_every_step(office: &Office) {
     let more = " --reason key-suspected:test";
     let statement = office.statement("at-once.json", "rotate-emergency", &status["reference"], 2, more, &["ana", "bo"]);
     let order = ["keys", "rotate", "emergency", "mask", "--statement", &statement];
-    let steps = kill_at_every_step(&office.desk.site, &order, |site, told| {
+    let steps = plug::at_every_step(&office.desk.site, &order, |site, told| {
         let mut version = status_of(site, "mask")["version"].as_u64().unwrap();
         assert!(version == 1 || version == 2, "{told}");
         assert_eq!(objects(site), before + version - 1, "{told}");
@@ -432,7 +416,7 @@ fn kill_9_at_every_step_of_a_notice_leaves_a_proposal_or_the_whole_notice() {
     let reference = &office.status("mask")["reference"];
     let statement = office.statement("notice.json", "rotate", reference, 2, " --reason yearly", &["ana", "bo"]);
     let order = ["keys", "rotate", "notice", "mask", "--statement", &statement];
-    kill_at_every_step(&office.desk.site, &order, |site, told| {
+    plug::at_every_step(&office.desk.site, &order, |site, told| {
         let ahead = status_of(site, "mask")["ahead"].clone();
         let made = u64::from(ahead.get("noticed").is_some());
         assert!(made == 1 || ahead.get("proposed").is_some(), "{told}: {ahead}");
@@ -447,7 +431,7 @@ fn kill_9_at_every_step_of_a_change_of_the_logs_key_is_finished_by_the_same_comm
     let site = site::fresh();
     let before = objects(&site);
     let order = ["audit", "rotate-key"];
-    let steps = kill_at_every_step(&site, &order, |site, told| {
+    let steps = plug::at_every_step(&site, &order, |site, told| {
         let done = site.casemate(&order);
         assert_eq!(done.code, 0, "{told}: {}", done.text);
         assert_eq!(objects(site), before, "{told}");

@@ -11,16 +11,16 @@ use crate::site::{self, Ended, Site, text};
 
 const UNVERIFIED: i32 = 4;
 const QUESTION: &str = "How do I book a room?";
-const PAYROLL: &str = "Who is on the payroll?";
+pub const PAYROLL: &str = "Who is on the payroll?";
 /// Ana and Bo approve, so carla asks.
-const CARLA: &str = "carla";
+pub const CARLA: &str = "carla";
 
-fn key(site: &Site, name: &str) -> String {
+pub fn key(site: &Site, name: &str) -> String {
     text(&site.dir.join(format!("approvers/{name}.key"))).to_owned()
 }
 
 /// `clearance` with other settings, as a bundle of a later version that ana and bo signed.
-fn clearance(site: &Site, folder: &Path, settings: &Value, version: u64) -> PathBuf {
+pub fn clearance(site: &Site, folder: &Path, settings: &Value, version: u64) -> PathBuf {
     let source = folder.join(format!("clearance-{version}"));
     fs::create_dir(&source).unwrap();
     fs::copy(root().join("plugins/clearance/manifest.toml"), source.join("manifest.toml")).unwrap();
@@ -38,7 +38,7 @@ fn clearance(site: &Site, folder: &Path, settings: &Value, version: u64) -> Path
 }
 
 /// What the clearance of this project is set to.
-fn settings() -> Value {
+pub fn settings() -> Value {
     serde_json::from_str(&fs::read_to_string(root().join("plugins/clearance/settings.json")).unwrap()).unwrap()
 }
 
@@ -54,22 +54,22 @@ fn asked(folder: &Path) -> Site {
     site
 }
 
-fn receive(site: &Site, bundle: &Path, user: &str) -> Ended {
+pub fn receive(site: &Site, bundle: &Path, user: &str) -> Ended {
     site.casemate(&["change", "receive", text(bundle), "--as", user])
 }
 
 #[track_caller]
-fn received(site: &Site, bundle: &Path) -> String {
+pub fn received(site: &Site, bundle: &Path) -> String {
     let line = receive(site, bundle, CARLA).expect(0);
     assert_eq!((&line["state"], &line["requester"]), (&json!("verified"), &json!(CARLA)));
     line["change"].as_str().unwrap().to_owned()
 }
 
-fn show(site: &Site, change: &str) -> Value {
+pub fn show(site: &Site, change: &str) -> Value {
     site.casemate(&["change", "show", change]).expect(0)
 }
 
-fn approve(site: &Site, change: &str, who: &str, reasons: &[String]) -> Ended {
+pub fn approve(site: &Site, change: &str, who: &str, reasons: &[String]) -> Ended {
     let seen = show(site, change)["approve"].as_str().unwrap_or("sha256:").to_owned();
     let key = key(site, who);
     let mut arguments = vec!["change", "approve", change, "--seen", &seen, "--key", &key];

@@ -171,3 +171,21 @@ fn orders_count_once_and_only_for_what_is_there() {
     standing.revoke(Digest::of(b"one"), Digest::of(b"order"));
     assert!(matches!(standing.check(&verified(rollback("two", "one"))), Err(OrderError::Revoked { .. })));
 }
+
+#[test]
+fn a_rollback_that_was_cut_off_is_finished_by_the_same_order_and_only_once() {
+    let World { ana, bo, trust, .. } = world();
+    let mut standing = Standing::default();
+    standing.activated(&name(), 1, Digest::of(b"one"), Generation(1));
+    standing.activated(&name(), 2, Digest::of(b"two"), Generation(2));
+    let order = signed(rollback("two", "one"), &[ana, bo]).verify("here", trust, Timestamp::now()).unwrap();
+    standing.check(&order).unwrap();
+    // Recorded, and not done.
+    standing.ordered(name(), Digest::of(b"one"), order.digest());
+    standing.check(&order).unwrap();
+    // Done, and then another version: the order brings nothing back again.
+    standing.activated(&name(), 1, Digest::of(b"one"), Generation(3));
+    assert!(matches!(standing.check(&order), Err(OrderError::Replayed)));
+    standing.activated(&name(), 2, Digest::of(b"two"), Generation(4));
+    assert!(matches!(standing.check(&order), Err(OrderError::Replayed)));
+}
