@@ -65,6 +65,14 @@ impl Fixture {
         self.casemate(&["plugin", "load", bundle.to_str().unwrap()]);
     }
 
+    /// As [`Fixture::load`]; returns the seconds that the activation took.
+    pub fn cold(&self, plugin: &str) -> f64 {
+        let bundle = self.bundle(&root().join("plugins").join(plugin), plugin);
+        let started = std::time::Instant::now();
+        self.casemate(&["plugin", "load", bundle.to_str().unwrap()]);
+        started.elapsed().as_secs_f64()
+    }
+
     fn bundle(&self, dir: &Path, name: &str) -> PathBuf {
         let bundle = self.folder.path().join(format!("{name}.casemate"));
         let path = bundle.to_str().unwrap();

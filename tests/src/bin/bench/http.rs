@@ -81,7 +81,8 @@ async fn empty_server() -> String {
     address
 }
 
-fn serve(fixture: &Fixture) -> (Child, String) {
+/// A server of the site, and its address.
+pub fn serve(fixture: &Fixture) -> (Child, String) {
     let mut server = Command::new(program())
         .arg("--site")
         .arg(&fixture.site)

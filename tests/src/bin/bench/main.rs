@@ -1,4 +1,4 @@
-//! `cargo xtask bench [decision | search | fpe | audit | audit-large | bundle | http | replay] [--json]`: every figure beside a named baseline of the same run.
+//! `cargo xtask bench [decision | search | fpe | audit | audit-large | bundle | change | http | replay] [--json]`: every figure beside a named baseline of the same run.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +9,7 @@
 
 mod audit;
 mod bundle;
+mod change;
 mod decision;
 mod fixture;
 mod fpe_token;
@@ -27,12 +28,13 @@ type Bench = (&'static str, fn(&mut Report));
 /// Run by name only: they take minutes, or gigabytes.
 const BY_NAME: [Bench; 1] = [("audit-large", audit::large)];
 
-const ALL: [Bench; 7] = [
+const ALL: [Bench; 8] = [
     ("decision", decision::run),
     ("search", search::run),
     ("fpe", fpe_token::run),
     ("audit", audit::run),
     ("bundle", bundle::run),
+    ("change", change::run),
     ("http", http::run),
     ("replay", replay::run),
 ];
@@ -46,7 +48,7 @@ fn main() -> ExitCode {
     let named: Vec<&String> = arguments.iter().filter(|argument| *argument != "--json").collect();
     if let Some(unknown) = named.iter().find(|name| !ALL.iter().chain(&BY_NAME).any(|(bench, _)| bench == **name)) {
         eprintln!(
-            "error: no benchmark `{unknown}`; there are decision, search, fpe, audit, audit-large, bundle, http and replay"
+            "error: no benchmark `{unknown}`; there are decision, search, fpe, audit, audit-large, bundle, change, http and replay"
         );
         return ExitCode::from(2);
     }
