@@ -231,6 +231,25 @@ fn altered_recordings_reports_and_bundles_are_refused_by_name() {
 }
 
 /// Two sites under one root of trust, media between them, and a server that answers throughout.
+/// A policy that a team begins with `plugin new`, gives its settings, builds, and has ana and bo sign. Its name is that of a plugin of the
+/// site, so that its version is a later one.
+fn new_plugin(site: &Site, folder: &Path) -> PathBuf {
+    let run = |arguments: &[&str]| {
+        let mut command = site.command(arguments);
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skeleton");
+        let output = command.current_dir(folder).env("CARGO_TARGET_DIR", target).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(&["plugin", "new", "clearance", "--sdk", text(&root().join("sdk-guest"))]);
+    fs::write(folder.join("clearance/settings.json"), r#"{"word":"room"}"#).unwrap();
+    run(&["bundle", "build", "clearance", "--bundle-version", "70000000001"]);
+    let bundle = folder.join("clearance.casemate");
+    for approver in ["ana", "bo"] {
+        site.casemate(&["bundle", "sign", text(&bundle), "--key", &key(site, approver)]).expect(0);
+    }
+    bundle
+}
+
 #[test]
 fn from_a_new_plugin_to_its_rollback_across_the_air_gap() {
     let folder = tempfile::tempdir().unwrap();
@@ -239,17 +258,13 @@ fn from_a_new_plugin_to_its_rollback_across_the_air_gap() {
     // The building site: the same approvers, nothing active.
     let building = site::bare();
     let deployed = Served::of(asked(folder.path()));
-    let mut other = settings();
-    other["blocked-topics"] = json!(["room"]);
-    let work = folder.path().join("work");
-    fs::create_dir(&work).unwrap();
-    fs::copy(clearance(&building, &work, &other, 70_000_000_001), media.join("clearance.casemate")).unwrap();
+    fs::copy(new_plugin(&building, folder.path()), media.join("clearance.casemate")).unwrap();
 
     let site = deployed.site();
     let bundle = media.join("clearance.casemate");
     site.casemate(&["bundle", "verify", text(&bundle)]).expect(0);
     let inspected = site.casemate(&["bundle", "inspect", text(&bundle)]).expect(0);
-    assert_eq!(inspected["changes"]["settings"]["blocked-topics"][1], json!(["room"]));
+    assert_eq!(inspected["changes"]["settings"]["word"][1], json!("room"));
     // The site is served, so the change comes in over HTTP, with the user's own token.
     let line = deployed.post_bytes("/v1/changes", CARLA, &fs::read(&bundle).unwrap());
     assert_eq!((line.status, &line.body["state"]), (200, &json!("verified")), "{line:?}");
@@ -267,6 +282,7 @@ fn from_a_new_plugin_to_its_rollback_across_the_air_gap() {
     assert_eq!(evaluate(PAYROLL)["decision"]["reason"], "blocked-topic");
     site.casemate(&["change", "activate", &change]).expect(0);
     assert_eq!(evaluate(PAYROLL)["decision"]["verdict"], "allow", "in the running server");
+    assert_eq!(evaluate(QUESTION)["decision"]["reason"], "word", "by the new plugin's own rule");
     // It was a mistake: back, by an order of two.
     let order = folder.path().join("back.order");
     let ana = key(site, "ana");
