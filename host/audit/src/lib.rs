@@ -60,7 +60,7 @@ pub use record::{Event, Record};
 pub use retention::SEGMENT;
 pub use rotation::{announce_reserve, rotate};
 pub use signer_file::FileSigner;
-pub use verify::{RecordReader, Verified, entries, entries_from, latest_ms, root_at, size_of, verify_dir};
+pub use verify::{RecordReader, Verified, entries, entries_from, latest_ms, root_at, size_of, verify_dir, verify_from};
 pub use witness::{Answer, Refusal, Witness, WitnessError, serve_directory, serve_socket};
 
 /// The largest record, in bytes: an entry bundle counts the length of an entry in 16 bits (C2SP `tlog-tiles`, log entries).

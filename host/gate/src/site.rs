@@ -252,7 +252,7 @@ impl Gate {
         let recordings = small.open_tree("recordings").map_err(|e| GateError::Store(e.to_string()))?;
         let kv = small.open_tree("kv").map_err(|e| GateError::Store(e.to_string()))?;
         let journal = Arc::new(open_journal(dir, &config, &state, &keyring, recordings, Arc::clone(&site_key))?);
-        let standing = crate::standing::read(dir, &site_key)?;
+        let standing = crate::standing::read(dir, &site_key, &journal.verifier_key())?;
         let watch = TokenWatch::start(&keyring, &journal)?;
         let (store, scorer) = open_tier(dir, &config)?;
         let masker = Masker::open(&keyring, &state.live(SiteKey::Mask)?, state.key(SiteKey::Tokens)?)?;

@@ -31,9 +31,11 @@ pub(crate) const RECEIVED: &str = "received";
 /// Records that may be read again at each opening before the copy is renewed.
 const STALE: u64 = 4096;
 
-/// Reads on from the copy to the end of the log.
-pub(crate) fn read(dir: &Path, key: &DataKey) -> Result<Standing, GateError> {
+/// Reads on from the copy to the end of the log, whose verifier key is `vkey`. What is read is checked against the signed root first: without
+/// the copy that is the whole log.
+pub(crate) fn read(dir: &Path, key: &DataKey, vkey: &str) -> Result<Standing, GateError> {
     let copy = open(dir, key).unwrap_or_default();
+    casemate_audit::verify_from(&dir.join("log"), vkey, copy.next).map_err(casemate_audit::AuditError::from)?;
     let (read_from, before) = (copy.next, copy.standing.clone());
     let copy = read_on(dir, copy)?;
     if copy.standing != before || copy.next - read_from > STALE {

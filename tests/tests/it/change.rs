@@ -244,6 +244,41 @@ fn a_state_of_yesterday_is_refused_and_a_deleted_one_is_rebuilt() {
     assert_eq!(generation(&site), before);
 }
 
+/// Whoever can write the folder cuts an order out of the log's files and removes the copy of what it says.
+#[test]
+fn a_stop_that_is_cut_out_of_the_logs_files_does_not_end() {
+    let site = site::copy();
+    stop(&site, &["--component", "clearance"]);
+    assert_eq!(evaluate(&site)["decision"]["reason"], "host:stopped");
+    let mut altered = 0;
+    for path in site::files(&site.dir.join("log")) {
+        let bytes = fs::read(&path).unwrap();
+        // The same length, and no word of an order.
+        let (from, to) = (b"\"action\":\"stopped\"", b"\"action\":\"refused\"");
+        let places: Vec<usize> =
+            (0..bytes.len().saturating_sub(from.len())).filter(|at| bytes[*at..].starts_with(from)).collect();
+        if text(&path).contains("/tile/entries/") && !places.is_empty() {
+            let mut bytes = bytes;
+            places.iter().for_each(|at| bytes[*at..at + to.len()].copy_from_slice(to));
+            fs::write(&path, bytes).unwrap();
+            altered += places.len();
+        }
+    }
+    assert_eq!(altered, 1, "the stop is in a signed bundle of entries");
+    // With the sealed copy, which the record's neighbours come after, and without it.
+    for copy in [true, false] {
+        if !copy {
+            fs::remove_file(site.dir.join("change.standing")).unwrap();
+        }
+        let refused = site.casemate(&["policy", "eval", "--text", QUESTION, "--as", "ben"]);
+        assert!(
+            refused.code != 0 && refused.text.contains("was changed: its hash is not the one in the tree"),
+            "{}",
+            refused.text
+        );
+    }
+}
+
 #[test]
 fn a_change_that_a_crash_kept_from_the_log_is_caught_up_on_once() {
     let site = site::copy();
