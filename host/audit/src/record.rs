@@ -105,7 +105,7 @@ pub enum Event {
     },
     /// Documents entered or left a collection.
     Ingest {
-        /// `begun` before the store is touched, `done` after.
+        /// `begun` before the store is touched, `done` after; `destroyed` with the key of its compartment.
         action: String,
         /// The collection.
         collection: CollectionName,

@@ -155,13 +155,14 @@ impl Gate {
         compartment.data.seal("a collection manifest", &[b"manifest", name.as_str().as_bytes()], &bytes).map_err(store)
     }
 
-    /// The version this gate last wrote, kept apart from the store.
+    /// The version this gate last wrote, kept apart from the store, and in the log besides: store and floor put back together are noticed.
     pub(crate) fn version_floor(&self, name: &CompartmentName) -> Result<u64, GateError> {
         let key = floor_key(name);
-        let Some(sealed) = self.small.get(&key).map_err(store)? else { return Ok(0) };
+        let recorded = self.recorded_version(&name.into());
+        let Some(sealed) = self.small.get(&key).map_err(store)? else { return Ok(recorded) };
         let bytes = self.site_key.open("a collection version", &[key.as_bytes()], &sealed).map_err(store)?;
         let bytes: [u8; 8] = bytes.as_slice().try_into().map_err(store)?;
-        Ok(u64::from_be_bytes(bytes))
+        Ok(recorded.max(u64::from_be_bytes(bytes)))
     }
 
     pub(crate) fn raise_version_floor(&self, name: &CompartmentName, version: u64) -> Result<(), GateError> {

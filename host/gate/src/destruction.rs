@@ -165,6 +165,7 @@ impl Gate {
     fn delete_rest(&self, plan: &Plan) -> Result<Vec<String>, GateError> {
         let collection = CollectionName::from(&plan.name);
         self.store.delete_collection(&collection).map_err(store)?;
+        self.record_ingest("destroyed", &plan.name, 0, 0, 0)?;
         self.small.remove(floor_key(&plan.name)).map_err(store)?;
         self.small.flush().map_err(store)?;
         for user in &plan.users {

@@ -189,7 +189,13 @@ impl Gate {
             deleted: deleted as u64,
             generation_of_store: version,
         };
-        self.journal.record_blocking(event).map(drop)
+        self.journal.record_blocking(event)?;
+        match action {
+            "done" => self.take_in_version(&name.into(), Some(version)),
+            "destroyed" => self.take_in_version(&name.into(), None),
+            _ => {}
+        }
+        Ok(())
     }
 
     pub(crate) fn held<'a>(&self, session: &'a Session, name: &CompartmentName) -> Result<&'a Compartment, GateError> {

@@ -34,6 +34,7 @@ use crate::metadata::FieldCipher;
 use crate::monitor::Monitors;
 use crate::people::People;
 use crate::session::{RefusalMeter, Session};
+use crate::standing::Collections;
 use crate::state::{SiteKey, SiteState, write_private};
 use crate::vault::{Vault, VaultKey, is_down};
 use crate::watch::TokenWatch;
@@ -67,6 +68,7 @@ pub struct Gate {
     pub(crate) shadows: RwLock<BTreeMap<PluginName, Arc<Plugin>>>,
     /// What the log says about changes.
     pub(crate) standing: RwLock<Arc<Standing>>,
+    pub(crate) collections: Mutex<Collections>,
     /// One change of what runs at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// Before the lock: it records until it ends.
@@ -252,7 +254,7 @@ impl Gate {
         let recordings = small.open_tree("recordings").map_err(|e| GateError::Store(e.to_string()))?;
         let kv = small.open_tree("kv").map_err(|e| GateError::Store(e.to_string()))?;
         let journal = Arc::new(open_journal(dir, &config, &state, &keyring, recordings, Arc::clone(&site_key))?);
-        let standing = crate::standing::read(dir, &site_key, &journal.verifier_key())?;
+        let read = crate::standing::read(dir, &site_key, &journal.verifier_key())?;
         let watch = TokenWatch::start(&keyring, &journal)?;
         let (store, scorer) = open_tier(dir, &config)?;
         let masker = Masker::open(&keyring, &state.live(SiteKey::Mask)?, state.key(SiteKey::Tokens)?)?;
@@ -287,7 +289,8 @@ impl Gate {
             refusals: RefusalMeter::default(),
             active: RwLock::new(nothing),
             shadows: RwLock::default(),
-            standing: RwLock::new(Arc::new(standing)),
+            standing: RwLock::new(Arc::new(read.standing)),
+            collections: Mutex::new(read.collections),
             changing: tokio::sync::Mutex::default(),
             _watch: watch,
             _lock: lock,

@@ -1,6 +1,7 @@
-//! What the audit log says about the site's changes: read at every opening, so that no file that could be deleted or put back has the
-//! last word. A sealed copy saves reading the log from its beginning.
+//! What the audit log says about the site's changes and about the versions of its collections: read at every opening, so that no file that
+//! could be deleted or put back has the last word. A sealed copy saves reading the log from its beginning.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -8,6 +9,7 @@ use std::sync::{Arc, PoisonError};
 use casemate_audit::{Event, Record};
 use casemate_change::{ActiveSet, ChangeError, SiteStore, Standing};
 use casemate_fhe_owner::DataKey;
+use casemate_types::CollectionName;
 use serde::{Deserialize, Serialize};
 
 use crate::GateError;
@@ -19,13 +21,21 @@ use crate::state::write_private;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Copy {
     next: u64,
-    standing: Standing,
+    pub(crate) standing: Standing,
+    /// The latest version of each collection that a record says was written.
+    #[serde(default)]
+    pub(crate) collections: Collections,
 }
+
+/// Versions of collections, by name.
+pub(crate) type Collections = BTreeMap<CollectionName, u64>;
 
 /// The copy, beside the log. Sealed: it cannot be made up, and an older one only means that more of the log is read.
 const COPY: &str = "change.standing";
 /// The standing as a record, written before records are moved out of the log.
 pub(crate) const SUMMARY: &str = "change-standing";
+/// The collections' versions as a record, written with it.
+const VERSIONS: &str = "collection-versions";
 /// The record of a change that somebody asks for: `digest` is its content's, `signers` who asks.
 pub(crate) const RECEIVED: &str = "received";
 /// Records that may be read again at each opening before the copy is renewed.
@@ -33,7 +43,7 @@ const STALE: u64 = 4096;
 
 /// Reads on from the copy to the end of the log, whose verifier key is `vkey`. What is read is checked against the signed root first: without
 /// the copy that is the whole log.
-pub(crate) fn read(dir: &Path, key: &DataKey, vkey: &str) -> Result<Standing, GateError> {
+pub(crate) fn read(dir: &Path, key: &DataKey, vkey: &str) -> Result<Copy, GateError> {
     let copy = open(dir, key).unwrap_or_default();
     casemate_audit::verify_from(&dir.join("log"), vkey, copy.next).map_err(casemate_audit::AuditError::from)?;
     let (read_from, before) = (copy.next, copy.standing.clone());
@@ -41,7 +51,7 @@ pub(crate) fn read(dir: &Path, key: &DataKey, vkey: &str) -> Result<Standing, Ga
     if copy.standing != before || copy.next - read_from > STALE {
         keep(dir, key, &copy)?;
     }
-    Ok(copy.standing)
+    Ok(copy)
 }
 
 /// What the log of a site says about changes, whether or not another process has the site open; without any key, so for showing.
@@ -53,7 +63,7 @@ pub fn standing_of(dir: &Path) -> Result<Standing, GateError> {
 }
 
 fn read_on(dir: &Path, copy: Copy) -> Result<Copy, GateError> {
-    let Copy { mut next, mut standing } = copy;
+    let Copy { mut next, mut standing, mut collections } = copy;
     let mut lost = false;
     for (index, bytes) in casemate_audit::entries_from(&dir.join("log"), next)? {
         // Records that are in an archive now held what the summary holds.
@@ -70,13 +80,27 @@ fn read_on(dir: &Path, copy: Copy) -> Result<Copy, GateError> {
                     lost = false;
                 }
             }
+            Event::Site { action, detail } if action == VERSIONS => {
+                let said: Collections = serde_json::from_str(&detail).map_err(|error| damaged(&error.to_string()))?;
+                said.into_iter().for_each(|(name, version)| written(&mut collections, &name, version));
+            }
+            Event::Ingest { action, collection, generation_of_store, .. } => match action.as_str() {
+                "done" => written(&mut collections, &collection, generation_of_store),
+                "destroyed" => drop(collections.remove(&collection)),
+                _ => {}
+            },
             event => apply(&mut standing, &event)?,
         }
     }
     if lost {
         return Err(damaged("its records are in an archive, and no summary of them is in the log"));
     }
-    Ok(Copy { next, standing })
+    Ok(Copy { next, standing, collections })
+}
+
+fn written(collections: &mut Collections, name: &CollectionName, version: u64) {
+    let held = collections.entry(name.clone()).or_default();
+    *held = version.max(*held);
 }
 
 /// Takes in one record.
@@ -116,7 +140,9 @@ pub(crate) fn apply(standing: &mut Standing, event: &Event) -> Result<(), GateEr
 /// Whether a record can matter here. Most are of decisions, and are not parsed.
 fn about_changes(record: &[u8]) -> bool {
     let text = std::str::from_utf8(record).unwrap_or_default();
-    ["\"event\":\"bundle\"", "\"event\":\"order\"", SUMMARY].iter().any(|mark| text.contains(mark))
+    ["\"event\":\"bundle\"", "\"event\":\"order\"", "\"event\":\"ingest\"", SUMMARY, VERSIONS]
+        .iter()
+        .any(|mark| text.contains(mark))
 }
 
 fn open(dir: &Path, key: &DataKey) -> Option<Copy> {
@@ -145,7 +171,22 @@ impl Gate {
         let mut standing = (*self.standing()).clone();
         apply(&mut standing, event)?;
         self.set_standing(standing.clone());
-        keep(&self.dir, &self.site_key, &Copy { next: index + 1, standing })
+        let collections = self.collections.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        keep(&self.dir, &self.site_key, &Copy { next: index + 1, standing, collections })
+    }
+
+    /// The version of a collection that a record says was written; 0 for none.
+    pub(crate) fn recorded_version(&self, name: &CollectionName) -> u64 {
+        self.collections.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied().unwrap_or_default()
+    }
+
+    /// Takes in what was just recorded about a collection: the version that was written, or that it is gone.
+    pub(crate) fn take_in_version(&self, name: &CollectionName, version: Option<u64>) {
+        let mut collections = self.collections.lock().unwrap_or_else(PoisonError::into_inner);
+        match version {
+            Some(version) => written(&mut collections, name, version),
+            None => drop(collections.remove(name)),
+        }
     }
 
     pub(crate) fn set_standing(&self, standing: Standing) {
@@ -173,6 +214,9 @@ impl Gate {
     pub fn seal_log(&self, before: u64, archive: &Path) -> Result<casemate_audit::Segment, GateError> {
         let detail = serde_json::to_string(&*self.standing()).map_err(|error| damaged(&error.to_string()))?;
         self.journal.record_blocking(Event::Site { action: SUMMARY.to_owned(), detail })?;
+        let versions = self.collections.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let detail = serde_json::to_string(&versions).map_err(|error| damaged(&error.to_string()))?;
+        self.journal.record_blocking(Event::Site { action: VERSIONS.to_owned(), detail })?;
         self.journal.seal(before, archive)
     }
 }

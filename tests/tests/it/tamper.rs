@@ -116,6 +116,25 @@ fn old_passages_put_back_are_refused() {
     assert!(message.contains("passage") && message.contains("old copy was put back"), "{message}");
 }
 
+/// The store and the floor that is kept apart from it, both as they were: the log has seen a later version.
+#[test]
+fn store_and_its_floor_put_back_together_are_refused() {
+    let site = site::copy();
+    let kept = site.dir.with_file_name("kept");
+    for folder in ["store", "gate"] {
+        copy_folder(&site.dir.join(folder), &kept.join(folder));
+    }
+    site.ingest(&[passage("Backups", "Backups", "Backups are written to a glass archive in the lighthouse.")]);
+    for folder in ["store", "gate"] {
+        fs::remove_dir_all(site.dir.join(folder)).unwrap();
+        copy_folder(&kept.join(folder), &site.dir.join(folder));
+    }
+    let message = store_denial(&site);
+    assert!(message.contains("old copy was put back"), "{message}");
+    fs::remove_file(site.dir.join("change.standing")).unwrap();
+    assert!(store_denial(&site).contains("old copy was put back"));
+}
+
 /// Two versions of one group: had canaries new names, those that stay would be documents for certain.
 #[test]
 fn store_cannot_tell_canaries_by_the_ids_that_change() {
