@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use crate::failure::{Failure, code};
 use crate::output;
 use args::{BundleCommand, KeyOptions};
+pub use show::changes;
 
 pub fn run(site: &Path, command: BundleCommand, json: bool) -> Result<ExitCode, Failure> {
     match command {

@@ -114,7 +114,7 @@ pub fn diff(site: &Path, old: &Path, new: &Path, json: bool) -> Result<ExitCode,
 }
 
 /// More authority first.
-fn changes(difference: &Difference) -> Result<(), Failure> {
+pub fn changes(difference: &Difference) -> Result<(), Failure> {
     let mut lines = Vec::new();
     let mut list = |what: &str, names: &std::collections::BTreeSet<String>| {
         if !names.is_empty() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use casemate_bundle::Difference;
 use casemate_gate::{ChangeLine, Gate, GateError, Request, StagingReport};
 use casemate_types::{Digest, UserName};
 use clap::Args;
@@ -11,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use crate::bundle::args::KeyOptions;
-use crate::bundle::signer;
+use crate::bundle::{changes, signer};
 use crate::failure::Failure;
 use crate::{environment, output};
 
@@ -90,10 +91,10 @@ pub fn show(site: &Path, change: &str, json: bool) -> Result<ExitCode, Failure> 
         say_report(report)?;
     }
     if let (Some(seen), Some(digest)) = (&seen, digest) {
+        output::line(&format!("changes against generation {}", seen.generation))?;
+        say_difference(&seen.difference)?;
         output::line(&format!(
-            "what changes against generation {}: {}\nsettings {}, report {}, until {}\napprove {digest}\n  casemate change approve {} --seen {digest} --key FILE{}",
-            seen.generation,
-            output::plain(&seen.difference.to_string()),
+            "settings {}, report {}, until {}\napprove {digest}\n  casemate change approve {} --seen {digest} --key FILE{}",
             seen.settings,
             seen.report,
             seen.expires,
@@ -102,6 +103,20 @@ pub fn show(site: &Path, change: &str, json: bool) -> Result<ExitCode, Failure> 
         ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// As `bundle diff` says it. A document is shown value by value by `bundle inspect`.
+fn say_difference(difference: &Value) -> Result<(), Failure> {
+    if let Ok(difference) = serde_json::from_value::<Difference>(difference.clone()) {
+        return changes(&difference);
+    }
+    match difference {
+        Value::Null => output::line("  nothing of this name was active: all of it is new"),
+        document => output::line(&format!(
+            "  {}; each value: `casemate bundle inspect` of the bundle",
+            output::plain(&document.to_string())
+        )),
+    }
 }
 
 pub fn stage(site: &Path, change: &str, json: bool) -> Result<ExitCode, Failure> {
