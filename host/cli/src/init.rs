@@ -36,7 +36,6 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
     casemate_gate::prepare(site, &config_toml)?;
     let config = SiteConfig::read(site)?;
     write_token_configuration(site, &config)?;
-    environment::put_pins_together(site, &config, options.roster.as_deref().or(options.ceremony_roster.as_deref()))?;
     environment::set(site, &config)?;
     environment::lock_down()?;
 

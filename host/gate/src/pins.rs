@@ -15,7 +15,7 @@ use crate::state::SiteState;
 /// What custodians opened this process for. A login to a token is the process's as well.
 static OPENED: Mutex<Vec<(Role, SplitPin)>> = Mutex::new(Vec::new());
 
-/// Takes the PIN of a site's token that custodians' shares gave. It stays in memory until the process ends.
+/// Takes the PIN of a site's token that custodians opened. It stays in memory until the process ends.
 pub fn provide_pin(role: Role, pin: SplitPin) {
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     opened.retain(|(held, _)| *held != role);
@@ -83,10 +83,11 @@ pub(crate) fn opened_by() -> Option<String> {
     let line = |(role, pin): &(Role, SplitPin)| {
         let names: Vec<&str> = pin.custodians().iter().map(|name| name.as_str()).collect();
         format!(
-            "{role} token {} with shares of {}, PINs of generation {}",
+            "{role} token {} with shares of {}, PINs of generation {}{}",
             pin.serial(),
             names.join(" and "),
-            pin.generation().0
+            pin.generation().0,
+            if pin.is_renewed() { " put in force" } else { " left in force: the token was away" }
         )
     };
     (!opened.is_empty()).then(|| opened.iter().map(line).collect::<Vec<_>>().join("; "))
