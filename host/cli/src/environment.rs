@@ -147,7 +147,8 @@ static OPENED: Mutex<Option<Zeroizing<Vec<u8>>>> = Mutex::new(None);
 pub fn take_opened(pipe: u32) -> Result<(), Failure> {
     officer();
     process::no_core_dumps()?;
-    let unreadable = |error: std::io::Error| Failure::caused_by("cannot read what the custodians' session opened", &error);
+    let unreadable =
+        |error: std::io::Error| Failure::caused_by("cannot read what the custodians' session opened", &error);
     let mut lines = Zeroizing::new(Vec::with_capacity(MAX_OPENED + 1));
     let pipe = fs::File::open(format!("/proc/self/fd/{pipe}")).map_err(unreadable)?;
     pipe.take(MAX_OPENED as u64 + 1).read_to_end(&mut lines).map_err(unreadable)?;
@@ -164,7 +165,8 @@ const MAX_OPENED: usize = 16_384;
 /// Passes it on to a process of this program that opens the site in the place of this one. The pipe has to live until it is started.
 pub fn hand_on(command: &mut Command) -> Result<Option<PipeReader>, Failure> {
     let Some(lines) = OPENED.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(None) };
-    let failed = |error: std::io::Error| Failure::caused_by("cannot pass on what the custodians' session opened", &error);
+    let failed =
+        |error: std::io::Error| Failure::caused_by("cannot pass on what the custodians' session opened", &error);
     let (reader, mut writer) = std::io::pipe().map_err(failed)?;
     writer.write_all(&lines).map_err(failed)?;
     inherit(&reader, command)?;

@@ -189,7 +189,9 @@ pub enum CustodyError {
         nonce: Nonce,
     },
     /// A change of PINs was cut off.
-    #[error("open token `{label}`: a change of its PINs was cut off, and it is away; bring it back and open the site again")]
+    #[error(
+        "open token `{label}`: a change of its PINs was cut off, and it is away; bring it back and open the site again"
+    )]
     PinsUnsettled {
         /// The token.
         label: String,
@@ -206,7 +208,9 @@ pub enum CustodyError {
         generation: u64,
     },
     /// A PIN was handed over, and is not in force any more.
-    #[error("open token `{label}`: its PINs were replaced by somebody else meanwhile; find out by whom, then open the site again")]
+    #[error(
+        "open token `{label}`: its PINs were replaced by somebody else meanwhile; find out by whom, then open the site again"
+    )]
     OpenedAnew {
         /// The token.
         label: String,

@@ -5,10 +5,10 @@ use casemate_types::UserName;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::CustodyError;
 use crate::folder::{CustodyFolder, Generation, Phase};
 use crate::roster::Roster;
 use crate::session::{PIN_BYTES, Pins};
-use crate::CustodyError;
 use crate::shares::{Collector, OpenShare, SecretKind, from_hex, to_hex};
 use crate::text::TokenSerial;
 
@@ -58,11 +58,7 @@ impl SplitPin {
     ///
     /// # Errors
     /// [`CustodyError::PinsUnsettled`] while a change of PINs is unfinished; as [`Collector`].
-    pub fn put_together(
-        folder: &CustodyFolder,
-        roster: &Roster,
-        shares: Vec<OpenShare>,
-    ) -> Result<Self, CustodyError> {
+    pub fn put_together(folder: &CustodyFolder, roster: &Roster, shares: Vec<OpenShare>) -> Result<Self, CustodyError> {
         let missing = || CustodyError::malformed("the custody folder", "it has no journal: no token was initialised");
         let journal = folder.journal()?.ok_or_else(missing)?;
         let serial = journal.token_serial.ok_or_else(missing)?;

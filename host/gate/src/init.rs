@@ -250,6 +250,9 @@ fn furnish(
             ),
         },
     })?;
+    if let Some(opened) = pins::opened_by().filter(|_| pins::all_split(config)) {
+        journal.record_blocking(pins::record(&opened))?;
+    }
     for prepared in [Some(&primary), backup.as_ref()].into_iter().flatten() {
         journal.record_blocking(probing::event(&prepared.report, &prepared.judgement))?;
     }

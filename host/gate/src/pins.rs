@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use casemate_audit::Event;
 use casemate_custody::{QuorumBackend, SplitPin};
 use casemate_hsm::{Pin, Role, TokenInfo};
 use zeroize::Zeroizing;
@@ -34,7 +35,7 @@ pub fn user_pin(dir: &Path, config: &SiteConfig, role: Role, token: &TokenInfo) 
         let text = text.map_err(|source| GateError::Io { action: "read the PIN", path, source })?;
         return Ok(Pin::new(text.trim().to_owned())?);
     }
-    check(dir, config, role)?;
+    refuse_planted(dir, config)?;
     let opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     match opened.iter().find(|(held, _)| *held == role) {
         Some((_, pin)) if token.serial.parse().is_ok_and(|serial| pin.serial().same_device(&serial)) => Ok(pin.pin()?),
@@ -49,20 +50,30 @@ pub fn user_pin(dir: &Path, config: &SiteConfig, role: Role, token: &TokenInfo) 
 
 /// Refuses a site whose tokens' PINs are split and that no custodians opened, before a token is asked.
 pub(crate) fn require(dir: &Path, config: &SiteConfig) -> Result<(), GateError> {
-    for role in [Role::Primary, Role::Backup].into_iter().filter(|role| config.hsm.custody(*role).is_some()) {
-        check(dir, config, role)?;
-    }
-    Ok(())
+    refuse_planted(dir, config)?;
+    split(config).try_for_each(|role| check(config, role))
 }
 
-fn check(dir: &Path, config: &SiteConfig, role: Role) -> Result<(), GateError> {
-    let path = dir.join(file(role));
-    if path.exists() {
-        return Err(GateError::Consent(format!(
+/// The tokens whose PINs are split.
+fn split(config: &SiteConfig) -> impl Iterator<Item = Role> {
+    [Role::Primary, Role::Backup].into_iter().filter(|role| config.hsm.custody(*role).is_some())
+}
+
+/// Refuses a site that has a PIN in a file of a token whose PINs are split: somebody knows it, or wants it to be taken for one.
+///
+/// # Errors
+/// [`GateError::Consent`] with the file.
+pub fn refuse_planted(dir: &Path, config: &SiteConfig) -> Result<(), GateError> {
+    let planted = split(config).map(|role| (role, dir.join(file(role)))).find(|(_, path)| path.exists());
+    planted.map_or(Ok(()), |(role, path)| {
+        Err(GateError::Consent(format!(
             "the PINs of the {role} token are split, and {} holds one: remove it, and find out who wrote it",
             path.display()
-        )));
-    }
+        )))
+    })
+}
+
+fn check(config: &SiteConfig, role: Role) -> Result<(), GateError> {
     let opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     if config.hsm.custody(role).is_none() || opened.iter().any(|(held, _)| *held == role) {
         return Ok(());
@@ -91,6 +102,11 @@ pub(crate) fn opened_by() -> Option<String> {
         )
     };
     (!opened.is_empty()).then(|| opened.iter().map(line).collect::<Vec<_>>().join("; "))
+}
+
+/// The record of an opening.
+pub(crate) fn record(opened: &str) -> Event {
+    Event::Site { action: "custody".to_owned(), detail: format!("opened: {opened}") }
 }
 
 /// Where a rehearsal site has the PIN.

@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 
 use casemate_custody::session::{Custody, Leave};
-use casemate_custody::{CustodyError, CustodyFolder, HsmToken, OpenShare, Roster, SplitPin, process};
+use casemate_custody::{Custodian, CustodyError, CustodyFolder, HsmToken, OpenShare, Roster, SplitPin, process};
 use casemate_gate::SiteConfig;
 use casemate_hsm::{HsmError, Module, Role};
 use zeroize::Zeroizing;
@@ -21,8 +21,10 @@ use crate::environment;
 use crate::failure::Failure;
 
 pub fn run(site: &Path, options: &OpenOptions, json: bool) -> Result<ExitCode, Failure> {
-    let folders = folders(site, &read_config(site, options.config.as_deref())?)?;
-    // Before anybody types a PIN: a site that is open holds them.
+    let config = read_config(site, options.config.as_deref())?;
+    let folders = folders(site, &config)?;
+    // Before anybody types a PIN. A site that is open holds the folders.
+    casemate_gate::refuse_planted(site, &config)?;
     for (_, folder) in &folders {
         drop(CustodyFolder::open(folder)?);
     }
@@ -51,7 +53,8 @@ pub fn run(site: &Path, options: &OpenOptions, json: bool) -> Result<ExitCode, F
     let opened = match opened {
         Ok(status) if status.success() => None,
         Ok(status) => Some(
-            Failure::new("the shares were not opened, so nothing was done and no PIN was replaced").with_code(code(status)),
+            Failure::new("the shares were not opened, so nothing was done and no PIN was replaced")
+                .with_code(code(status)),
         ),
         Err(error) => Some(failed(error)),
     };
@@ -123,8 +126,11 @@ pub fn shares(site: &Path, options: &OpenSharesOptions) -> Result<ExitCode, Fail
     let roster = read_roster(site, holders.roster.as_deref())?;
     let (custodians, files) = (by_name(&holders.custodians)?, by_name(&holders.pin_files)?);
     let module = load(&holders.module)?;
-    let mut tokens = Vec::new();
+    let mut tokens: Vec<(&Custodian, HsmToken)> = Vec::new();
     for (name, label) in &custodians {
+        if tokens.iter().any(|(other, _)| other.name == *name) {
+            return Err(CustodyError::ShareTwice { custodian: name.clone() }.into());
+        }
         let custodian = roster.custodian(name)?;
         let file = files.iter().find(|(owner, _)| owner == name).map(|(_, file)| Path::new(file));
         let pin = read_pin(&format!("PIN of {name}'s token `{label}`"), file)?;

@@ -428,7 +428,10 @@ fn old_shares_replayed_after_an_opening_are_refused(world: &World) {
         let shown = shares(world, &folder, alone);
         let refused = hand_over_with(world, &folder, shown, &mut |step| panic!("{step:?}"));
         assert!(
-            matches!(refused, Err(CustodyError::TooFewShares { found: 1, wanted: 2 } | CustodyError::ShareTwice { .. })),
+            matches!(
+                refused,
+                Err(CustodyError::TooFewShares { found: 1, wanted: 2 } | CustodyError::ShareTwice { .. })
+            ),
             "{refused:?}"
         );
     }
