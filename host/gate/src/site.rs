@@ -292,7 +292,7 @@ impl Gate {
             _watch: watch,
             _lock: lock,
         };
-        if let Some(opened) = pins::opened_by().filter(|_| pins::all_split(&gate.config)) {
+        if let Some(opened) = pins::opened_by(&gate.config) {
             gate.journal.record_blocking(pins::record(&opened))?;
         }
         Ok(gate)

@@ -277,6 +277,35 @@ impl<'a> Split<'a> {
         site
     }
 
+    /// A ceremony over tokens with pads, at which two people are asked, and the configuration of a site on them.
+    fn padded(folder: &'a Path) -> Self {
+        let plan = root().join("docs/samples/site-plan.toml");
+        rehearsed(&plan, &folder.join("rehearsal")).expect(0);
+        let mut held = Held { folder, config: String::new() };
+        let example = fs::read_to_string(held.out("site/site.toml")).unwrap();
+        let module = example.lines().find(|line| line.starts_with("module = ")).unwrap().to_owned();
+        let shim = std::env::current_exe().unwrap().with_file_name("libcasemate_shim.so");
+        let pin = |role: &str| fs::read_to_string(held.out(&format!("{role}.pin"))).unwrap();
+        let typed = ["primary", "backup"].map(|role| format!("{role}={}\n", pin(role).trim()));
+        fs::write(folder.join("pads"), typed.concat()).unwrap();
+        let environment = format!(
+            "vendor-quorum = true\n[hsm.environment]\nCASEMATE_SHIM_{}\nCASEMATE_SHIM_PAD_FILE = {:?}\nCASEMATE_SHIM_QUORUM_FILE = {:?}\n",
+            module.replace("module", "MODULE"),
+            folder.join("pads"),
+            folder.join("quorum"),
+        );
+        let backup =
+            format!("[hsm.backup]\nmodule = {shim:?}\ntoken-label = \"backup\"\nvendor-quorum = true\n\n[embedding]");
+        held.config = example
+            .replace("token-label = \"casemate\"", "token-label = \"primary\"")
+            .replace("{site}/token/token.conf", &held.out("tokens.conf"))
+            .replace(&module, &format!("module = {shim:?}"))
+            .replace("[hsm.environment]\n", &environment)
+            .replace("[embedding]", &backup);
+        fs::write(folder.join("site.toml"), &held.config).unwrap();
+        Self { held, plan }
+    }
+
     /// The approval to found the site: carla asks, ana and bo approve.
     pub fn founding(&self) -> String {
         let (config, file) = (self.held.folder.join("site.toml"), self.held.out("found.json"));
@@ -459,6 +488,52 @@ fn an_enterprises_site_is_founded_with_split_pins_and_not_without() {
     // What is missing now is a validated module, and nothing else.
     let ended = split.opened(&site, &["ana", "bo"], &["keys", "list"]);
     assert!(ended.code == 4 && ended.text.contains("hardware"), "{}", ended.text);
+}
+
+/// Tokens that ask their maker's quorum are opened by the people at their pads; this program has no PIN of them.
+#[test]
+fn one_person_at_a_pad_that_asks_for_two_opens_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let split = Split::padded(folder.path());
+    let there = |who: &str| fs::write(folder.path().join("quorum"), format!("primary={who}\nbackup={who}\n")).unwrap();
+    let refused =
+        |ended: Ended, why: &str| assert!(ended.code != 0 && ended.text.contains(why), "{why}: {}", ended.text);
+    let approval = split.founding();
+    let site = Site::at(folder.path().join("site"));
+    there("officer-1");
+    refused(split.init(&site, &[], &approval), "refused at its own pad");
+    assert!(!site.dir.join("state.json").exists());
+    there("officer-1 officer-2");
+    let made = split.init(&site, &[], &approval).expect(0);
+    assert_eq!(made["rehearsal"], false);
+    assert!(!site.dir.join("pins/user").exists() && !site.dir.join("pins/backup-user").exists());
+
+    // Each opening asks them again, and says so in the log.
+    site.casemate(&["keys", "list"]).expect(0);
+    let records = site.records();
+    let details: Vec<&str> = records.iter().filter_map(|record| record["detail"].as_str()).collect();
+    assert!(
+        details.iter().any(|said| said.contains("found by ana and bo") && said.contains("tier vendor")),
+        "{details:?}"
+    );
+    let opened: Vec<_> = details.iter().filter(|said| said.starts_with("opened: ")).collect();
+    assert!(opened.len() >= 2 && opened.iter().all(|said| said.matches("(vendor-quorum)").count() == 2), "{details:?}");
+    for who in ["", "officer-1", "officer-2 officer-2"] {
+        there(who);
+        refused(site.casemate(&["keys", "list"]), "refused at its own pad");
+    }
+    there("officer-2 officer-1");
+    site.casemate(&["keys", "list"]).expect(0);
+    // A PIN that lies there would be one that somebody knows.
+    fs::write(site.dir.join("pins/user"), "a pin of somebody's").unwrap();
+    refused(site.casemate(&["keys", "list"]), "are typed into its own pad");
+    fs::remove_file(site.dir.join("pins/user")).unwrap();
+    // A token whose pad is switched off takes its PIN from the machine: it is not what the site says of it.
+    let pads = fs::read(folder.path().join("pads")).unwrap();
+    fs::write(folder.path().join("pads"), "").unwrap();
+    refused(site.casemate(&["keys", "list"]), "takes its PIN from this machine");
+    fs::write(folder.path().join("pads"), pads).unwrap();
+    site.casemate(&["keys", "list"]).expect(0);
 }
 
 /// `kill -9` while tokens with split PINs are open: the PINs of before are in force, and `resume` goes on with them and replaces them.

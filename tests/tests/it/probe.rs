@@ -193,14 +193,18 @@ fn any_module_can_be_probed_and_nothing_is_left() {
         let softhsm = probe(Path::new("/usr/lib/softhsm/libsofthsm2.so"), 0);
         assert_eq!(finding(&softhsm, "role/defaults"), "broken");
     }
-    let nss = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"]
-        .iter()
-        .flat_map(|folder| ["libsoftokn3.so", "nss/libsoftokn3.so"].map(|name| PathBuf::from(folder).join(name)))
-        .find(|path| path.exists());
-    match nss {
+    match nss() {
         Some(nss) => assert_eq!(finding(&probe(&nss, 4), "leak/wrap"), "broken"),
         None => assert!(std::env::var_os("CASEMATE_WITHOUT_NSS").is_some(), "NSS is missing: run `cargo xtask setup`"),
     }
+}
+
+/// NSS softokn, which wraps keys that must not leave.
+fn nss() -> Option<PathBuf> {
+    ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"]
+        .iter()
+        .flat_map(|folder| ["libsoftokn3.so", "nss/libsoftokn3.so"].map(|name| PathBuf::from(folder).join(name)))
+        .find(|path| path.exists())
 }
 
 #[test]
