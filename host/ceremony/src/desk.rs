@@ -11,7 +11,7 @@ use casemate_hsm::probe::{self, Access, Report};
 use casemate_hsm::{HsmError, Keyring, Login, Module, Pin, TokenInfo};
 use casemate_types::UserName;
 
-use crate::{Bindings, CeremonyError, Plan, lease};
+use crate::{Bindings, CeremonyError, LoginBy, Plan, lease};
 
 /// Where PINs come from: whose, and the file that the bindings name.
 pub type PinSource<'a> = dyn Fn(&str, Option<&Path>) -> Result<Pin, CeremonyError> + 'a;
@@ -144,6 +144,17 @@ impl<'a> Desk<'a> {
             Some(binding) => CeremonyError::SerialMissing { role: role.to_owned(), serial: binding.serial.clone() },
             None => CeremonyError::bindings(format!("token `{role}` is not bound")),
         }
+    }
+
+    /// By whose leave a token is logged in to.
+    pub(crate) fn login_by(&self, role: &str, token: &TokenInfo) -> Result<LoginBy, CeremonyError> {
+        let binding = self.bindings.tokens.get(role).ok_or_else(|| self.missing(role))?;
+        Ok(match (token.protected_authentication_path, self.bindings.vendor_quorum) {
+            (true, true) => LoginBy::VendorQuorum,
+            (true, false) => LoginBy::Pad,
+            (false, _) if binding.custody.is_some() => LoginBy::SplitPins,
+            (false, _) => LoginBy::HostPin,
+        })
     }
 
     fn pin(&self, role: &str, token: &TokenInfo) -> Result<Option<Rc<Pin>>, CeremonyError> {

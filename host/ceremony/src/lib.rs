@@ -36,4 +36,4 @@ pub use lease::Leases;
 pub use plan::{Plan, Step};
 pub use run::{Ceremony, Console, Permission, check_statement};
 pub use trail::{AuditTrail, Mark, marks};
-pub use transcript::{Hashed, TokenFact, Transcript, TranscriptStep, Verified, verify};
+pub use transcript::{Hashed, LoginBy, TokenFact, Transcript, TranscriptStep, Verified, verify};

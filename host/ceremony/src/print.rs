@@ -73,6 +73,9 @@ fn head(transcript: &Transcript, digest: &Digest, text: &mut Vec<String>) {
         text.push(format!("token       {}: {}", token.role, token.purpose));
         let (model, firmware) = (&token.model, &token.firmware);
         text.push(format!("            serial {}, label {}, {model}, firmware {firmware}", token.serial, token.label));
+        if let Some(login) = token.login {
+            text.push(format!("            logged in to by {login}"));
+        }
     }
 }
 

@@ -166,6 +166,7 @@ impl Ceremony<'_> {
     fn tokens(&self) -> Result<Vec<TokenFact>, CeremonyError> {
         let fact = |(role, purpose): (&str, &str)| {
             let token = self.desk.token(role)?;
+            let login = Some(self.desk.login_by(role, &token)?);
             Ok(TokenFact {
                 role: role.to_owned(),
                 purpose: purpose.to_owned(),
@@ -173,6 +174,7 @@ impl Ceremony<'_> {
                 label: token.label,
                 model: format!("{} {}", token.manufacturer, token.model),
                 firmware: token.firmware,
+                login,
             })
         };
         self.plan.roles().map(fact).collect()

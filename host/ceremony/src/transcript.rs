@@ -35,6 +35,34 @@ pub struct TokenFact {
     pub model: String,
     /// Its firmware version.
     pub firmware: String,
+    /// By whose leave it was logged in to; not in transcripts of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<LoginBy>,
+}
+
+/// By whose leave a token is logged in to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LoginBy {
+    /// A PIN from this machine, which a person may know.
+    HostPin,
+    /// PINs that nobody knows, put together from custodians' shares.
+    SplitPins,
+    /// The token's own pad. Whether it asks for more than one person, nobody stated.
+    Pad,
+    /// The token's own pad, at which, by the bindings, its maker's quorum is asked.
+    VendorQuorum,
+}
+
+impl std::fmt::Display for LoginBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::HostPin => "host-pin",
+            Self::SplitPins => "split-pins",
+            Self::Pad => "pad",
+            Self::VendorQuorum => "vendor-quorum",
+        })
+    }
 }
 
 /// One step as it was carried out.

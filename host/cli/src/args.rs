@@ -38,9 +38,9 @@ pub struct Arguments {
     /// Print JSON.
     #[arg(long, global = true)]
     pub json: bool,
-    /// The pipe with custodians' shares, from `custodian open`.
+    /// The pipe with what custodians opened, from `custodian open`.
     #[arg(long, global = true, hide = true)]
-    pub shares_fd: Option<u32>,
+    pub opened_fd: Option<u32>,
     #[command(subcommand)]
     pub command: Command,
 }

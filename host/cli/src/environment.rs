@@ -5,10 +5,10 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use casemate_custody::{CustodyFolder, OpenShare, SplitPin, process};
+use casemate_custody::{CustodyFolder, SplitPin, process};
 use casemate_gate::{Gate, Session, SiteConfig};
 use casemate_hsm::Role;
 use casemate_sandbox::Profile;
@@ -27,7 +27,7 @@ pub fn prepare(site: &Path) -> Result<(), Failure> {
 /// As [`prepare`], for a configuration that is read already.
 pub fn set(site: &Path, config: &SiteConfig) -> Result<(), Failure> {
     set_variables(variables(site, config)?);
-    put_pins_together(site, config, None)?;
+    hold_opened(site, config)?;
     match &config.inference {
         None => Ok(()),
         Some(inference) => {
@@ -43,7 +43,11 @@ pub fn set(site: &Path, config: &SiteConfig) -> Result<(), Failure> {
 
 /// What the modules of the site's tokens read, with the site's folder filled in.
 pub fn variables(site: &Path, config: &SiteConfig) -> Result<Vec<(String, String)>, Failure> {
-    let absolute = absolute(site)?;
+    variables_at(&absolute(site)?, config)
+}
+
+/// As [`variables`], for a folder that may not be there yet, as the module is going to see it.
+pub fn variables_at(absolute: &str, config: &SiteConfig) -> Result<Vec<(String, String)>, Failure> {
     let mut variables = config.hsm.environment.clone();
     for (name, value) in config.hsm.backup.iter().flat_map(|backup| &backup.environment) {
         // Two modules cannot both have their way; one module for both tokens is configured once.
@@ -51,7 +55,7 @@ pub fn variables(site: &Path, config: &SiteConfig) -> Result<Vec<(String, String
             return Err(Failure::new(format!("[hsm] and [hsm.backup] of site.toml set {name} to different values")));
         }
     }
-    Ok(variables.into_iter().map(|(name, value)| (name, value.replace("{site}", &absolute))).collect())
+    Ok(variables.into_iter().map(|(name, value)| (name, value.replace("{site}", absolute))).collect())
 }
 
 /// Sets what a PKCS#11 module reads. Call before any thread is started.
@@ -136,33 +140,35 @@ pub fn officer() -> String {
     OFFICER.get_or_init(ask).clone()
 }
 
-/// What custodians' tokens opened, as lines, while this process lives.
-static SHARES: OnceLock<Zeroizing<Vec<u8>>> = OnceLock::new();
+/// What the session that opened the site's tokens handed over, as lines, until it is used.
+static OPENED: Mutex<Option<Zeroizing<Vec<u8>>>> = Mutex::new(None);
 
-/// Reads the shares that `custodian open` passes on, before anything else is done.
-pub fn take_shares(pipe: u32) -> Result<(), Failure> {
+/// Reads what `custodian open` passes on, before anything else is done.
+pub fn take_opened(pipe: u32) -> Result<(), Failure> {
     officer();
     process::no_core_dumps()?;
-    let unreadable = |error: std::io::Error| Failure::caused_by("cannot read the custodians' shares", &error);
-    let mut lines = Zeroizing::new(Vec::with_capacity(MAX_SHARES + 1));
+    let unreadable =
+        |error: std::io::Error| Failure::caused_by("cannot read what the custodians' session opened", &error);
+    let mut lines = Zeroizing::new(Vec::with_capacity(MAX_OPENED + 1));
     let pipe = fs::File::open(format!("/proc/self/fd/{pipe}")).map_err(unreadable)?;
-    pipe.take(MAX_SHARES as u64 + 1).read_to_end(&mut lines).map_err(unreadable)?;
-    if lines.len() > MAX_SHARES {
-        return Err(Failure::new("the custodians' shares are larger than any").with_code(2));
+    pipe.take(MAX_OPENED as u64 + 1).read_to_end(&mut lines).map_err(unreadable)?;
+    if lines.len() > MAX_OPENED {
+        return Err(Failure::new("what the custodians' session opened is larger than any").with_code(2));
     }
-    let _ = SHARES.set(lines);
+    *OPENED.lock().unwrap_or_else(PoisonError::into_inner) = Some(lines);
     Ok(())
 }
 
-/// Shares fit into a pipe, so that the process that opens them can end before they are read.
-const MAX_SHARES: usize = 60_000;
+/// Two lines, which fit into a pipe, so that the process that writes them can end before they are read.
+const MAX_OPENED: usize = 16_384;
 
-/// Passes the shares on to a process of this program that opens the site in the place of this one. The pipe has to live until it is started.
+/// Passes it on to a process of this program that opens the site in the place of this one. The pipe has to live until it is started.
 pub fn hand_on(command: &mut Command) -> Result<Option<PipeReader>, Failure> {
-    let Some(lines) = SHARES.get() else { return Ok(None) };
-    let failed = |error: std::io::Error| Failure::caused_by("cannot pass the custodians' shares on", &error);
+    let Some(lines) = OPENED.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(None) };
+    let failed =
+        |error: std::io::Error| Failure::caused_by("cannot pass on what the custodians' session opened", &error);
     let (reader, mut writer) = std::io::pipe().map_err(failed)?;
-    writer.write_all(lines).map_err(failed)?;
+    writer.write_all(&lines).map_err(failed)?;
     inherit(&reader, command)?;
     Ok(Some(reader))
 }
@@ -170,29 +176,28 @@ pub fn hand_on(command: &mut Command) -> Result<Option<PipeReader>, Failure> {
 /// Lets a process have a pipe, and tells it which.
 pub fn inherit(pipe: &PipeReader, command: &mut Command) -> Result<(), Failure> {
     rustix::io::fcntl_setfd(pipe, rustix::io::FdFlags::empty())
-        .map_err(|error| Failure::caused_by("cannot pass the custodians' shares on", &error))?;
-    command.arg("--shares-fd").arg(pipe.as_raw_fd().to_string());
+        .map_err(|error| Failure::caused_by("cannot pass on what the custodians' session opened", &error))?;
+    command.arg("--opened-fd").arg(pipe.as_raw_fd().to_string());
     Ok(())
 }
 
-/// Puts the PINs of a site's tokens together from the shares that this process was given, if they are split.
-pub fn put_pins_together(site: &Path, config: &SiteConfig, roster: Option<&Path>) -> Result<(), Failure> {
-    static DONE: AtomicBool = AtomicBool::new(false);
+/// Takes the PINs of a site's tokens that this process was given, if they are split, and holds the folders of their shares: nobody
+/// replaces the PINs while the site is open.
+fn hold_opened(site: &Path, config: &SiteConfig) -> Result<(), Failure> {
     let split: Vec<(Role, PathBuf)> = [Role::Primary, Role::Backup]
         .into_iter()
         .filter_map(|role| Some((role, site.join(config.hsm.custody(role)?))))
         .collect();
-    // Without shares the site says by itself who opens it.
-    let Some(lines) = SHARES.get().filter(|_| !split.is_empty()) else { return Ok(()) };
-    if DONE.swap(true, Ordering::Relaxed) {
+    if split.is_empty() {
         return Ok(());
     }
+    // Without it the site says by itself who opens it.
+    let Some(lines) = OPENED.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+    // In the order of the roles; the folder tells whether it is this token's.
     let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    let mut shares = lines.map(OpenShare::from_pipe).collect::<Result<Vec<_>, _>>()?;
-    let roster = crate::custodian::read_roster(site, roster)?;
-    for (role, folder) in split {
-        let folder = CustodyFolder::open(&folder)?;
-        casemate_gate::provide_pin(role, SplitPin::put_together(&folder, &roster, &mut shares)?);
+    for ((role, folder), line) in split.iter().zip(lines) {
+        let pin = SplitPin::from_pipe(line)?.hold(CustodyFolder::open(folder)?)?;
+        casemate_gate::provide_pin(*role, pin);
     }
     Ok(())
 }

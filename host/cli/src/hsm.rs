@@ -120,15 +120,30 @@ fn probe_site_token(
 
 /// A scratch token of the site's module. A module reads its configuration once per process, so another process probes.
 fn probe_in_child(site: &Path, config: &SiteConfig, options: &ProbeOptions) -> Result<Report, Failure> {
+    let module = site.join(place(config, options)?.0);
+    let variables = if storage_of(&module).is_none() { environment::variables(site, config)? } else { Vec::new() };
+    scratch_report(&module, variables)
+}
+
+/// Refuses a module whose tokens cannot be initialised as the standard says, by what a scratch token of it does: NSS has no officer's PIN and
+/// takes its storage from a string that no site has.
+pub fn refuse_unfit(site: &Path, config: &SiteConfig) -> Result<(), Failure> {
+    for (module, _) in [Role::Primary, Role::Backup].into_iter().filter_map(|role| config.hsm.place(role)) {
+        if matches!(storage_of(module), Some(Storage::Nss)) {
+            scratch_report(&site.join(module), Vec::new())?.judge(config.profile).require()?;
+            return Err(Failure::new(format!("{} cannot be a site's token: NSS initialises none", module.display())));
+        }
+    }
+    Ok(())
+}
+
+fn scratch_report(module: &Path, variables: Vec<(String, String)>) -> Result<Report, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::caused_by("cannot probe a scratch token", error);
     let program = std::env::current_exe().map_err(|error| failed(&error))?;
-    let module = site.join(place(config, options)?.0);
     let mut child = Command::new(program);
-    child.args(["--json", "hsm", "probe", "--scratch", "--module"]).arg(&module).stdin(Stdio::null());
-    if storage_of(&module).is_none() {
-        for (name, value) in environment::variables(site, config)? {
-            child.arg("--module-env").arg(format!("{name}={value}"));
-        }
+    child.args(["--json", "hsm", "probe", "--scratch", "--module"]).arg(module).stdin(Stdio::null());
+    for (name, value) in variables {
+        child.arg("--module-env").arg(format!("{name}={value}"));
     }
     let ended = child.stderr(Stdio::inherit()).output().map_err(|error| failed(&error))?;
     let line = String::from_utf8_lossy(&ended.stdout);

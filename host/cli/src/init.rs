@@ -32,11 +32,14 @@ pub fn run(site: &Path, options: &InitOptions, json: bool) -> Result<ExitCode, F
         }
         _ => None,
     };
+    // Before anything is made: a configuration that cannot be read is refused below.
+    if let Ok(config) = toml::from_str::<SiteConfig>(&config_toml) {
+        crate::hsm::refuse_unfit(site, &config)?;
+    }
     let before = Contents::of(site);
     casemate_gate::prepare(site, &config_toml)?;
     let config = SiteConfig::read(site)?;
     write_token_configuration(site, &config)?;
-    environment::put_pins_together(site, &config, options.roster.as_deref().or(options.ceremony_roster.as_deref()))?;
     environment::set(site, &config)?;
     environment::lock_down()?;
 

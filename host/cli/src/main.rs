@@ -50,8 +50,8 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let site = arguments.site;
     let json = arguments.json;
-    if let Some(pipe) = arguments.shares_fd {
-        environment::take_shares(pipe)?;
+    if let Some(pipe) = arguments.opened_fd {
+        environment::take_opened(pipe)?;
     }
     match arguments.command {
         Command::Init(options) => init::run(&site, &options, json),

@@ -190,9 +190,28 @@ pub enum CustodyError {
     },
     /// A change of PINs was cut off.
     #[error(
-        "open token `{label}`: a change of its PINs was cut off; finish it with a ceremony on it, or `casemate custodian token renew`"
+        "open token `{label}`: a change of its PINs was cut off, and it is away; bring it back and open the site again"
     )]
     PinsUnsettled {
+        /// The token.
+        label: String,
+    },
+    /// The shares fit together, and the token has other PINs.
+    #[error(
+        "open token `{label}`: its PINs of generation {generation} are not in force any more; this folder of shares is older than the \
+         token: put the newest back, and if there is none, find out who opened the token"
+    )]
+    Superseded {
+        /// The token.
+        label: String,
+        /// What the folder has.
+        generation: u64,
+    },
+    /// A PIN was handed over, and is not in force any more.
+    #[error(
+        "open token `{label}`: its PINs were replaced by somebody else meanwhile; find out by whom, then open the site again"
+    )]
+    OpenedAnew {
         /// The token.
         label: String,
     },

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use casemate_hsm::{HsmError, Keyring, Module, Pin};
+use casemate_types::UserName;
 use zeroize::Zeroizing;
 
 use crate::approval::Approved;
@@ -17,6 +18,7 @@ use crate::envelope::Signed;
 use crate::folder::{CustodyFolder, Generation, Journal, Phase};
 use crate::roster::Roster;
 use crate::shares::{Collector, OpenShare, SealedShare, SecretKind, ShareSet, SplitOf, split};
+use crate::split_pin::SplitPin;
 use crate::statement::Statement;
 use crate::succession::Succession;
 use crate::token::serial_of;
@@ -62,6 +64,9 @@ pub enum Leave<'a> {
     Approved(&'a Approved<Statement>),
     /// One that was used before, by a ceremony that goes on with it.
     Standing(&'a Signed<Statement>),
+    /// That of the custodians who are here with their tokens, to open a site for one command: whoever has enough shares of a token's
+    /// PINs may open this token and no other. What the command does is asked of them besides.
+    Present,
 }
 
 impl Leave<'_> {
@@ -69,6 +74,7 @@ impl Leave<'_> {
         let statement = match self {
             Self::Approved(approved) => return approved.permits_token(token),
             Self::Standing(signed) => signed.document(),
+            Self::Present => return Ok(()),
         };
         if statement.tokens.iter().any(|named| named.same_device(token)) {
             return Ok(());
@@ -80,6 +86,8 @@ impl Leave<'_> {
 /// A token whose PINs this process has, for once.
 pub struct Opened {
     journal: Journal,
+    serial: TokenSerial,
+    custodians: Vec<UserName>,
     pins: Pins,
     next: Pins,
 }
@@ -182,7 +190,7 @@ impl Custody<'_> {
     ///
     /// # Errors
     /// [`CustodyError::NotApproved`] unless the statement names this token; [`CustodyError::ForgedGeneration`] when the folder wants
-    /// PINs finished that no session made; as [`Collector`]; as the token answers.
+    /// PINs finished that no session made; [`CustodyError::Superseded`] when the token has later PINs; as [`Collector`]; as the token answers.
     pub fn begin(
         &self,
         leave: Leave<'_>,
@@ -198,29 +206,48 @@ impl Custody<'_> {
             return Err(CustodyError::CustodyTokenMismatch { expected, found });
         }
         leave.permits(&serial)?;
+        let mut custodians: Vec<UserName> = shares.iter().map(|share| share.custodian().clone()).collect();
+        custodians.sort();
+        custodians.dedup();
         let mut collected = self.collect(&journal, shares)?;
         self.folder.sweep(&journal.needed().into_iter().map(|(_, generation)| generation).collect::<Vec<_>>())?;
         let pins = self.resume(&mut journal, &serial, &mut collected, observe)?;
 
-        let ring = Keyring::open(Arc::clone(self.module), &journal.token_label, &pins.user()?)?;
+        let ring = match Keyring::open(Arc::clone(self.module), &journal.token_label, &pins.user()?) {
+            Err(HsmError::PinIncorrect) => {
+                let (label, generation) = (journal.token_label, journal.generation.0);
+                return Err(CustodyError::Superseded { label, generation });
+            }
+            opened => opened?,
+        };
         let mut entropy = TokenEntropy(ring);
         let next = Pins::draw(&mut entropy)?;
         self.write_shares(&next, journal.generation.next(), serial.as_str(), Some(&pins), &mut entropy)?;
         observe(Step::SharesWritten);
         self.enter(&mut journal, Phase::Prepared)?;
         observe(Step::Prepared);
-        Ok(Opened { journal, pins, next })
+        Ok(Opened { journal, serial, custodians, pins, next })
     }
 
     /// Replaces both PINs of a token that was opened. Nobody may be logged in to it.
     ///
     /// # Errors
     /// As the token answers; the next session then finishes the change.
-    pub fn replace(&self, mut opened: Opened, observe: &mut dyn FnMut(Step)) -> Result<Generation, CustodyError> {
+    pub fn replace(&self, opened: Opened, observe: &mut dyn FnMut(Step)) -> Result<Generation, CustodyError> {
+        Ok(self.hand_over(opened, observe)?.generation())
+    }
+
+    /// As [`Custody::replace`], and gives the new USER PIN for the process that the token is opened for. What the custodians showed is
+    /// worth nothing from here on; the shares of the new PINs were shown to nobody, and the new SO PIN ends with this process.
+    ///
+    /// # Errors
+    /// As [`Custody::replace`].
+    pub fn hand_over(&self, mut opened: Opened, observe: &mut dyn FnMut(Step)) -> Result<SplitPin, CustodyError> {
         self.enter(&mut opened.journal, Phase::ChangingUser)?;
         observe(Step::ChangingUser);
         self.change(&mut opened.journal, &opened.pins, &opened.next, observe)?;
-        Ok(opened.journal.generation)
+        let Opened { journal, serial, custodians, next, .. } = opened;
+        Ok(SplitPin::renewed(serial, journal.generation, custodians, next.user))
     }
 
     /// Finishes or undoes what an earlier process left, and gives the PINs in force.

@@ -325,11 +325,11 @@ struct Piped {
     content: Zeroizing<Vec<u8>>,
 }
 
-fn to_hex<S: Serializer>(bytes: &Zeroizing<Vec<u8>>, out: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn to_hex<S: Serializer>(bytes: &Zeroizing<Vec<u8>>, out: S) -> Result<S::Ok, S::Error> {
     out.serialize_str(&Zeroizing::new(hex::encode(&bytes[..])))
 }
 
-fn from_hex<'de, D: Deserializer<'de>>(input: D) -> Result<Zeroizing<Vec<u8>>, D::Error> {
+pub(crate) fn from_hex<'de, D: Deserializer<'de>>(input: D) -> Result<Zeroizing<Vec<u8>>, D::Error> {
     let text = String::deserialize(input).map(Zeroizing::new)?;
     hex::decode(&text[..]).map(Zeroizing::new).map_err(|_| de::Error::custom("expected hexadecimal digits"))
 }

@@ -75,6 +75,10 @@ pub struct HsmConfig {
     /// opened by its custodians.
     #[serde(default)]
     pub custody: Option<PathBuf>,
+    /// The token asks for its maker's own quorum at its own pad (`CKF_PROTECTED_AUTHENTICATION_PATH`). PKCS#11 does not show whether more
+    /// than one person is asked: whoever writes this states it.
+    #[serde(default)]
+    pub vendor_quorum: bool,
     /// A second token, of whatever make, that takes over; its PIN is in `pins/backup-user`. A site that was made without one uses it
     /// for `casemate hsm drill` only.
     #[serde(default)]
@@ -98,6 +102,10 @@ pub struct BackupConfig {
     /// The folder with the shares of this token's PINs.
     #[serde(default)]
     pub custody: Option<PathBuf>,
+    /// The token asks for its maker's own quorum at its own pad (`CKF_PROTECTED_AUTHENTICATION_PATH`). PKCS#11 does not show whether more
+    /// than one person is asked: whoever writes this states it.
+    #[serde(default)]
+    pub vendor_quorum: bool,
     /// Seconds between two health checks of both tokens.
     #[serde(default = "check_every")]
     pub check_every: NonZeroU16,
@@ -121,6 +129,14 @@ impl HsmConfig {
         match role {
             Role::Primary => self.custody.as_deref(),
             Role::Backup => self.backup.as_ref().and_then(|backup| backup.custody.as_deref()),
+        }
+    }
+
+    /// Whether a token is stated to ask for its maker's own quorum.
+    pub fn vendor_quorum(&self, role: Role) -> bool {
+        match role {
+            Role::Primary => self.vendor_quorum,
+            Role::Backup => self.backup.as_ref().is_some_and(|backup| backup.vendor_quorum),
         }
     }
 

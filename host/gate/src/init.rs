@@ -162,7 +162,7 @@ fn furnish(
     progress: &dyn Fn(&str),
 ) -> Result<Created, GateError> {
     // Two people made it, and nobody can open it alone.
-    let rehearsal = taken.is_none() || !pins::all_split(config) || matches!(consent, Consent::Alone);
+    let rehearsal = taken.is_none() || !pins::nobody_knows(config) || matches!(consent, Consent::Alone);
     let prints = [Some(&primary), backup.as_ref()].into_iter().flatten().map(Prepared::print);
     let mut state = SiteState {
         format: STATE_FORMAT,
@@ -250,6 +250,9 @@ fn furnish(
             ),
         },
     })?;
+    if let Some(opened) = pins::opened_by(config) {
+        journal.record_blocking(pins::record(&opened))?;
+    }
     for prepared in [Some(&primary), backup.as_ref()].into_iter().flatten() {
         journal.record_blocking(probing::event(&prepared.report, &prepared.judgement))?;
     }
@@ -358,6 +361,7 @@ impl Prepared {
                 ),
             });
         }
+        pins::check_quorum(site, config, role, &token)?;
         let pin = match (&of.pin, token.protected_authentication_path) {
             (None, false) => return Err(HsmError::PinMissing { label: label.to_owned() }.into()),
             (Some(_), true) => return Err(HsmError::PinUnwanted { label: label.to_owned() }.into()),

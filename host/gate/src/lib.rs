@@ -101,7 +101,7 @@ pub use legacy::{LegacyDirection, LegacyStatus, MAX_LEGACY_VALUES};
 pub use model::{MAX_MODEL_BYTES, Model, ModelKind};
 pub use orders::CarriedOut;
 pub use people::Pseudonyms;
-pub use pins::{provide_pin, user_pin};
+pub use pins::{provide_pin, refuse_planted, user_pin};
 pub use reindex::Reindexed;
 pub use replay::Outcome as ReplayOutcome;
 pub use revocations::ask_to_revoke;

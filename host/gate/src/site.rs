@@ -295,9 +295,8 @@ impl Gate {
             _watch: watch,
             _lock: lock,
         };
-        if let Some(detail) = pins::opened_by().filter(|_| pins::all_split(&gate.config)) {
-            let detail = format!("opened: {detail}");
-            gate.journal.record_blocking(Event::Site { action: "custody".to_owned(), detail })?;
+        if let Some(opened) = pins::opened_by(&gate.config) {
+            gate.journal.record_blocking(pins::record(&opened))?;
         }
         Ok(gate)
     }

@@ -108,10 +108,7 @@ impl Vault {
             let module = Module::load(&dir.join(&config.hsm.module))?;
             let label = &config.hsm.token_label;
             let token = module.token(label)?;
-            let pin = match token.protected_authentication_path {
-                true => None,
-                false => Some(pins::user_pin(dir, config, Role::Primary, &token)?),
-            };
+            let pin = pins::pin_for(dir, config, Role::Primary, &token)?;
             let login = Login { pin: pin.as_ref(), native_ff1: config.hsm.native_ff1(Role::Primary) };
             return Ok(Self::one(Keyring::open_with(module, label, &login)?));
         };
@@ -699,11 +696,8 @@ fn member(shared: &Arc<(PathBuf, SiteConfig, SiteState)>, role: Role, judged: bo
             fips::require_of(dir, config, state, role)
                 .map_err(|error| HsmError::TokenRefused { lines: error.to_string(), profile: config.profile })?;
         }
-        if token.protected_authentication_path {
-            return Ok(None);
-        }
-        match pins::user_pin(dir, config, role, &token) {
-            Ok(pin) => Ok(Some(pin)),
+        match pins::pin_for(dir, config, role, &token) {
+            Ok(pin) => Ok(pin),
             Err(GateError::Hsm(error)) => Err(error),
             Err(_) => Err(HsmError::PinInvalid),
         }

@@ -245,6 +245,23 @@ pub enum HsmError {
         /// The label.
         label: String,
     },
+    /// Who had to act at the token's own pad did not.
+    #[error(
+        "log in to token `{label}`: it was refused at its own pad (keypad, cards, a quorum); the people it asks for have to be there and agree"
+    )]
+    PadRefused {
+        /// The label.
+        label: String,
+    },
+    /// A token is said to ask for its maker's quorum, and takes its PIN from the host.
+    #[error(
+        "open token `{label}`: `vendor-quorum` says that it asks for its maker's own quorum, and it takes its PIN from this machine; \
+         switch its pad on, or take the line away"
+    )]
+    PadMissing {
+        /// The label.
+        label: String,
+    },
     /// No PIN for a token that takes it from the host.
     #[error("open token `{label}`: it takes its PIN from this machine, and none was given; name its PIN file")]
     PinMissing {

@@ -52,6 +52,12 @@ impl Sessions {
             Err(Pkcs11Error::Pkcs11(RvError::UserAlreadyLoggedIn | RvError::UserAnotherAlreadyLoggedIn, _)) => {
                 return Err(HsmError::AlreadyOpen { label: label.to_owned() });
             }
+            // The token asked somebody, and they did not agree, or not enough of them.
+            Err(Pkcs11Error::Pkcs11(RvError::FunctionCanceled | RvError::FunctionRejected, _))
+                if login.pin.is_none() =>
+            {
+                return Err(HsmError::PadRefused { label: label.to_owned() });
+            }
             Err(source) => return Err(fail(source)),
         }
         Ok(Arc::new(Self {

@@ -5,6 +5,7 @@
 //! | `CASEMATE_SHIM_MODULE` | the module that does the work |
 //! | `CASEMATE_SHIM_DELAY_US` | microseconds before each forwarded call: a token on a network |
 //! | `CASEMATE_SHIM_FAULT_FILE` | a file with one line, read at each call: a broken token |
+//! | `CASEMATE_SHIM_QUORUM_FILE` | a file with lines `LABEL=NAME NAME`, read at each login: who is at the pad of a token that asks for two people. With fewer it answers `CKR_FUNCTION_CANCELED` |
 //! | `CASEMATE_SHIM_PAD_FILE` | a file with lines `LABEL=PIN`, read at each call: these tokens have a pad into which that PIN is typed, and take none from the host |
 //!
 //! The line is `FUNCTION NTH CODE`: the NTH call (from 1) of the function since the line was written answers CODE, a `CK_RV` in

@@ -1,5 +1,7 @@
 //! A token with a pad of its own: it takes no PIN from the host, and knows what is typed into it.
 
+use std::collections::BTreeSet;
+
 use cryptoki_sys::*;
 
 use crate::control::{self, Verdict};
@@ -9,6 +11,14 @@ use crate::real;
 fn typed(label: &str) -> Option<String> {
     let text = std::fs::read_to_string(std::env::var_os("CASEMATE_SHIM_PAD_FILE")?).ok()?;
     text.lines().find_map(|line| line.split_once('=').filter(|(of, _)| *of == label)).map(|(_, pin)| pin.to_owned())
+}
+
+/// Whether two different people are at the pad, where the token asks for that.
+fn quorum(label: &str) -> bool {
+    let Some(file) = std::env::var_os("CASEMATE_SHIM_QUORUM_FILE") else { return true };
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let people = text.lines().find_map(|line| line.split_once('=').filter(|(of, _)| *of == label)).map(|(_, who)| who);
+    people.unwrap_or_default().split_whitespace().collect::<BTreeSet<_>>().len() >= 2
 }
 
 fn label(info: &CK_TOKEN_INFO) -> String {
@@ -54,6 +64,7 @@ pub unsafe extern "C" fn login(
         // SAFETY: as above.
         None => unsafe { function(session, user, pin, length) },
         Some(_) if !pin.is_null() => CKR_PIN_INCORRECT,
+        Some(_) if !quorum(&label(&info)) => CKR_FUNCTION_CANCELED,
         // SAFETY: the PIN is valid for its length.
         Some(typed) => unsafe { function(session, user, typed.as_ptr().cast_mut(), typed.len() as CK_ULONG) },
     }

@@ -106,13 +106,13 @@ fn the_bindings_of_the_guide_are_read_and_fit_the_plan() {
 }
 
 /// A rehearsed ceremony, and a `site.toml` that names its two tokens.
-struct Held<'a> {
-    folder: &'a Path,
+pub struct Held<'a> {
+    pub folder: &'a Path,
     config: String,
 }
 
 impl Held<'_> {
-    fn out(&self, file: &str) -> String {
+    pub fn out(&self, file: &str) -> String {
         text(&self.folder.join("rehearsal").join(file)).to_owned()
     }
 
@@ -232,13 +232,13 @@ fn a_site_takes_the_keys_of_its_ceremony_and_no_others() {
 }
 
 /// A site whose tokens were made with split PINs, and the custodians who were at its ceremony.
-struct Split<'a> {
-    held: Held<'a>,
+pub struct Split<'a> {
+    pub held: Held<'a>,
     plan: std::path::PathBuf,
 }
 
 impl<'a> Split<'a> {
-    fn rehearsed(folder: &'a Path, profile: &str) -> Self {
+    pub fn rehearsed(folder: &'a Path, profile: &str) -> Self {
         let plan = root().join("docs/samples/site-plan.toml");
         let out = folder.join("rehearsal");
         let order = ["ceremony", "rehearse", text(&plan), "--out", text(&out), "--split-pins", "--yes"];
@@ -270,8 +270,44 @@ impl<'a> Split<'a> {
         Site::at(self.held.folder.join("rehearsal/site")).casemate(&all)
     }
 
+    /// The site, founded by ana and bo.
+    pub fn founded(&self) -> Site {
+        let site = Site::at(self.held.folder.join("site"));
+        self.init(&site, &["ana", "bo"], &self.founding()).expect(0);
+        site
+    }
+
+    /// A ceremony over tokens with pads, at which two people are asked, and the configuration of a site on them.
+    fn padded(folder: &'a Path) -> Self {
+        let plan = root().join("docs/samples/site-plan.toml");
+        rehearsed(&plan, &folder.join("rehearsal")).expect(0);
+        let mut held = Held { folder, config: String::new() };
+        let example = fs::read_to_string(held.out("site/site.toml")).unwrap();
+        let module = example.lines().find(|line| line.starts_with("module = ")).unwrap().to_owned();
+        let shim = std::env::current_exe().unwrap().with_file_name("libcasemate_shim.so");
+        let pin = |role: &str| fs::read_to_string(held.out(&format!("{role}.pin"))).unwrap();
+        let typed = ["primary", "backup"].map(|role| format!("{role}={}\n", pin(role).trim()));
+        fs::write(folder.join("pads"), typed.concat()).unwrap();
+        let environment = format!(
+            "vendor-quorum = true\n[hsm.environment]\nCASEMATE_SHIM_{}\nCASEMATE_SHIM_PAD_FILE = {:?}\nCASEMATE_SHIM_QUORUM_FILE = {:?}\n",
+            module.replace("module", "MODULE"),
+            folder.join("pads"),
+            folder.join("quorum"),
+        );
+        let backup =
+            format!("[hsm.backup]\nmodule = {shim:?}\ntoken-label = \"backup\"\nvendor-quorum = true\n\n[embedding]");
+        held.config = example
+            .replace("token-label = \"casemate\"", "token-label = \"primary\"")
+            .replace("{site}/token/token.conf", &held.out("tokens.conf"))
+            .replace(&module, &format!("module = {shim:?}"))
+            .replace("[hsm.environment]\n", &environment)
+            .replace("[embedding]", &backup);
+        fs::write(folder.join("site.toml"), &held.config).unwrap();
+        Self { held, plan }
+    }
+
     /// The approval to found the site: carla asks, ana and bo approve.
-    fn founding(&self) -> String {
+    pub fn founding(&self) -> String {
         let (config, file) = (self.held.folder.join("site.toml"), self.held.out("found.json"));
         let request = format!(
             "request --operation found --subject-of {} --reason test --requester p-carla --out {file}",
@@ -287,7 +323,7 @@ impl<'a> Split<'a> {
     }
 
     /// What opens the site: these custodians' tokens.
-    fn opening(&self, names: &[&str], more: &[&str]) -> Vec<String> {
+    pub fn opening(&self, names: &[&str], more: &[&str]) -> Vec<String> {
         let mut all: Vec<String> = ["custodian", "open"].map(str::to_owned).to_vec();
         for name in names {
             let pin = self.held.out(&format!("custodian-{name}.pin"));
@@ -326,7 +362,7 @@ impl<'a> Split<'a> {
         site.casemate(&all.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    fn opened(&self, site: &Site, names: &[&str], command: &[&str]) -> Ended {
+    pub fn opened(&self, site: &Site, names: &[&str], command: &[&str]) -> Ended {
         let mut all = self.opening(names, &["--"]);
         all.extend(command.iter().map(|word| (*word).to_owned()));
         site.casemate(&all.iter().map(String::as_str).collect::<Vec<_>>())
@@ -373,6 +409,72 @@ fn a_site_whose_pins_are_split_is_opened_by_two_custodians_and_by_nobody_else() 
     let founded = first.iter().find(|record| record["action"] == "approval-used").unwrap();
     let founded = founded["detail"].as_str().unwrap();
     assert!(founded.contains("found by ana and bo") && founded.contains("tier split-package-and-pin"), "{founded}");
+    // Each opening is in the log, with whose shares it took and which PINs are in force since.
+    let opened: Vec<&str> = first
+        .iter()
+        .filter_map(|record| record["detail"].as_str().filter(|said| said.starts_with("opened: ")))
+        .collect();
+    assert!(opened.len() >= 3, "{opened:?}");
+    assert!(opened.iter().all(|said| said.contains("primary token") && said.contains("backup token")), "{opened:?}");
+    assert!(opened.iter().any(|said| said.contains("shares of bo and carla")), "{opened:?}");
+    let generation =
+        |said: &&str| said.split("PINs of generation ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    let generations: Vec<u64> = opened.iter().map(|said| generation(said).parse().unwrap()).collect();
+    assert!(generations.windows(2).all(|pair| pair[0] < pair[1]), "{opened:?}");
+    assert!(opened.iter().all(|said| said.contains("put in force")), "{opened:?}");
+    // A PIN that lies there is somebody's: nothing is opened beside it.
+    for (file, role) in [("pins/user", "primary"), ("pins/backup-user", "backup")] {
+        fs::write(site.dir.join(file), "a pin of somebody's").unwrap();
+        let ended = split.opened(&site, &["ana", "bo"], &["keys", "list"]);
+        assert!(ended.code != 0 && ended.text.contains(role), "{}", ended.text);
+        refused(ended, "find out who wrote it");
+        refused(site.casemate(&["keys", "list"]), "find out who wrote it");
+        fs::remove_file(site.dir.join(file)).unwrap();
+    }
+    // Neither can it be made a rehearsal, in which one person is enough, by the file that says so.
+    let state = fs::read_to_string(site.dir.join("state.json")).unwrap();
+    let altered = state.replace("\"rehearsal\": false", "\"rehearsal\": true");
+    assert_ne!(altered, state);
+    fs::write(site.dir.join("state.json"), altered).unwrap();
+    refused(split.opened(&site, &["ana", "bo"], &["keys", "list"]), "were altered");
+    fs::write(site.dir.join("state.json"), state).unwrap();
+    let before = site.records().len();
+    split.opened(&site, &["ana", "bo"], &["keys", "list"]).expect(0);
+    let records = site.records();
+    assert!(records.len() > before && records[before..].iter().all(|record| record["rehearsal"] != true));
+}
+
+/// A site that one person made says that it is a rehearsal, and goes on saying so.
+#[test]
+fn a_rehearsal_passed_off_as_real_is_refused() {
+    let site = crate::site::bare();
+    let path = site.dir.join("state.json");
+    let state = fs::read_to_string(&path).unwrap();
+    let altered = state.replace("\"rehearsal\": true", "\"rehearsal\": false");
+    assert_ne!(altered, state);
+    fs::write(&path, altered).unwrap();
+    let ended = site.casemate(&["keys", "list"]);
+    assert!(
+        ended.code != 0 && ended.text.contains("calls itself no rehearsal, and has no custodians"),
+        "{}",
+        ended.text
+    );
+    fs::write(&path, state).unwrap();
+    site.casemate(&["keys", "list"]).expect(0);
+
+    // The transcript of a rehearsal is signed by custodians who were made up for it: not those of the roster.
+    let plan = root().join("docs/samples/ceremony-plan.toml");
+    let folder = tempfile::tempdir().unwrap();
+    let (real, made_up) = (folder.path().join("real"), folder.path().join("made-up"));
+    rehearsed(&plan, &real).expect(0);
+    rehearsed(&plan, &made_up).expect(0);
+    let desk = Site::at(real.join("site"));
+    let verify = |of: &Path| {
+        desk.casemate(&["ceremony", "verify", text(&of.join("ceremony/transcript.json")), "--plan", text(&plan)])
+    };
+    verify(&real).expect(0);
+    let refused = verify(&made_up);
+    assert!(refused.code == 4 && refused.text.contains("is not a key of this roster"), "{}", refused.text);
 }
 
 #[test]
@@ -386,6 +488,52 @@ fn an_enterprises_site_is_founded_with_split_pins_and_not_without() {
     // What is missing now is a validated module, and nothing else.
     let ended = split.opened(&site, &["ana", "bo"], &["keys", "list"]);
     assert!(ended.code == 4 && ended.text.contains("hardware"), "{}", ended.text);
+}
+
+/// Tokens that ask their maker's quorum are opened by the people at their pads; this program has no PIN of them.
+#[test]
+fn one_person_at_a_pad_that_asks_for_two_opens_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let split = Split::padded(folder.path());
+    let there = |who: &str| fs::write(folder.path().join("quorum"), format!("primary={who}\nbackup={who}\n")).unwrap();
+    let refused =
+        |ended: Ended, why: &str| assert!(ended.code != 0 && ended.text.contains(why), "{why}: {}", ended.text);
+    let approval = split.founding();
+    let site = Site::at(folder.path().join("site"));
+    there("officer-1");
+    refused(split.init(&site, &[], &approval), "refused at its own pad");
+    assert!(!site.dir.join("state.json").exists());
+    there("officer-1 officer-2");
+    let made = split.init(&site, &[], &approval).expect(0);
+    assert_eq!(made["rehearsal"], false);
+    assert!(!site.dir.join("pins/user").exists() && !site.dir.join("pins/backup-user").exists());
+
+    // Each opening asks them again, and says so in the log.
+    site.casemate(&["keys", "list"]).expect(0);
+    let records = site.records();
+    let details: Vec<&str> = records.iter().filter_map(|record| record["detail"].as_str()).collect();
+    assert!(
+        details.iter().any(|said| said.contains("found by ana and bo") && said.contains("tier vendor")),
+        "{details:?}"
+    );
+    let opened: Vec<_> = details.iter().filter(|said| said.starts_with("opened: ")).collect();
+    assert!(opened.len() >= 2 && opened.iter().all(|said| said.matches("(vendor-quorum)").count() == 2), "{details:?}");
+    for who in ["", "officer-1", "officer-2 officer-2"] {
+        there(who);
+        refused(site.casemate(&["keys", "list"]), "refused at its own pad");
+    }
+    there("officer-2 officer-1");
+    site.casemate(&["keys", "list"]).expect(0);
+    // A PIN that lies there would be one that somebody knows.
+    fs::write(site.dir.join("pins/user"), "a pin of somebody's").unwrap();
+    refused(site.casemate(&["keys", "list"]), "are typed into its own pad");
+    fs::remove_file(site.dir.join("pins/user")).unwrap();
+    // A token whose pad is switched off takes its PIN from the machine: it is not what the site says of it.
+    let pads = fs::read(folder.path().join("pads")).unwrap();
+    fs::write(folder.path().join("pads"), "").unwrap();
+    refused(site.casemate(&["keys", "list"]), "takes its PIN from this machine");
+    fs::write(folder.path().join("pads"), pads).unwrap();
+    site.casemate(&["keys", "list"]).expect(0);
 }
 
 /// `kill -9` while tokens with split PINs are open: the PINs of before are in force, and `resume` goes on with them and replaces them.

@@ -31,6 +31,7 @@ mod legacy;
 mod lockdown;
 mod malicious;
 mod metadata;
+mod opening;
 mod plug;
 mod probe;
 mod rotation;

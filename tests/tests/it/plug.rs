@@ -10,7 +10,7 @@ use crate::guest::root;
 use crate::site::{Site, text};
 
 /// The library, compiled with the system's C compiler, which links this test as well.
-fn library() -> &'static Path {
+pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libplug.so");

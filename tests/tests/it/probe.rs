@@ -193,14 +193,56 @@ fn any_module_can_be_probed_and_nothing_is_left() {
         let softhsm = probe(Path::new("/usr/lib/softhsm/libsofthsm2.so"), 0);
         assert_eq!(finding(&softhsm, "role/defaults"), "broken");
     }
-    let nss = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"]
-        .iter()
-        .flat_map(|folder| ["libsoftokn3.so", "nss/libsoftokn3.so"].map(|name| PathBuf::from(folder).join(name)))
-        .find(|path| path.exists());
-    match nss {
+    match nss() {
         Some(nss) => assert_eq!(finding(&probe(&nss, 4), "leak/wrap"), "broken"),
         None => assert!(std::env::var_os("CASEMATE_WITHOUT_NSS").is_some(), "NSS is missing: run `cargo xtask setup`"),
     }
+}
+
+/// A whole site on a module that gives its keys away is never made, whatever its profile, and nothing of it is left.
+#[test]
+fn a_site_on_nss_is_refused_by_what_its_token_does() {
+    let Some(nss) = nss() else {
+        assert!(std::env::var_os("CASEMATE_WITHOUT_NSS").is_some(), "NSS is missing: run `cargo xtask setup`");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let example = fs::read_to_string(site::bare().dir.join("site.toml")).unwrap();
+    let module = example.lines().find(|line| line.starts_with("module = ")).unwrap();
+    let honest = module.trim_start_matches("module = ");
+    for (name, profile) in [("a", "development"), ("b", "rehearsal"), ("c", "enterprise"), ("d", "government")] {
+        let profile = example.replace("profile = \"rehearsal\"", &format!("profile = \"{profile}\""));
+        // As the site's token, and as the backup behind an honest one.
+        let configurations = [
+            profile.replace(module, &format!("module = {:?}", text(&nss))),
+            profile.replace(
+                "[embedding]",
+                &format!("[hsm.backup]\nmodule = {:?}\ntoken-label = \"backup\"\n\n[embedding]", text(&nss)),
+            ),
+        ];
+        for (which, config) in configurations.iter().enumerate() {
+            assert!(config.contains("libsoftokn3.so") && (which == 0 || config.contains(honest)));
+            let file = folder.path().join("nss.toml");
+            fs::write(&file, config).unwrap();
+            let site = Site::at(folder.path().join(format!("{name}{which}")));
+            let refused = site.casemate(&["init", "--config", text(&file)]);
+            assert!(
+                refused.text.contains("must not hold keys") && refused.text.contains("leak/wrap"),
+                "{}",
+                refused.text
+            );
+            refused.expect(4);
+            assert!(!site.dir.exists(), "{name}{which}");
+        }
+    }
+}
+
+/// NSS softokn, which wraps keys that must not leave.
+fn nss() -> Option<PathBuf> {
+    ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"]
+        .iter()
+        .flat_map(|folder| ["libsoftokn3.so", "nss/libsoftokn3.so"].map(|name| PathBuf::from(folder).join(name)))
+        .find(|path| path.exists())
 }
 
 #[test]

@@ -19,7 +19,12 @@ pub struct Server {
 
 impl Server {
     pub fn start(site: &Site) -> Self {
-        let mut child = site.command(&["serve", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
+        Self::by(site.command(&["serve", "--listen", "127.0.0.1:0"]))
+    }
+
+    /// By a command that becomes the server.
+    pub fn by(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let started: Value = serde_json::from_str(&line).unwrap_or_default();
@@ -59,6 +64,16 @@ impl Served {
     /// Serves this site.
     pub fn of(site: Site) -> Self {
         Self { server: Server::start(&site), site }
+    }
+
+    /// A site that is served by this server.
+    pub fn by(server: Server, site: Site) -> Self {
+        Self { server, site }
+    }
+
+    /// The server's process.
+    pub fn process(&self) -> u32 {
+        self.server.child.id()
     }
 
     /// Asks the server to stop, as an operator does, and waits until it has.

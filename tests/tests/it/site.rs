@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::corpus;
 use crate::guest::root;
 
-const PLUGINS: [&str; 4] = ["clearance", "disclosure", "librarian", "nearest"];
+pub const PLUGINS: [&str; 4] = ["clearance", "disclosure", "librarian", "nearest"];
 
 /// A site's folder; a copy goes away with its value.
 pub struct Site {
@@ -119,7 +119,7 @@ pub fn fill(site: &Site, folder: &Path) {
 }
 
 /// Compiles a plugin of this project and has both approvers sign it.
-fn bundle(site: &Site, plugin: &str, folder: &Path) -> String {
+pub fn bundle(site: &Site, plugin: &str, folder: &Path) -> String {
     let path = folder.join(format!("{plugin}.casemate"));
     let bundle = text(&path);
     let source = root().join("plugins").join(plugin);

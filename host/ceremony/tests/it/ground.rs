@@ -104,6 +104,7 @@ impl Ground {
         command.env("KRYOPTIC_CONF", self.path().join("tokens.conf"));
         command.env("SOFTHSM2_CONF", self.path().join("softhsm.conf"));
         command.env("CASEMATE_SHIM_MODULE", module()).env("CASEMATE_SHIM_PAD_FILE", self.path().join("pads"));
+        command.env("CASEMATE_SHIM_QUORUM_FILE", self.path().join("quorum"));
         command.output().unwrap()
     }
 }

@@ -90,10 +90,25 @@ fn a_makers_own_quorum_is_asked_and_gets_no_pin_from_here() {
             assert!(said.contains("takes its PIN by a way of its own"), "{said}");
             std::fs::write(folder.join("bindings.toml"), honest).unwrap();
             std::fs::rename(folder.join("ceremony"), folder.join("refused")).unwrap();
+            // One person at a pad that asks for two, and the same one twice.
+            let both = std::fs::read_to_string(folder.join("quorum")).unwrap();
+            for (round, alone) in ["officer-1", "officer-1 officer-1"].iter().enumerate() {
+                std::fs::write(folder.join("quorum"), both.replace("officer-1 officer-2", alone)).unwrap();
+                let statement: &'static str = ["alone.json", "twice.json"][round];
+                world.approve(statement, &["ana", "bo"]);
+                world.approval = statement;
+                let said = message(world.run());
+                assert!(said.contains("refused at its own pad"), "{said}");
+                std::fs::rename(folder.join("ceremony"), folder.join(format!("refused {round}"))).unwrap();
+            }
+            std::fs::write(folder.join("quorum"), both).unwrap();
             world.approve("again.json", &["ana", "bo"]);
             world.approval = "again.json";
             world.run().unwrap();
-            world.assert_finished();
+            let verified = world.assert_finished();
+            for token in &verified.transcript.tokens {
+                assert_eq!(token.login, Some(casemate_ceremony::LoginBy::VendorQuorum), "{}", token.role);
+            }
         },
     );
 }

@@ -127,6 +127,8 @@ fn create(folder: &Path, place: &str) {
         modules.insert("padded".to_owned(), binding(ground::padded()));
         let typed: String = ROLES.iter().map(|role| format!("{role}=the pin of {role}\n")).collect();
         fs::write(folder.join("pads"), typed).unwrap();
+        let there: String = ROLES.iter().map(|role| format!("{role}=officer-1 officer-2\n")).collect();
+        fs::write(folder.join("quorum"), there).unwrap();
     }
     if !softhsm.is_empty() {
         modules.insert("softhsm".to_owned(), binding(ground::softhsm()));

@@ -51,16 +51,28 @@ pub enum CustodianCommand {
     /// Build, show and verify the roster.
     #[command(subcommand)]
     Roster(RosterCommand),
-    /// Open a site whose tokens' PINs are split, for one command: the custodians' tokens open their shares, and the command puts the PINs
-    /// together in its memory.
+    /// Open a site whose tokens' PINs are split, for one command, and replace these PINs.
     ///
-    /// The custodians are here, each with a token and its PIN. The command may be `serve`: the PINs are gone when it ends.
+    /// A threshold of custodians is here, each with the own token and its PIN. Their tokens open their shares; a process that ends puts both
+    /// PINs of each of the site's tokens together, uses them once and replaces them. The command gets the new USER PIN of each in its memory.
+    /// What was shown is worth nothing from then on, and the folders of shares hold new ones: back them up. The command may be `serve`: the
+    /// site can be opened again when it has ended.
     ///
     /// Example: casemate custodian open --custodian ana=ana --custodian bo=bo -- serve
     Open(OpenOptions),
     /// The process that opens the shares; started by `open`.
     #[command(hide = true)]
     OpenShares(OpenSharesOptions),
+    /// The process that has the PINs and replaces them; started by `open`.
+    #[command(hide = true)]
+    RenewPins {
+        /// The `site.toml` of a site that is not made yet.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// The roster.
+        #[arg(long)]
+        roster: Option<PathBuf>,
+    },
     /// Write a statement that asks the custodians for an operation.
     Request(Box<RequestOptions>),
     /// Show what is to be approved, ask, and sign it in the custodian's token.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use casemate_custody::session::{Custody, Step};
+use casemate_custody::session::{Custody, Leave, Step};
 use casemate_custody::*;
 use casemate_hsm::{HsmError, KeyClass, KeyRef, Keyring, Pin};
 
@@ -63,6 +63,33 @@ fn kill_9_at_every_step_leaves_one_set_valid_on_softhsm() {
     }
 }
 
+#[test]
+fn what_an_opening_showed_is_worthless_on_the_software_token() {
+    if !play_own_role(play) {
+        openings(&Ground::software_token("session::what_an_opening_showed_is_worthless_on_the_software_token"));
+    }
+}
+
+#[test]
+fn what_an_opening_showed_is_worthless_on_softhsm() {
+    if play_own_role(play) {
+        return;
+    }
+    if let Some(ground) = Ground::softhsm("session::what_an_opening_showed_is_worthless_on_softhsm") {
+        openings(&ground);
+    }
+}
+
+/// A site is opened with the same steps, but for the work.
+fn openings(ground: &Ground) {
+    ground.play("setup");
+    ground.play("openings");
+    for step in STEPS.into_iter().filter(|step| *step != Step::Worked) {
+        ground.play_killed(&format!("kill-opening {step:?}"));
+        ground.play(&format!("recover-opening {step:?}"));
+    }
+}
+
 fn one_time_pins(ground: &Ground) {
     ground.play("setup");
     ground.play("attacks");
@@ -104,6 +131,9 @@ fn play(role: &str, module: &Path, folder: &Path) {
         "settled" => assert_eq!(assert_settled(&world, LABEL).0.to_string(), step),
         "kill" => drop(run(&world, LABEL, &["ana", "bo"], &mut |at| kill(at))),
         "recover" => recover(&world, LABEL),
+        "openings" => attacks_on_openings(&world),
+        "kill-opening" => drop(hand_over(&world, &["ana", "bo"], &mut |at| kill(at))),
+        "recover-opening" => recover_opening(&world),
         "kill-first" => initialise(&world, &format!("first {step}"), &mut |at| kill(at)),
         "recover-first" => recover_first(&world, &format!("first {step}")),
         other => panic!("{other}"),
@@ -335,6 +365,162 @@ fn a_key_that_is_kept_stops_the_change(world: &World) {
     // The next session finishes the change, then makes its own.
     run(world, LABEL, &["ana", "bo"], &mut |_| {}).unwrap();
     assert_eq!(assert_settled(world, LABEL), before.next().next());
+}
+
+/// Opens the token for another process.
+fn hand_over(world: &World, names: &[&str], observe: &mut dyn FnMut(Step)) -> Result<SplitPin, CustodyError> {
+    let folder = open_folder(world, LABEL);
+    let shares = shares(world, &folder, names);
+    hand_over_with(world, &folder, shares, observe)
+}
+
+fn hand_over_with(
+    world: &World,
+    folder: &CustodyFolder,
+    shares: Vec<OpenShare>,
+    observe: &mut dyn FnMut(Step),
+) -> Result<SplitPin, CustodyError> {
+    let custody = custody(world, folder);
+    let opened = custody.begin(Leave::Present, shares, observe)?;
+    custody.hand_over(opened, observe)
+}
+
+fn attacks_on_openings(world: &World) {
+    an_opening_kills_what_was_shown(world);
+    old_shares_replayed_after_an_opening_are_refused(world);
+    an_older_folder_put_back_after_an_opening_is_refused(world);
+    altered_and_foreign_shares_open_nothing(world);
+    a_pin_of_before_the_last_opening_is_refused(world);
+}
+
+fn an_opening_kills_what_was_shown(world: &World) {
+    let before = assert_settled(world, LABEL);
+    let folder = open_folder(world, LABEL);
+    let old = [SecretKind::UserPin, SecretKind::SoPin].map(|kind| pin_of(world, &folder, kind, before));
+    drop(folder);
+    let mut steps = Vec::new();
+    let pin = hand_over(world, &["carla", "bo"], &mut |step| steps.push(step)).unwrap();
+    assert_eq!(steps, STEPS.into_iter().filter(|step| *step != Step::Worked).collect::<Vec<_>>());
+    assert_eq!((pin.generation(), pin.is_renewed()), (before.next(), true));
+    assert_eq!(pin.custodians().iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["bo", "carla"]);
+    // The other process gets the PIN in force through a pipe, and no other.
+    let piped = SplitPin::from_pipe(&pin.expose_for_pipe().unwrap()).unwrap();
+    drop(Keyring::open(Arc::clone(&world.module), LABEL, &piped.pin().unwrap()).unwrap());
+    assert_eq!(assert_settled(world, LABEL), before.next());
+    let [user, so] = old;
+    let open = Keyring::open(Arc::clone(&world.module), LABEL, &user).map(drop);
+    assert!(matches!(open, Err(HsmError::PinIncorrect)), "{open:?}");
+    let reset = world.module.reset_user_pin(LABEL, &so, &user);
+    assert!(matches!(reset, Err(HsmError::PinIncorrect)), "{reset:?}");
+    let secret = hex::encode(pin.expose_for_pipe().unwrap());
+    assert!(!format!("{pin:?}").contains(&secret[secret.len() - 80..]) && format!("{pin:?}").contains("secret"));
+}
+
+fn old_shares_replayed_after_an_opening_are_refused(world: &World) {
+    let folder = open_folder(world, LABEL);
+    let old = shares(world, &folder, &["ana", "bo"]);
+    drop(folder);
+    hand_over(world, &["ana", "bo"], &mut |_| {}).unwrap();
+    let folder = open_folder(world, LABEL);
+    let refused = hand_over_with(world, &folder, old, &mut |step| panic!("{step:?}"));
+    assert!(matches!(refused, Err(CustodyError::OlderEpoch { .. })), "{refused:?}");
+    for alone in [&["ana"][..], &["ana", "ana"]] {
+        let shown = shares(world, &folder, alone);
+        let refused = hand_over_with(world, &folder, shown, &mut |step| panic!("{step:?}"));
+        assert!(
+            matches!(
+                refused,
+                Err(CustodyError::TooFewShares { found: 1, wanted: 2 } | CustodyError::ShareTwice { .. })
+            ),
+            "{refused:?}"
+        );
+    }
+}
+
+/// A backup of the folder has everything that the opening before it had, and is worth nothing.
+fn an_older_folder_put_back_after_an_opening_is_refused(world: &World) {
+    let path = world.folder.join(format!("custody {LABEL}"));
+    let backup = world.folder.join("backup");
+    let before = assert_settled(world, LABEL);
+    copy(&path, &backup);
+    hand_over(world, &["ana", "bo"], &mut |_| {}).unwrap();
+    let newest = world.folder.join("newest");
+    copy(&path, &newest);
+    std::fs::remove_dir_all(&path).unwrap();
+    copy(&backup, &path);
+    let refused = hand_over(world, &["ana", "bo"], &mut |step| panic!("{step:?}"));
+    assert!(
+        matches!(&refused, Err(CustodyError::Superseded { generation, .. }) if *generation == before.0),
+        "{refused:?}"
+    );
+    std::fs::remove_dir_all(&path).unwrap();
+    copy(&newest, &path);
+    hand_over(world, &["ana", "carla"], &mut |_| {}).unwrap();
+    assert_eq!(assert_settled(world, LABEL), before.next().next());
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+fn altered_and_foreign_shares_open_nothing(world: &World) {
+    let folder = open_folder(world, LABEL);
+    let now = folder.journal().unwrap().unwrap();
+    let good = || shares(world, &folder, &["ana", "bo"]);
+    // One digit of a share on its way through the pipe.
+    let mut shown = good();
+    let line = String::from_utf8(shown.pop().unwrap().expose_for_pipe().unwrap().to_vec()).unwrap();
+    let at = line.rfind('"').unwrap() - 1;
+    let digit = if line[at..].starts_with('0') { "1" } else { "0" };
+    shown.push(OpenShare::from_pipe(format!("{}{digit}{}", &line[..at], &line[at + 1..]).trim().as_bytes()).unwrap());
+    let refused = hand_over_with(world, &folder, shown, &mut |step| panic!("{step:?}"));
+    assert!(matches!(refused, Err(CustodyError::ShareCorrupted { .. })), "{refused:?}");
+    // A share of the same epoch, custodian and kind of another token.
+    let serial = world.custodian("ana").token_serial.clone();
+    let of = SplitOf { kind: SecretKind::UserPin, about: serial.as_str(), epoch: now.generation.0 };
+    let (_, foreign) = split(&[0x66; 32], of, &world.roster, &mut SystemEntropy).unwrap();
+    let foreign = foreign.iter().find(|share| share.custodian().as_str() == "ana").unwrap();
+    let mut shown = good();
+    let place = shown.iter().position(|share| share.kind() == SecretKind::UserPin).unwrap();
+    shown[place] = foreign.open(world.custodian("ana"), &world.token("ana")).unwrap();
+    let refused = hand_over_with(world, &folder, shown, &mut |step| panic!("{step:?}"));
+    assert!(matches!(refused, Err(CustodyError::ShareOfOtherSet { .. })), "{refused:?}");
+    assert_eq!(folder.journal().unwrap().unwrap(), now);
+    drop(folder);
+    assert_eq!(assert_settled(world, LABEL), now.generation);
+}
+
+/// Two openings at once: the process that comes late is told, and the one that holds the site keeps others out.
+fn a_pin_of_before_the_last_opening_is_refused(world: &World) {
+    let late = hand_over(world, &["ana", "bo"], &mut |_| {}).unwrap();
+    let pin = hand_over(world, &["ana", "bo"], &mut |_| {}).unwrap();
+    let refused = late.hold(open_folder(world, LABEL));
+    assert!(matches!(refused, Err(CustodyError::OpenedAnew { .. })), "{refused:?}");
+    let held = pin.hold(open_folder(world, LABEL)).unwrap();
+    let path = world.folder.join(format!("custody {LABEL}"));
+    assert!(matches!(CustodyFolder::open(&path), Err(CustodyError::InUse { .. })));
+    drop(held);
+    assert!(CustodyFolder::open(&path).is_ok());
+}
+
+/// After a kill at whichever step, the custodians open the token with the one generation that is in force.
+fn recover_opening(world: &World) {
+    let journal = open_folder(world, LABEL).journal().unwrap().unwrap();
+    let pin = hand_over(world, &["bo", "carla"], &mut |_| {}).unwrap();
+    let changes = match journal.phase {
+        Phase::ChangingUser | Phase::ChangingSo => 2,
+        _ => 1,
+    };
+    assert_eq!(pin.generation().0, journal.generation.0 + changes, "from {:?}", journal.phase);
+    assert_eq!(assert_settled(world, LABEL), pin.generation());
 }
 
 fn a_folder_has_one_token(world: &World) {

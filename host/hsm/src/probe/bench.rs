@@ -51,6 +51,9 @@ impl Bench {
             Err(Code(CKR_USER_ALREADY_LOGGED_IN | CKR_USER_ANOTHER_ALREADY_LOGGED_IN)) => {
                 return Err(HsmError::AlreadyOpen { label: label.to_owned() });
             }
+            Err(Code(CKR_FUNCTION_CANCELED | CKR_FUNCTION_REJECTED)) if user_pin.is_empty() => {
+                return Err(HsmError::PadRefused { label: label.to_owned() });
+            }
             Err(code) => return Err(fault(Function::Login, code)),
         }
         Ok(bench)
