@@ -160,6 +160,7 @@ fn dress(command: Command, path: &str) -> Command {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use clap::CommandFactory;
 
