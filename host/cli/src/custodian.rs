@@ -156,7 +156,9 @@ pub fn run(site: &Path, command: CustodianCommand, json: bool) -> Result<ExitCod
         }
         CustodianCommand::Open(options) => open::run(site, &options, json),
         CustodianCommand::OpenShares(options) => open::shares(site, &options),
-        CustodianCommand::RenewPins { config, roster } => open::renew(site, config.as_deref(), roster.as_deref()),
+        CustodianCommand::RenewPins { config, roster, next } => {
+            open::renew(site, config.as_deref(), roster.as_deref(), &next)
+        }
         CustodianCommand::Shares(command) => token::shares(site, command, json),
         CustodianCommand::Token(command) => token::run(site, command, json),
         CustodianCommand::Record { first, statement, custody } => {

@@ -22,8 +22,6 @@ pub enum FipsCommand {
     ///
     /// Look at the device first, with its maker's tool. A certificate is about a module in this mode, so the profiles enterprise and
     /// government ask for the statement, whatever the token says.
-    ///
-    /// Example: casemate fips mode --certificate 4700 --seen "maker's tool: FIPS mode on" --out mode.json
     Mode {
         /// The certificate's number.
         #[arg(long)]

@@ -26,8 +26,6 @@ pub enum KeysCommand {
     /// until you issue a new key. `no-key` waits for `keys issue`.
     List,
     /// Add a user to site.toml and issue the first key and credential.
-    ///
-    /// Example: casemate keys add-user dora --clearance internal --role analyst --department engineering
     AddUser {
         /// The new user: lower-case letters, digits, `-`.
         name: UserName,
@@ -76,8 +74,6 @@ pub enum KeysCommand {
     /// `metadata@1` is an older version under which nothing is encrypted any more. `compartment/NAME` asks for two custodians' approval (operation destroy) and for the number of passages that nobody will read any more. The keys of
     /// users who hold it end: `keys issue --all` gives them new ones for what is left. Ends with a certificate that each custodian signs
     /// (`casemate custodian certify`). If it is cut off, call it again: it goes on without another approval.
-    ///
-    /// Example: casemate keys destroy compartment/legal --confirm-passages 120 --approval destroy.json
     Destroy {
         /// A key's older version as `metadata@1`, `mask@1` or `at-rest@1`, or compartment/NAME. A key in use is not destroyed.
         name: String,

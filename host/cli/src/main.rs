@@ -23,6 +23,7 @@ mod ingest;
 mod init;
 mod keys;
 mod kit;
+mod officer;
 mod output;
 mod plugin;
 mod policy;
@@ -33,13 +34,14 @@ mod witness;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::args::{Arguments, Command};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::from_arg_matches(&officer::with_pages(Arguments::command()).get_matches());
+    let arguments = arguments.unwrap_or_else(|error| error.exit());
     let json = arguments.json;
     match run(arguments) {
         Ok(code) => code,

@@ -260,7 +260,7 @@ impl<'a> Split<'a> {
     }
 
     /// `casemate custodian ARGUMENTS` at the site of the ceremony.
-    fn custodian(&self, arguments: &str, token: bool) -> Ended {
+    pub fn custodian(&self, arguments: &str, token: bool) -> Ended {
         let environment = format!("KRYOPTIC_CONF={}", self.held.out("tokens.conf"));
         let mut all = vec!["custodian"];
         all.extend(arguments.split(' '));

@@ -102,6 +102,70 @@ fn shares_that_an_opening_showed_open_nothing_afterwards() {
     assert_one_generation(&split);
 }
 
+/// Custodians come and go: those of before sign the next roster, and the opening splits the new PINs for it.
+#[test]
+fn pins_are_split_for_the_next_roster_that_custodians_signed_and_for_no_other() {
+    let place = tempfile::tempdir().unwrap();
+    let split = Split::rehearsed(place.path(), "rehearsal");
+    let site = split.founded();
+    let out = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
+    let mut slots = fs::read_to_string(split.held.out("tokens.conf")).unwrap();
+    for slot in 40..46 {
+        slots.push_str(&format!(
+            "\n[[slots]]\nslot = {slot}\ndbtype = \"sqlite\"\ndbargs = {:?}\n",
+            out(&format!("t{slot}"))
+        ));
+    }
+    fs::write(split.held.out("tokens.conf"), slots).unwrap();
+    for name in ["dan", "eve", "finn"] {
+        // Where the custodians of before have theirs.
+        fs::copy(split.held.out("custodian-ana.pin"), split.held.out(&format!("custodian-{name}.pin"))).unwrap();
+        let pin = split.held.out(&format!("custodian-{name}.pin"));
+        let card = out(&format!("{name}.card"));
+        let enrol = format!(
+            "enrol --name {name} --person p-{name} --token custodian-{name} --initialise --pin-file {pin} --so-pin-file {pin} --out {card}"
+        );
+        split.custodian(&enrol, true).expect(0);
+    }
+    let build = |epoch: u8, to: &str| {
+        let cards = ["dan", "eve", "finn"].map(|name| out(&format!("{name}.card"))).join(" ");
+        split.custodian(&format!("roster build --epoch {epoch} {cards} --out {}", out(to)), false).expect(0);
+        Roster::parse(&fs::read(out(to)).unwrap()).unwrap().digest()
+    };
+    let (next, other) = (build(2, "next.json"), build(3, "other.json"));
+    assert_ne!(next, other);
+    let ask = format!(
+        "request --operation change-roster --subject {next} --reason test --requester p-carla --out {}",
+        out("change.json")
+    );
+    split.custodian(&ask, false).expect(0);
+    let sign = |name: &str| {
+        let (file, pin) = (out("change.json"), split.held.out(&format!("custodian-{name}.pin")));
+        let sign = format!("approve {file} --as {name} --token custodian-{name} --pin-file {pin} --yes");
+        split.custodian(&sign, true).expect(0);
+    };
+    let open = |names: &[&str], next: &str| {
+        let (next, change) = (out(next), out("change.json"));
+        let words = split.opening(names, &["--next-roster", &next, "--change", &change, "--", "keys", "list"]);
+        site.casemate(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let before = generation(&split, "primary");
+    sign("carla");
+    sign("ana");
+    refused(&open(&["ana", "bo"], "next.json"), "2 other custodians have to sign");
+    sign("bo");
+    refused(&open(&["ana", "bo"], "other.json"), "the custodians approved something else");
+    assert_eq!(generation(&split, "primary"), before);
+    open(&["ana", "bo"], "next.json").expect(0);
+    assert_one_generation(&split);
+    // From now on it is theirs.
+    refused(&split.opened(&site, &["ana", "bo"], &["keys", "list"]), "there is no share of `ana`");
+    fs::copy(out("next.json"), split.held.out("site/custody/roster.json")).unwrap();
+    refused(&split.opened(&site, &["ana", "bo"], &["keys", "list"]), "custodian `ana`");
+    split.opened(&site, &["dan", "finn"], &["keys", "list"]).expect(0);
+    assert_one_generation(&split);
+}
+
 #[test]
 fn kill_9_at_every_step_of_an_opening_leaves_one_generation_of_shares() {
     let place = tempfile::tempdir().unwrap();

@@ -57,8 +57,6 @@ pub enum CustodianCommand {
     /// PINs of each of the site's tokens together, uses them once and replaces them. The command gets the new USER PIN of each in its memory.
     /// What was shown is worth nothing from then on, and the folders of shares hold new ones: back them up. The command may be `serve`: the
     /// site can be opened again when it has ended.
-    ///
-    /// Example: casemate custodian open --custodian ana=ana --custodian bo=bo -- serve
     Open(OpenOptions),
     /// The process that opens the shares; started by `open`.
     #[command(hide = true)]
@@ -72,6 +70,8 @@ pub enum CustodianCommand {
         /// The roster.
         #[arg(long)]
         roster: Option<PathBuf>,
+        #[command(flatten)]
+        next: NextRoster,
     },
     /// Write a statement that asks the custodians for an operation.
     Request(Box<RequestOptions>),
@@ -375,9 +375,22 @@ pub struct OpenOptions {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub shares: ShareHolders,
+    #[command(flatten)]
+    pub next: NextRoster,
     /// The command, after `--`.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<std::ffi::OsString>,
+}
+
+/// Who holds the shares of the new PINs, where custodians come and go.
+#[derive(Args)]
+pub struct NextRoster {
+    /// The roster that the new PINs are split for, where it is another; --roster is then the one of before.
+    #[arg(long, value_name = "FILE", requires = "change")]
+    pub next_roster: Option<PathBuf>,
+    /// The statement by which the custodians of before approved the next roster (operation change-roster).
+    #[arg(long, value_name = "FILE", requires = "next_roster")]
+    pub change: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -10,15 +10,18 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 
 use casemate_custody::session::{Custody, Leave};
-use casemate_custody::{Custodian, CustodyError, CustodyFolder, HsmToken, OpenShare, Roster, SplitPin, process};
+use casemate_custody::{
+    Custodian, CustodyError, CustodyFolder, HsmToken, OpenShare, Operation, Roster, Signed, SplitPin, Statement,
+    process,
+};
 use casemate_gate::SiteConfig;
 use casemate_hsm::{HsmError, Module, Role};
 use zeroize::Zeroizing;
 
-use super::args::{OpenOptions, OpenSharesOptions, ShareHolders};
-use super::{by_name, load, read_pin, read_roster};
+use super::args::{NextRoster, OpenOptions, OpenSharesOptions, ShareHolders};
+use super::{by_name, load, read_envelope, read_pin, read_roster};
 use crate::environment;
-use crate::failure::Failure;
+use crate::failure::{Failure, code};
 
 pub fn run(site: &Path, options: &OpenOptions, json: bool) -> Result<ExitCode, Failure> {
     let config = read_config(site, options.config.as_deref())?;
@@ -38,7 +41,12 @@ pub fn run(site: &Path, options: &OpenOptions, json: bool) -> Result<ExitCode, F
     hand_over(&options.shares, &mut opener);
     let mut renewer = Command::new(&program);
     renewer.arg("--site").arg(site).args(["custodian", "renew-pins"]);
-    for (option, path) in [("--config", &options.config), ("--roster", &options.shares.roster)] {
+    for (option, path) in [
+        ("--config", &options.config),
+        ("--roster", &options.shares.roster),
+        ("--next-roster", &options.next.next_roster),
+        ("--change", &options.next.change),
+    ] {
         if let Some(path) = path {
             renewer.arg(option).arg(path);
         }
@@ -49,12 +57,12 @@ pub fn run(site: &Path, options: &OpenOptions, json: bool) -> Result<ExitCode, F
     let opened = opener.stdout(Stdio::from(from_opener)).status();
     // The last writing ends of both pipes go with the processes and with `opener`.
     drop(opener);
-    let code = |status: std::process::ExitStatus| u8::try_from(status.code().unwrap_or(1)).unwrap_or(1);
+    let code_of = |status: std::process::ExitStatus| u8::try_from(status.code().unwrap_or(1)).unwrap_or(1);
     let opened = match opened {
         Ok(status) if status.success() => None,
         Ok(status) => Some(
             Failure::new("the shares were not opened, so nothing was done and no PIN was replaced")
-                .with_code(code(status)),
+                .with_code(code_of(status)),
         ),
         Err(error) => Some(failed(error)),
     };
@@ -66,7 +74,7 @@ pub fn run(site: &Path, options: &OpenOptions, json: bool) -> Result<ExitCode, F
     if !renewed.success() {
         return Err(Failure::new("the site's tokens were not opened, so the command was not started")
             .hint("whatever was cut off, the next opening finishes or undoes it")
-            .with_code(code(renewed)));
+            .with_code(code_of(renewed)));
     }
     let mut command = Command::new(&program);
     command.arg("--site").arg(site);
@@ -144,7 +152,14 @@ pub fn shares(site: &Path, options: &OpenSharesOptions) -> Result<ExitCode, Fail
         let journal = folder.journal()?.ok_or_else(|| Failure::new("a folder that site.toml names holds no shares"))?;
         for (custodian, token) in &tokens {
             for (kind, generation) in journal.needed() {
-                let share = folder.share(kind, generation, &custodian.name)?.open(custodian, token)?;
+                let share = folder.share(kind, generation, &custodian.name).map_err(|error| match &error {
+                    CustodyError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Failure::new(
+                        format!("there is no share of `{}`: the PINs were split for other custodians", custodian.name),
+                    )
+                    .hint("name those of the roster in force; docs/keys.md, \"A site that its custodians open\""),
+                    _ => error.into(),
+                })?;
+                let share = share.open(custodian, token)?;
                 lines.extend_from_slice(&share.expose_for_pipe()?);
             }
         }
@@ -171,7 +186,12 @@ struct Held {
 
 /// Puts the PINs of the site's tokens together, replaces them, and writes the new USER PINs to standard output, which is a pipe. Nothing
 /// is replaced in any token before the shares of all are found right, and those of the new PINs are durable.
-pub fn renew(site: &Path, config: Option<&Path>, roster: Option<&Path>) -> Result<ExitCode, Failure> {
+pub fn renew(
+    site: &Path,
+    config: Option<&Path>,
+    roster: Option<&Path>,
+    next: &NextRoster,
+) -> Result<ExitCode, Failure> {
     process::harden()?;
     let request = process::read_request()?;
     if request.is_empty() {
@@ -180,6 +200,8 @@ pub fn renew(site: &Path, config: Option<&Path>, roster: Option<&Path>) -> Resul
     }
     let config = read_config(site, config)?;
     let roster = read_roster(site, roster)?;
+    let next_roster = next_roster(site, &roster, next)?;
+    let rosters = (&roster, next_roster.as_ref().unwrap_or(&roster));
     let place = std::path::absolute(site).map_err(|error| Failure::caused_by("cannot find the site", &error))?;
     let place = std::fs::canonicalize(&place).unwrap_or(place);
     let place = place.to_str().ok_or_else(|| Failure::new("the site's path is not UTF-8"))?;
@@ -203,7 +225,7 @@ pub fn renew(site: &Path, config: Option<&Path>, roster: Option<&Path>) -> Resul
         let shares = std::mem::take(shares);
         prepared.push(match module {
             Some(module) => {
-                let custody = custody(folder, module, &roster);
+                let custody = custody(folder, module, rosters);
                 Ok(custody.begin(Leave::Present, shares, &mut |_| {}).map_err(|error| about(*role, error))?)
             }
             None => Err(SplitPin::put_together(folder, &roster, shares).map_err(|error| about(*role, error))?),
@@ -212,7 +234,7 @@ pub fn renew(site: &Path, config: Option<&Path>, roster: Option<&Path>) -> Resul
     let mut lines = Zeroizing::new(Vec::with_capacity(1 << 14));
     for (token, prepared) in held.iter().zip(prepared) {
         let pin = match (prepared, &token.module) {
-            (Ok(opened), Some(module)) => custody(&token.folder, module, &roster)
+            (Ok(opened), Some(module)) => custody(&token.folder, module, rosters)
                 .hand_over(opened, &mut |_| {})
                 .map_err(|error| about(token.role, error))?,
             (Err(pin), _) => pin,
@@ -232,8 +254,36 @@ pub fn renew(site: &Path, config: Option<&Path>, roster: Option<&Path>) -> Resul
     Ok(ExitCode::SUCCESS)
 }
 
-fn custody<'a>(folder: &'a CustodyFolder, module: &'a Arc<Module>, roster: &'a Roster) -> Custody<'a> {
-    Custody { folder, module, roster, next_roster: roster }
+fn custody<'a>(
+    folder: &'a CustodyFolder,
+    module: &'a Arc<Module>,
+    (roster, next_roster): (&'a Roster, &'a Roster),
+) -> Custody<'a> {
+    Custody { folder, module, roster, next_roster }
+}
+
+/// The roster that new PINs are split for. Enough custodians of the one before have signed exactly it: whoever gives the arguments alone would
+/// have the PINs split for friends.
+fn next_roster(site: &Path, roster: &Roster, options: &NextRoster) -> Result<Option<Roster>, Failure> {
+    let (Some(next), Some(change)) = (&options.next_roster, &options.change) else { return Ok(None) };
+    let next = read_roster(site, Some(next))?;
+    let signed = Signed::<Statement>::verify(&read_envelope(change)?, roster)?;
+    let statement = signed.document();
+    let refused = |why: &str| {
+        Failure::new(format!("the PINs cannot be split for the next roster: {why}"))
+            .hint("casemate custodian request --operation change-roster --subject DIGEST-OF-THE-NEXT-ROSTER")
+            .with_code(code::VERIFICATION)
+    };
+    if statement.operation != Operation::ChangeRoster || statement.subject != Some(next.digest()) {
+        return Err(refused("the custodians approved something else"));
+    }
+    if statement.site != roster.site() || next.site() != roster.site() || statement.roster != roster.digest() {
+        return Err(refused("it is of another site, or approved by another roster"));
+    }
+    if next.epoch() <= roster.epoch() {
+        return Err(refused("its epoch is not a later one"));
+    }
+    Ok(Some(next))
 }
 
 fn about(role: Role, error: CustodyError) -> Failure {
