@@ -90,7 +90,7 @@ impl Gate {
     /// The runs that the component `old` made with its present settings, each checked against the log.
     fn runs_of(&self, old: &Plugin, trial: &mut Trial) -> Result<Vec<Item>, GateError> {
         let (name, component, settings) = (&old.manifest().name, old.component_digest(), old.settings_digest());
-        let logged = self.logged_recordings()?;
+        let mut logged = self.logged_recordings()?;
         let mut items = Vec::new();
         for found in self.journal.all_recordings() {
             let found = match found {
@@ -103,7 +103,7 @@ impl Gate {
                 }
                 Err((key, error)) => return Err(GateError::Replay { request: key, problem: error }),
             };
-            if !logged.digests.contains(&found.commitment) {
+            if !logged.digests.remove(&found.commitment) {
                 if logged.whole {
                     let problem = "the log does not know it: it was put there, or altered".to_owned();
                     return Err(GateError::Replay { request: found.key, problem });
@@ -121,6 +121,10 @@ impl Gate {
                     items.push(Item { found: Arc::clone(&found), run: run.clone() });
                 }
             }
+        }
+        // Erased by order, or taken away so that nobody sees what would change of them.
+        if !logged.digests.is_empty() {
+            trial.left_out.insert("the log knows it, and it is gone".to_owned(), logged.digests.len() as u64);
         }
         Ok(items)
     }

@@ -28,6 +28,30 @@ fn every_kind_of_new_plugin_passes_its_tests_and_can_be_packed() {
     }
 }
 
+/// Two teams, or one that began with a copy: what is packed is the code of the folder that was named.
+#[test]
+fn a_plugin_of_the_same_name_elsewhere_is_not_taken_for_it() {
+    let work = tempfile::tempdir().unwrap();
+    let site = site::bare();
+    let component = |team: &str, word: &str| {
+        let folder = work.path().join(team);
+        std::fs::create_dir(&folder).unwrap();
+        let sdk = root().join("sdk-guest");
+        let new = ["plugin", "new", "guard", "--sdk", site::text(&sdk)];
+        run(site.command(&new).current_dir(&folder));
+        let source = folder.join("guard/src/lib.rs");
+        let code = std::fs::read_to_string(&source).unwrap();
+        assert!(code.contains("This word may not be asked about."));
+        std::fs::write(&source, code.replace("This word may not be asked about.", word)).unwrap();
+        run(site.command(&["bundle", "build", "guard"]).current_dir(&folder).env("CARGO_TARGET_DIR", target()));
+        std::fs::read(folder.join("guard.casemate")).unwrap()
+    };
+    let holds = |bundle: &[u8], word: &str| bundle.windows(word.len()).any(|window| window == word.as_bytes());
+    let (red, blue) = (component("red", "Not for the red team."), component("blue", "Not for the blue team."));
+    assert!(holds(&red, "Not for the red team.") && !holds(&red, "Not for the blue team."));
+    assert!(holds(&blue, "Not for the blue team.") && !holds(&blue, "Not for the red team."));
+}
+
 fn target() -> std::path::PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("skeleton")
 }

@@ -196,6 +196,18 @@ fn altered_recordings_reports_and_bundles_are_refused_by_name() {
     assert!(refused.text.contains("cannot be used for staging"), "{}", refused.text);
     refused.expect(UNVERIFIED);
 
+    // One that is taken away, so that nobody sees what becomes of it, is missed.
+    let taken = site.copy();
+    let gate = sled::open(taken.dir.join("gate")).unwrap();
+    let recordings = gate.open_tree("recordings").unwrap();
+    recordings.pop_min().unwrap().unwrap();
+    recordings.flush().unwrap();
+    drop((recordings, gate));
+    let before = site.copy().casemate(&["change", "stage", &change]).expect(0)["trial"]["left-out"].clone();
+    let after = taken.casemate(&["change", "stage", &change]).expect(0)["trial"]["left-out"].clone();
+    const GONE: &str = "the log knows it, and it is gone";
+    assert_eq!(after[GONE].as_u64(), Some(before[GONE].as_u64().unwrap_or_default() + 1), "{after}");
+
     let report = site.casemate(&["change", "stage", &change]).expect(0);
     assert_eq!(report["trial"]["counts"].as_object().unwrap().keys().collect::<Vec<_>>(), ["same"]);
     let path = place.join("staging.json");
@@ -230,7 +242,6 @@ fn altered_recordings_reports_and_bundles_are_refused_by_name() {
     receive(&site, &half, CARLA).expect(UNVERIFIED);
 }
 
-/// Two sites under one root of trust, media between them, and a server that answers throughout.
 /// A policy that a team begins with `plugin new`, gives its settings, builds, and has ana and bo sign. Its name is that of a plugin of the
 /// site, so that its version is a later one.
 fn new_plugin(site: &Site, folder: &Path) -> PathBuf {
@@ -250,6 +261,7 @@ fn new_plugin(site: &Site, folder: &Path) -> PathBuf {
     bundle
 }
 
+/// Two sites under one root of trust, media between them, and a server that answers throughout.
 #[test]
 fn from_a_new_plugin_to_its_rollback_across_the_air_gap() {
     let folder = tempfile::tempdir().unwrap();

@@ -57,7 +57,7 @@ const TARGET: &str = "wasm32-unknown-unknown";
 pub fn component(dir: &Path, sources: &Sources) -> Result<Vec<u8>, Failure> {
     let dir =
         fs::canonicalize(dir).map_err(|error| Failure::caused_by(format!("cannot find {}", dir.display()), &error))?;
-    let module = read(&module(&dir, sources)?)?;
+    let module = module(&dir, sources)?;
     let mut component = encode(&module)?;
     let built = serde_json::to_vec(&built_with(&dir, sources)?)
         .map_err(|error| Failure::caused_by("cannot encode what the component was built with", &error))?;
@@ -85,15 +85,17 @@ pub fn built_with(dir: &Path, sources: &Sources) -> Result<BuiltWith, Failure> {
     Ok(BuiltWith { rustc: version.trim().to_owned(), lock: Digest::of(packages.join("\n").as_bytes()) })
 }
 
-/// Compiles to a core module and returns its path.
-fn module(dir: &Path, sources: &Sources) -> Result<PathBuf, Failure> {
+/// Compiles to a core module.
+fn module(dir: &Path, sources: &Sources) -> Result<Vec<u8>, Failure> {
     let manifest = dir.join("Cargo.toml");
+    let metadata = metadata(dir, sources)?;
     let target = match &sources.target {
         Some(target) => target.clone(),
         // Apart from what cargo compiles there without the script: cargo would take the one for the other.
-        None => target_of(dir, sources)?.join("component"),
+        None => target_of(&metadata)?.join("component"),
     };
     let wrapper = wrapper(&target)?;
+    let _own = own(&target, &module_name(&metadata, &manifest)?, dir)?;
     let mut cargo = cargo("build", dir, sources);
     cargo
         .args(["--profile", "plugin", "--target", TARGET, "--message-format", "json-render-diagnostics"])
@@ -114,7 +116,7 @@ fn module(dir: &Path, sources: &Sources) -> Result<PathBuf, Failure> {
         return Err(Failure::new(format!("the plugin in {} does not compile", dir.display()))
             .hint("`rustup target add wasm32-unknown-unknown` if the target is missing"));
     }
-    String::from_utf8_lossy(&output.stdout)
+    let module = String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter(|message| message.get("reason").is_some_and(|reason| reason == "compiler-artifact"))
@@ -122,9 +124,44 @@ fn module(dir: &Path, sources: &Sources) -> Result<PathBuf, Failure> {
         .flat_map(|message| message.get("filenames").and_then(|names| names.as_array()).cloned().unwrap_or_default())
         .filter_map(|name| name.as_str().map(PathBuf::from))
         .find(|name| name.extension().is_some_and(|extension| extension == "wasm"))
-        .ok_or_else(|| {
-            Failure::new("the plugin builds no Wasm module").hint("Cargo.toml needs crate-type = [\"cdylib\"]")
-        })
+        .ok_or_else(no_module)?;
+    read(&module)
+}
+
+fn no_module() -> Failure {
+    Failure::new("the plugin builds no Wasm module").hint("Cargo.toml needs crate-type = [\"cdylib\"]")
+}
+
+/// The name under which cargo leaves the module.
+fn module_name(metadata: &serde_json::Value, manifest: &Path) -> Result<String, Failure> {
+    let list = |value: &serde_json::Value, name: &str| {
+        value.get(name).and_then(|list| list.as_array()).cloned().unwrap_or_default()
+    };
+    let of_manifest = |package: &serde_json::Value| {
+        package.get("manifest_path").and_then(|path| path.as_str()).map(Path::new) == Some(manifest)
+    };
+    let package = list(metadata, "packages").into_iter().find(of_manifest).ok_or_else(no_module)?;
+    let target =
+        list(&package, "targets").into_iter().find(|target| list(target, "crate_types").contains(&"cdylib".into()));
+    let name = target.as_ref().and_then(|target| target.get("name")).and_then(|name| name.as_str());
+    name.map(|name| name.replace('-', "_")).ok_or_else(no_module)
+}
+
+/// Has the place of a module to itself while the answer lives, and clears it where another folder's module lies. Cargo names a Wasm module by
+/// its package alone and takes the one that is there for its own, so that one of two packages of one name would get the other's code.
+fn own(target: &Path, module: &str, dir: &Path) -> Result<fs::File, Failure> {
+    let cannot = |error: std::io::Error| Failure::caused_by(format!("cannot write in {}", target.display()), &error);
+    let lock = fs::File::create(target.join("casemate.lock")).map_err(cannot)?;
+    lock.lock().map_err(cannot)?;
+    let owner = target.join(format!("{module}.owner"));
+    if fs::read(&owner).ok().as_deref() != Some(dir.as_os_str().as_encoded_bytes()) {
+        let path = target.join(TARGET).join("plugin/deps").join(format!("{module}.wasm"));
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(cannot(error)),
+            _ => fs::write(&owner, dir.as_os_str().as_encoded_bytes()).map_err(cannot)?,
+        }
+    }
+    Ok(lock)
 }
 
 /// Cargo in the plugin's folder, whose `.cargo/config.toml` may name a registry.
@@ -145,16 +182,19 @@ pub fn cargo(subcommand: &str, dir: &Path, sources: &Sources) -> Command {
     cargo
 }
 
-fn target_of(dir: &Path, sources: &Sources) -> Result<PathBuf, Failure> {
+fn metadata(dir: &Path, sources: &Sources) -> Result<serde_json::Value, Failure> {
+    let mut metadata = cargo("metadata", dir, sources);
+    metadata.args(["--no-deps", "--format-version", "1"]);
+    serde_json::from_str(&answer(&mut metadata)?)
+        .map_err(|error| Failure::caused_by("cannot read cargo metadata", &error))
+}
+
+fn target_of(metadata: &serde_json::Value) -> Result<PathBuf, Failure> {
     // Relative to where we were called, and cargo runs in the plugin's folder.
     if let Some(target) = std::env::var_os("CARGO_TARGET_DIR") {
         return std::path::absolute(target)
             .map_err(|error| Failure::caused_by("CARGO_TARGET_DIR names no folder", &error));
     }
-    let mut metadata = cargo("metadata", dir, sources);
-    metadata.args(["--no-deps", "--format-version", "1"]);
-    let metadata: serde_json::Value = serde_json::from_str(&answer(&mut metadata)?)
-        .map_err(|error| Failure::caused_by("cannot read cargo metadata", &error))?;
     let target = metadata.get("target_directory").and_then(|target| target.as_str());
     target.map(PathBuf::from).ok_or_else(|| Failure::new("cargo metadata names no target folder"))
 }
