@@ -216,6 +216,11 @@ impl Change<Received> {
 }
 
 impl Change<Verified> {
+    /// What changes against the active bundle.
+    pub fn difference(&self) -> &Value {
+        &self.state.difference
+    }
+
     /// The next state, by a report that is about this change and about what runs now, in date at `now`.
     ///
     /// # Errors

@@ -21,6 +21,9 @@ pub struct Standing {
     pub orders: BTreeSet<Digest>,
     /// A rollback that was ordered and is not recorded as done: the only one that a state may be ahead of the log with.
     pub pending: Option<(PluginName, Digest)>,
+    /// The bundle that was verified last and is not recorded as active: the only new one that a state may be ahead of the log with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<(PluginName, Digest)>,
     /// Who asked for which change, by the digest of its content.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<Digest, String>,
@@ -31,7 +34,13 @@ impl Standing {
     pub fn activated(&mut self, name: &PluginName, version: u64, bundle: Digest, generation: Generation) {
         self.history.entry(name.clone()).or_default().insert(bundle, version);
         self.pending = None;
+        self.verified = None;
         self.active.put(name, ActiveEntry::new(version, bundle), generation);
+    }
+
+    /// Takes in that a bundle was verified, and is about to become active.
+    pub fn verified(&mut self, name: PluginName, bundle: Digest) {
+        self.verified = Some((name, bundle));
     }
 
     /// Takes in that somebody asks for a change. Whoever asked first is the one who asked.
@@ -130,13 +139,20 @@ impl Standing {
                 return Err(format!("its floor of `{name}` is below {floor}, which the log has seen"));
             }
         }
+        if let Some(name) = log.entries.keys().find(|name| !written.entries.contains_key(*name)) {
+            return Err(format!("`{name}` is missing from it, and is active as the log has it"));
+        }
         for (name, entry) in &written.entries {
             let same = log.entries.get(name) == Some(entry);
-            let newer = log.floors.get(name).is_none_or(|floor| entry.version > *floor);
+            let newer = log.floors.get(name).is_none_or(|floor| entry.version > *floor)
+                && self.verified.as_ref() == Some(&(name.clone(), entry.bundle_digest));
             let ordered = self.pending.as_ref() == Some(&(name.clone(), entry.bundle_digest))
                 && self.version_of(name, entry.bundle_digest) == Some(entry.version);
             if !same && !newer && !ordered {
-                return Err(format!("nobody ordered `{name}` back to version {}", entry.version));
+                return Err(match log.floors.get(name).is_none_or(|floor| entry.version > *floor) {
+                    true => format!("version {} of `{name}` did not become active here", entry.version),
+                    false => format!("nobody ordered `{name}` back to version {}", entry.version),
+                });
             }
         }
         Ok(())
@@ -185,6 +201,29 @@ mod tests {
         standing.activated(&name(), 3, digest("three"), Generation(4));
         let back = standing.active.back_to(&name(), 1, digest("one")).unwrap();
         assert!(standing.allows(&back).unwrap_err().contains("nobody ordered"));
+    }
+
+    /// Whoever can write the folder lists a bundle that two people signed once, and that nobody staged or approved.
+    #[test]
+    fn a_bundle_that_the_site_did_not_verify_last_is_refused_whatever_the_state_says() {
+        let mut standing = two();
+        let mut next = standing.active.clone();
+        next.put(&name(), ActiveEntry::new(3, digest("three")), Generation(3));
+        assert!(standing.allows(&next).unwrap_err().contains("did not become active"));
+        standing.verified("nearest".parse().unwrap(), digest("three"));
+        assert!(standing.allows(&next).is_err());
+        standing.verified(name(), digest("three"));
+        standing.allows(&next).unwrap();
+    }
+
+    /// A policy set that is dropped would leave the unsigned chain of `site.toml` in force.
+    #[test]
+    fn an_entry_that_is_dropped_from_the_state_is_missed() {
+        let standing = two();
+        let mut without = standing.active.clone();
+        without.entries.remove(&name());
+        without.generation = Generation(3);
+        assert!(standing.allows(&without).unwrap_err().contains("is missing"));
     }
 
     #[test]

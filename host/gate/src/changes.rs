@@ -164,7 +164,12 @@ impl Scene {
         verify_any(bundle, &self.trust, self.now)?;
         let active = |name: &PluginName| -> Result<Option<Vec<u8>>, GateError> {
             let Some(entry) = self.standing.active.entries.get(name) else { return Ok(None) };
-            Ok(Some(ReceivedBundle::read(&self.dir.join(&entry.file))?.as_bytes().to_vec()))
+            let bytes = ReceivedBundle::read(&self.dir.join(&entry.file))?.as_bytes().to_vec();
+            // Or approvers would be shown what changes against something else.
+            if Digest::of(&bytes) != entry.bundle_digest {
+                return Err(GateError::Refused(format!("{} is not the bundle that is active", entry.file)));
+            }
+            Ok(Some(bytes))
         };
         if is_document(bundle)? {
             let new = inspect_document(bundle, &self.trust)?;
@@ -193,6 +198,9 @@ impl Scene {
             Err(source) => return Err(GateError::Io { action: "read", path, source }),
         };
         let report = self.report(&bytes)?;
+        if report.generation == self.standing.active.generation && report.difference != *verified.difference() {
+            return Err(GateError::Refused("the staging report shows another difference; stage it again".to_owned()));
+        }
         let newly_allowed = report.trial.iter().flat_map(|trial| trial.newly_allowed.keys().cloned()).collect();
         let described = Report {
             digest: Digest::of(&bytes),

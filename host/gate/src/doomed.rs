@@ -68,6 +68,8 @@ impl Gate {
     /// Wrapping keys in the token that are neither in force nor to be destroyed: made by a command that was killed before it could
     /// write them down. The state has passed [`Gate::check_keys`]. Of a pair, the manifest lists the keys, and none is looked for.
     pub(crate) fn stray_wrapping_keys(&self, state: &SiteState) -> Result<Vec<KeyRef>, GateError> {
+        // Where the one in force is not, the state is not this token's, and what is there may be the one to keep.
+        self.keyring.find(state.key(SiteKey::UserKekWrapping)?)?;
         let mut found = self.keyring.labelled(KeyClass::KekWrapping, WRAPPING_LABEL)?;
         found.retain(|key| !state.held().chain(&state.doomed).any(|named| named.id == key.id));
         Ok(found)
@@ -79,19 +81,21 @@ impl Gate {
             .site_key
             .seal("a state's generation", &[FLOOR.as_bytes()], &generation.to_be_bytes())
             .map_err(store)?;
-        write_private(&self.dir.join(FLOOR), &sealed)
+        write_private(&self.dir.join(FLOOR), &sealed)?;
+        // The file can be put back together with the state; the log cannot.
+        self.record_state(generation)
     }
 
     fn state_generation(&self) -> Result<u64, GateError> {
         let path = self.dir.join(FLOOR);
         let sealed = match fs::read(&path) {
             Ok(sealed) => sealed,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(self.recorded_state()),
             Err(source) => return Err(GateError::Io { action: "read", path, source }),
         };
         let bytes = self.site_key.open("a state's generation", &[FLOOR.as_bytes()], &sealed).map_err(store)?;
         let bytes: [u8; 8] = bytes.as_slice().try_into().map_err(store)?;
-        Ok(u64::from_be_bytes(bytes))
+        Ok(self.recorded_state().max(u64::from_be_bytes(bytes)))
     }
 
     fn tokens_key(&self, state: &SiteState) -> Result<VaultKey, GateError> {

@@ -4,7 +4,7 @@
 //! signatures are verified again, against the roster in force and the ledger of used approvals; nothing else makes a [`LegacyPermit`].
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use casemate_custody::{CustodyError, Envelope, LegacyPermit, Operation, UnixTime, files};
 use casemate_hsm::fpe::FF3_TWEAK;
@@ -13,9 +13,10 @@ use casemate_types::{Digest, Profile};
 use serde::Serialize;
 
 use crate::GateError;
-use crate::consent::{Consent, Officer, Wanted, now};
+use crate::config::SiteConfig;
+use crate::consent::{Consent, Officer, Wanted};
 use crate::site::Gate;
-use crate::state::SiteKey;
+use crate::state::{SiteKey, SiteState};
 
 /// The most values of one call.
 pub const MAX_LEGACY_VALUES: usize = 16_384;
@@ -96,7 +97,7 @@ impl Gate {
         drop(desk);
         let Consent::Approved(approved) = consent else { return Err(no_custodians()) };
         let permit = approved.legacy_permit()?;
-        permit.check(self.config.profile, now()?)?;
+        permit.check(self.config.profile, self.now()?)?;
         files::replace(&self.legacy_path(), &envelope.to_bytes()?)?;
         office.state.legacy = Some(permit.statement());
         office.commit()?;
@@ -145,7 +146,7 @@ impl Gate {
         let key = self.state().keys.get(&SiteKey::Legacy).cloned();
         let permit = self.legacy_permit();
         let checked = match &permit {
-            Ok(permit) => permit.check(self.config.profile, now()?).err().map(|error| error.to_string()),
+            Ok(permit) => permit.check(self.config.profile, self.now()?).err().map(|error| error.to_string()),
             Err(error) => Some(error.to_string()),
         };
         let permit = permit.ok();
@@ -188,7 +189,7 @@ impl Gate {
             let permit = self.legacy_permit()?;
             let value = |text: &&str| Ok(Ff1Value { numerals: alphabet.numerals(text)?, tweak: tweak.to_vec() });
             let mut batch = texts.iter().map(value).collect::<Result<Vec<_>, HsmError>>()?;
-            let (radix, profile, now) = (alphabet.radix(), self.config.profile, now()?);
+            let (radix, profile, now) = (alphabet.radix(), self.config.profile, self.now()?);
             self.keyring.with_key(&key, |ring, key| match direction {
                 LegacyDirection::Encrypt => permit.encrypt((ring, key), radix, &mut batch, profile, now),
                 LegacyDirection::Decrypt => permit.decrypt((ring, key), radix, &mut batch, profile, now),
@@ -230,10 +231,16 @@ impl Gate {
         Ok(permit)
     }
 
+    /// Refuses FF3-1 by name under a profile that has none, before the site in `dir` is opened and whatever its token is.
+    ///
+    /// # Errors
+    /// [`HsmError::LegacyPermit`] in profile `government`; as `site.toml` reads.
+    pub fn admits_legacy(dir: &Path) -> Result<(), GateError> {
+        admits(SiteConfig::read(dir)?.profile)
+    }
+
     fn may_have_legacy(&self) -> Result<(), GateError> {
-        if self.config.profile == Profile::Government {
-            return Err(HsmError::LegacyPermit { reason: "profile `government` has no FF3-1" }.into());
-        }
+        admits(self.config.profile)?;
         if self.state().custody.is_none() {
             return Err(no_custodians());
         }
@@ -243,6 +250,23 @@ impl Gate {
     fn legacy_path(&self) -> PathBuf {
         self.dir.join("custody/legacy.json")
     }
+}
+
+fn admits(profile: Profile) -> Result<(), GateError> {
+    if profile == Profile::Government {
+        return Err(HsmError::LegacyPermit { reason: "profile `government` has no FF3-1" }.into());
+    }
+    Ok(())
+}
+
+/// Refuses to start a site that says FF3-1 is on under a profile that has none. The state is not authenticated yet: that can only close.
+pub(crate) fn check(config: &SiteConfig, state: &SiteState) -> Result<(), GateError> {
+    if config.profile == Profile::Government && state.legacy.is_some() {
+        let reason = "profile `government` has no FF3-1, and it is on in this site: \
+                      `casemate keys legacy disable` under the profile of before";
+        return Err(HsmError::LegacyPermit { reason }.into());
+    }
+    Ok(())
 }
 
 fn no_key() -> GateError {

@@ -69,6 +69,8 @@ impl Gate {
                 // Closed first: a log that cannot be written keeps nothing open.
                 let mut closed = (*standing).clone();
                 crate::standing::apply(&mut closed, &event)?;
+                // It counts as carried out once it is recorded: until then the same order may be given again.
+                closed.orders.remove(&signed.digest());
                 self.set_standing(closed);
                 self.rearrange();
                 let index = self.journal.record(event.clone()).await?;

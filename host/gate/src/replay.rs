@@ -86,8 +86,8 @@ impl Services for Recorded {
         }
         let mut unanswered = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
         unanswered.get_or_insert(call.action());
-        // No call takes this answer, so the component ends here.
-        HostAnswer::Names(vec!["not recorded".to_owned(); 2])
+        // No call takes this answer (the engine itself tells the time), so the component ends here.
+        HostAnswer::Time(0)
     }
 }
 
@@ -187,6 +187,7 @@ pub(crate) fn compare(run: &RecordedRun, replayed: &Replayed) -> Compared {
                 (Decision::Deny { .. }, Decision::Deny { .. }) => Outcome::OtherReason,
                 (Decision::Deny { .. }, _) => Outcome::NewlyAllowed,
                 (_, Decision::Deny { .. }) => Outcome::NewlyDenied,
+                (before, after) if lifts(before, after) => Outcome::NewlyAllowed,
                 _ => Outcome::OtherMasking,
             };
             found(outcome, format!("{} -> {}", verdict(before), verdict(after)))
@@ -218,6 +219,25 @@ fn references(said: &Said) -> Option<usize> {
     }
 }
 
+/// Whether a duty is gone with which the host denied: a step-up, or a cap on what passages may be used.
+fn lifts(before: &Decision, after: &Decision) -> bool {
+    let duties = |decision: &Decision| match decision {
+        Decision::Transform { obligations } => obligations.clone(),
+        _ => Vec::new(),
+    };
+    let (before, after) = (duties(before), duties(after));
+    let cap = |duties: &[Obligation]| {
+        let level = |duty: &Obligation| match duty {
+            Obligation::CapClassification { level } => Some(*level),
+            _ => None,
+        };
+        duties.iter().filter_map(level).min()
+    };
+    let step_up = |duty: &&Obligation| matches!(duty, Obligation::RequireStepUp { .. });
+    before.iter().filter(step_up).any(|duty| !after.contains(duty))
+        || cap(&before).is_some_and(|old| cap(&after).is_none_or(|new| new > old))
+}
+
 /// A decision in words, without its message.
 fn verdict(decision: &Decision) -> String {
     match decision {
@@ -243,7 +263,7 @@ fn verdict(decision: &Decision) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use casemate_types::Digest;
+    use casemate_types::{Digest, Level};
 
     use super::*;
 
@@ -254,6 +274,15 @@ mod tests {
 
     fn deny(reason: &str) -> Said {
         Said::Decision(Decision::Deny { reason: Reason::from_policy(reason), message: String::new() })
+    }
+
+    fn stepped() -> Said {
+        let obligations = vec![Obligation::RequireStepUp { method: "smartcard".to_owned() }];
+        Said::Decision(Decision::Transform { obligations })
+    }
+
+    fn capped(level: Level) -> Said {
+        Said::Decision(Decision::Transform { obligations: vec![Obligation::CapClassification { level }] })
     }
 
     fn outcome(before: Said, after: Said) -> Outcome {
@@ -275,6 +304,10 @@ mod tests {
             (deny("a"), deny("b"), Outcome::OtherReason),
             (ended(), deny("b"), Outcome::OtherReason),
             (allow(), masked(), Outcome::OtherMasking),
+            (stepped(), allow(), Outcome::NewlyAllowed),
+            (capped(Level::Internal), capped(Level::Secret), Outcome::NewlyAllowed),
+            (capped(Level::Internal), masked(), Outcome::NewlyAllowed),
+            (capped(Level::Secret), capped(Level::Internal), Outcome::OtherMasking),
             (allow(), ended(), Outcome::Trapped),
             (allow(), allow(), Outcome::Same),
             (Said::Error("x".to_owned()), Said::Error("y".to_owned()), Outcome::OtherAnswer),

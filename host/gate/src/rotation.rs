@@ -48,7 +48,7 @@ pub fn rotate_log_key(dir: &Path, officer: &Officer<'_>) -> Result<String, GateE
         }
     };
     let by = &consent.by(officer.name);
-    let next = next_key(dir, &keyring)?;
+    let next = next_key(dir, &keyring, &state)?;
     let new = Arc::new(signer(&keyring, keyring.find(&next)?)?);
     if next.id == old.id {
         // In force already: the rotation was cut off behind the last write of `state.json`.
@@ -98,11 +98,21 @@ fn finish(dir: &Path, verifier_key: &str) -> Result<String, GateError> {
 
 /// Whether the key that a rotation made is the one in force, so that only the end of it is left.
 fn in_force(dir: &Path, held: &KeyRef) -> Result<bool, GateError> {
-    Ok(dir.join(NEXT).exists() && read_next(dir)?.is_some_and(|next| next.id == held.id))
+    Ok(dir.join(NEXT).exists() && read_next(dir)?.is_some_and(|next| next.id == held.id && !next.is_announced()))
 }
 
-fn next_key(dir: &Path, keyring: &Vault) -> Result<KeyRef, GateError> {
-    let announced = match read_next(dir)? {
+fn next_key(dir: &Path, keyring: &Vault, state: &SiteState) -> Result<KeyRef, GateError> {
+    let next = read_next(dir)?;
+    // Nothing vouches for the file: whoever can write the folder would have a key in force destroyed.
+    let planted = |next: &KeyRef| {
+        let held = state.held().chain(&state.doomed).any(|held| held.id == next.id);
+        next.class != KeyClass::AuditSigning || (next.is_announced() && held)
+    };
+    if next.as_ref().is_some_and(planted) {
+        let problem = "it announces a key that the site holds already: it was planted; remove it".to_owned();
+        return Err(GateError::Config { path: dir.join(NEXT), problem });
+    }
+    let announced = match next {
         // Cut off while it was made.
         Some(announced) if announced.is_announced() => {
             keyring.clear(&announced)?;

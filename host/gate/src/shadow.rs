@@ -81,13 +81,16 @@ impl Gate {
         if !self.standing().active.entries.contains_key(&name) {
             return Err(GateError::Refused(format!("nothing called `{name}` is active to run beside")));
         }
+        if on && self.standing().denies(&name, bundle.bundle_digest()) {
+            return Err(GateError::Stopped { what: name.to_string() });
+        }
         let plugin = Arc::new(Plugin::load(self.engine(), &bundle).await?);
         let _changing = self.changing.lock().await;
         let action = if on { "shadowed" } else { "unshadowed" };
         self.record_step(action, &name, version, content, Vec::new()).await?;
         let mut shadows = self.shadows.write().unwrap_or_else(PoisonError::into_inner);
         if on {
-            shadows.insert(name, plugin);
+            shadows.insert(name, (bundle.bundle_digest(), plugin));
         } else {
             shadows.remove(&name);
         }
@@ -104,8 +107,11 @@ impl Gate {
         run: &RecordedRun,
     ) {
         let shadows = self.shadows.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(plugin) = shadows.get(&run.plugin).cloned() else { return };
+        let Some((bundle, plugin)) = shadows.get(&run.plugin).cloned() else { return };
         drop(shadows);
+        if self.standing().denies(&run.plugin, bundle) {
+            return;
+        }
         let Ok(input) = serde_json::to_value(input) else { return };
         let recording =
             Recording { salt: String::new(), phase, now_ms, claims: claims.clone(), input, runs: Vec::new() };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -29,6 +30,7 @@ use crate::config::{ChainConfig, Mode, SiteConfig, UserConfig, in_site};
 use crate::documents::Documents;
 use crate::fips;
 use crate::journal::{HsmSigner, Journal, key_operation};
+use crate::legacy;
 use crate::mask::Masker;
 use crate::metadata::FieldCipher;
 use crate::monitor::Monitors;
@@ -65,10 +67,11 @@ pub struct Gate {
     refusals: RefusalMeter,
     active: RwLock<Arc<Active>>,
     /// Components that run beside the active ones of their names, without effect.
-    pub(crate) shadows: RwLock<BTreeMap<PluginName, Arc<Plugin>>>,
+    pub(crate) shadows: RwLock<BTreeMap<PluginName, (Digest, Arc<Plugin>)>>,
     /// What the log says about changes.
     pub(crate) standing: RwLock<Arc<Standing>>,
     pub(crate) collections: Mutex<Collections>,
+    pub(crate) recorded_state: AtomicU64,
     /// One change of what runs at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// Before the lock: it records until it ends.
@@ -154,6 +157,7 @@ impl Gate {
     fn open_judged(dir: &Path, judged: bool) -> Result<Self, GateError> {
         let lock = lock(dir)?;
         let (config, state) = (SiteConfig::read(dir)?, SiteState::read(dir)?);
+        legacy::check(&config, &state)?;
         // The tokens of a pair are checked at each of their logins, because one may be down now.
         if state.manifest_signer.is_none() {
             probing::check(dir, &config, &state)?;
@@ -291,6 +295,7 @@ impl Gate {
             shadows: RwLock::default(),
             standing: RwLock::new(Arc::new(read.standing)),
             collections: Mutex::new(read.collections),
+            recorded_state: AtomicU64::new(read.state),
             changing: tokio::sync::Mutex::default(),
             _watch: watch,
             _lock: lock,

@@ -132,7 +132,10 @@ impl Gate {
     /// The commitments to recordings that the log holds, and whether it is all there.
     fn logged_recordings(&self) -> Result<Logged, GateError> {
         let (mut digests, mut whole, mut next) = (BTreeSet::new(), true, 0);
-        for (index, bytes) in casemate_audit::entries_from(&self.dir.join("log"), 0)? {
+        let log = self.dir.join("log");
+        // A record that was altered could hide a recording that was taken away.
+        casemate_audit::verify_from(&log, &self.journal.verifier_key(), 0).map_err(casemate_audit::AuditError::from)?;
+        for (index, bytes) in casemate_audit::entries_from(&log, 0)? {
             whole &= index == next;
             next = index + 1;
             let bytes = bytes?;

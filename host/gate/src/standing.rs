@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use casemate_audit::{Event, Record};
@@ -25,6 +26,9 @@ pub(crate) struct Copy {
     /// The latest version of each collection that a record says was written.
     #[serde(default)]
     pub(crate) collections: Collections,
+    /// The latest generation of `state.json` that a record says was written.
+    #[serde(default)]
+    pub(crate) state: u64,
 }
 
 /// Versions of collections, by name.
@@ -36,6 +40,8 @@ const COPY: &str = "change.standing";
 pub(crate) const SUMMARY: &str = "change-standing";
 /// The collections' versions as a record, written with it.
 const VERSIONS: &str = "collection-versions";
+/// The record of a generation of `state.json`.
+const STATE: &str = "state-generation";
 /// The record of a change that somebody asks for: `digest` is its content's, `signers` who asks.
 pub(crate) const RECEIVED: &str = "received";
 /// Records that may be read again at each opening before the copy is renewed.
@@ -63,7 +69,7 @@ pub fn standing_of(dir: &Path) -> Result<Standing, GateError> {
 }
 
 fn read_on(dir: &Path, copy: Copy) -> Result<Copy, GateError> {
-    let Copy { mut next, mut standing, mut collections } = copy;
+    let Copy { mut next, mut standing, mut collections, mut state } = copy;
     let mut lost = false;
     for (index, bytes) in casemate_audit::entries_from(&dir.join("log"), next)? {
         // Records that are in an archive now held what the summary holds.
@@ -80,6 +86,9 @@ fn read_on(dir: &Path, copy: Copy) -> Result<Copy, GateError> {
                     lost = false;
                 }
             }
+            Event::Site { action, detail } if action == STATE => {
+                state = state.max(detail.parse().map_err(|_| damaged("a generation of the state is none"))?);
+            }
             Event::Site { action, detail } if action == VERSIONS => {
                 let said: Collections = serde_json::from_str(&detail).map_err(|error| damaged(&error.to_string()))?;
                 said.into_iter().for_each(|(name, version)| written(&mut collections, &name, version));
@@ -95,7 +104,7 @@ fn read_on(dir: &Path, copy: Copy) -> Result<Copy, GateError> {
     if lost {
         return Err(damaged("its records are in an archive, and no summary of them is in the log"));
     }
-    Ok(Copy { next, standing, collections })
+    Ok(Copy { next, standing, collections, state })
 }
 
 fn written(collections: &mut Collections, name: &CollectionName, version: u64) {
@@ -111,6 +120,9 @@ pub(crate) fn apply(standing: &mut Standing, event: &Event) -> Result<(), GateEr
         {
             let name = name.parse().map_err(|_| damaged("a bundle's name in the log is none"))?;
             standing.activated(&name, *version, *digest, *generation);
+        }
+        Event::Bundle { action, name, digest, .. } if action == "verified" => {
+            standing.verified(name.parse().map_err(|_| damaged("a bundle's name in the log is none"))?, *digest);
         }
         Event::Bundle { action, digest, signers, .. } if action == RECEIVED => {
             let requester = signers.first().ok_or_else(|| damaged("nobody asked for a change"))?;
@@ -140,7 +152,7 @@ pub(crate) fn apply(standing: &mut Standing, event: &Event) -> Result<(), GateEr
 /// Whether a record can matter here. Most are of decisions, and are not parsed.
 fn about_changes(record: &[u8]) -> bool {
     let text = std::str::from_utf8(record).unwrap_or_default();
-    ["\"event\":\"bundle\"", "\"event\":\"order\"", "\"event\":\"ingest\"", SUMMARY, VERSIONS]
+    ["\"event\":\"bundle\"", "\"event\":\"order\"", "\"event\":\"ingest\"", SUMMARY, VERSIONS, STATE]
         .iter()
         .any(|mark| text.contains(mark))
 }
@@ -172,7 +184,20 @@ impl Gate {
         apply(&mut standing, event)?;
         self.set_standing(standing.clone());
         let collections = self.collections.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        keep(&self.dir, &self.site_key, &Copy { next: index + 1, standing, collections })
+        keep(&self.dir, &self.site_key, &Copy { next: index + 1, standing, collections, state: self.recorded_state() })
+    }
+
+    /// Records a generation of `state.json`, so that the log knows an older one.
+    pub(crate) fn record_state(&self, generation: u64) -> Result<(), GateError> {
+        let detail = generation.to_string();
+        self.journal.record_blocking(Event::Site { action: STATE.to_owned(), detail })?;
+        self.recorded_state.fetch_max(generation, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// The latest generation of `state.json` that a record says was written; 0 for none.
+    pub(crate) fn recorded_state(&self) -> u64 {
+        self.recorded_state.load(Ordering::Acquire)
     }
 
     /// The version of a collection that a record says was written; 0 for none.
@@ -217,6 +242,7 @@ impl Gate {
         let versions = self.collections.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let detail = serde_json::to_string(&versions).map_err(|error| damaged(&error.to_string()))?;
         self.journal.record_blocking(Event::Site { action: VERSIONS.to_owned(), detail })?;
+        self.record_state(self.recorded_state())?;
         self.journal.seal(before, archive)
     }
 }

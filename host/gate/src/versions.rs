@@ -327,7 +327,7 @@ impl Gate {
     }
 
     /// The log's time: never before its last record.
-    fn now(&self) -> Result<UnixTime, GateError> {
+    pub(crate) fn now(&self) -> Result<UnixTime, GateError> {
         Ok(UnixTime(self.journal.now_ms() / 1000))
     }
 

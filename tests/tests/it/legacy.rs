@@ -173,6 +173,42 @@ fn ff3_needs_custodians() {
     assert_eq!(alone.casemate(&["keys", "legacy", "status"]).expect(0)["enabled"], false);
 }
 
+/// Two custodians agree, and their approvals are good: the profile has the last word, and says why.
+#[test]
+fn ff3_is_refused_in_government_with_two_valid_approvals_and_a_site_with_a_permit_does_not_start() {
+    let none = "profile `government` has no FF3-1";
+    let legacy = Legacy::new();
+    let profile = |from: &str, to: &str| {
+        legacy.site().configure(&format!("profile = \"{from}\""), &format!("profile = \"{to}\""));
+    };
+    let make = legacy.office.approved("generate --class fpe-ff3 --name site/legacy", "make.json");
+    profile("rehearsal", "government");
+    refused(&legacy.run(&["make-key", "--approval", &make]), none);
+    profile("government", "rehearsal");
+    // The refusal cost nothing: the very same approval is good under the other profile.
+    let key = legacy.run(&["make-key", "--approval", &make]).expect(0)["key"].clone();
+    let enable = legacy.enabling(&key, 3600, "enable.json");
+    profile("rehearsal", "government");
+    refused(&legacy.run(&["enable", "--approval", &enable]), none);
+    profile("government", "rehearsal");
+    legacy.run(&["enable", "--approval", &enable]).expect(0);
+    let (code, sealed, error) = legacy.convert("encrypt", CARDS);
+    assert_eq!(code, 0, "{error}");
+
+    profile("rehearsal", "government");
+    let (code, out, error) = legacy.convert("decrypt", &sealed);
+    assert!(code != 0 && out.is_empty() && error.contains(none), "{error}");
+    for order in [&["keys", "list"][..], &["serve", "--listen", "127.0.0.1:0"], &["keys", "legacy", "status"]] {
+        refused(&legacy.site().casemate(order), "it is on in this site");
+    }
+    // Off under the profile of before, the permit no longer stands in the way: the software token does.
+    profile("government", "rehearsal");
+    legacy.run(&["disable"]).expect(0);
+    profile("rehearsal", "government");
+    let closed = legacy.site().casemate(&["keys", "list"]);
+    assert!(closed.code != 0 && !closed.text.contains("FF3-1"), "{}", closed.text);
+}
+
 #[test]
 fn ff3_serves_from_either_token_of_a_pair() {
     let legacy = Legacy { office: Office::adopted(site::pair("embedded")) };

@@ -32,9 +32,17 @@ pub struct Pulled {
 
 /// Runs a command and kills it before its `at`-th call of the named kinds; 0 lets it run.
 pub fn pull(site: &Site, arguments: &[&str], calls: &str, at: usize) -> Pulled {
+    pull_on(site, arguments, (calls, ""), at)
+}
+
+/// As [`pull`], of the calls about paths that hold `on`.
+pub fn pull_on(site: &Site, arguments: &[&str], (calls, on): (&str, &str), at: usize) -> Pulled {
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut command = site.command(arguments);
     command.env("LD_PRELOAD", library()).env("CASEMATE_PLUG_CALLS", calls).env("CASEMATE_PLUG_AT", at.to_string());
+    if !on.is_empty() {
+        command.env("CASEMATE_PLUG_PATH", on);
+    }
     command.env("CASEMATE_PLUG_LOG", log.path()).stdout(Stdio::null()).stderr(Stdio::null());
     let status = command.status().unwrap();
     let told = fs::read_to_string(log.path()).unwrap();
@@ -46,18 +54,22 @@ pub fn pull(site: &Site, arguments: &[&str], calls: &str, at: usize) -> Pulled {
 }
 
 /// Kills an order before each of its durable steps, in a copy of the site each time; `after` looks at what is left, and the log has to
-/// verify. Returns the steps.
-pub fn at_every_step(site: &Site, order: &[&str], after: impl Fn(&Site, &str)) -> Vec<String> {
-    let mut steps = Vec::new();
-    loop {
+/// verify. The first calls about the `named` paths are among them for certain: the log's own steps come when they do.
+pub fn at_every_step(site: &Site, order: &[&str], named: &[&str], after: impl Fn(&Site, &str)) {
+    const CALLS: &str = "rename unlink fdatasync";
+    let killed = |on: &str, at: usize, steps: &[String]| {
         let site = site.copy();
-        let pulled = pull(&site, order, "rename unlink fdatasync", steps.len() + 1);
-        if !pulled.killed {
-            return steps;
-        }
-        steps.push(pulled.step);
-        let told = format!("killed at step {}: {steps:?}", steps.len());
-        after(&site, &told);
+        let pulled = pull_on(&site, order, (CALLS, on), at);
+        let step = pulled.killed.then_some(pulled.step)?;
+        after(&site, &format!("killed before {step}, after {steps:?}"));
         site.casemate(&["audit", "verify"]).expect(0);
+        Some(step)
+    };
+    for on in named {
+        assert!(killed(on, 1, &[]).is_some(), "nothing is done about {on}");
+    }
+    let mut steps = Vec::new();
+    while let Some(step) = killed("", steps.len() + 1, &steps) {
+        steps.push(step);
     }
 }

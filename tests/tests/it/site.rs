@@ -32,6 +32,12 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// Insists on a refusal that says this.
+    #[track_caller]
+    pub fn refused(&self, why: &str) {
+        assert!(self.code != 0 && self.text.contains(why), "{}", self.text);
+    }
+
     /// Insists on an exit code.
     #[track_caller]
     pub fn expect(self, code: i32) -> Value {

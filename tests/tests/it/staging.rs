@@ -218,6 +218,13 @@ fn altered_recordings_reports_and_bundles_are_refused_by_name() {
     let line = show(&site, &change);
     assert!(line["change"]["problem"].as_str().unwrap().contains("did not sign"), "{line}");
     fs::write(&path, good).unwrap();
+    // What is active is exchanged for the new one, so that nothing seems to change.
+    let status = site.casemate(&["change", "status"]).expect(0);
+    let active = site.dir.join(status["active"]["entries"]["clearance"]["file"].as_str().unwrap());
+    let kept = fs::read(&active).unwrap();
+    fs::copy(place.join("bundle.casemate"), &active).unwrap();
+    site.casemate(&["change", "show", &change]).refused("is not the bundle that is active");
+    fs::write(&active, kept).unwrap();
     // Another bundle in its place.
     let mut third = settings();
     third["blocked-topics"] = json!([]);

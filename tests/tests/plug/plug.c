@@ -1,5 +1,6 @@
 /* Pulls the plug: preloaded into the program under test, it kills the process without warning before the CASEMATE_PLUG_AT-th call that
- * makes something durable or takes it away. CASEMATE_PLUG_LOG is a file to which each such call is appended, a line each. */
+ * makes something durable or takes it away. With CASEMATE_PLUG_PATH only calls about
+ * paths with that in them count. CASEMATE_PLUG_LOG is a file to which each such call is appended, a line each. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <signal.h>
@@ -16,6 +17,9 @@ static void step(const char *call, const char *path)
 {
     const char *only = getenv("CASEMATE_PLUG_CALLS");
     if (only && !strstr(only, call))
+        return;
+    const char *where = getenv("CASEMATE_PLUG_PATH");
+    if (where && !strstr(path, where))
         return;
     const char *log = getenv("CASEMATE_PLUG_LOG");
     int fd = log ? open(log, O_WRONLY | O_APPEND | O_CREAT, 0600) : -1;

@@ -24,6 +24,8 @@ use crate::environment;
 use crate::failure::{Failure, code};
 
 pub fn run(site: &Path, options: &OpenOptions, json: bool) -> Result<ExitCode, Failure> {
+    // Its pipes carry shares and PINs: no other process of the account reads them through this one.
+    process::no_core_dumps()?;
     let config = read_config(site, options.config.as_deref())?;
     let folders = folders(site, &config)?;
     // Before anybody types a PIN. A site that is open holds the folders.
@@ -279,6 +281,10 @@ fn next_roster(site: &Path, roster: &Roster, options: &NextRoster) -> Result<Opt
     }
     if statement.site != roster.site() || next.site() != roster.site() || statement.roster != roster.digest() {
         return Err(refused("it is of another site, or approved by another roster"));
+    }
+    let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+    if now < statement.not_before.0 || now > statement.expires.0 {
+        return Err(refused("what they signed is not in date: it lapsed, or was given up"));
     }
     if next.epoch() <= roster.epoch() {
         return Err(refused("its epoch is not a later one"));

@@ -100,7 +100,8 @@ pub fn log_tells_of_custody(site: &Path) -> Result<bool, Failure> {
     for bytes in entries(&site.join("log")).map_err(unreadable)? {
         let record = Record::from_bytes(&bytes.map_err(unreadable)?)
             .map_err(|error| Failure::new(format!("cannot read the audit log: {error}")))?;
-        if matches!(record.event, Event::Site { action, .. } if action == ACTION) {
+        let told = |action: &str| [ACTION, "approval", "approval-used"].contains(&action);
+        if matches!(record.event, Event::Site { action, .. } if told(&action)) {
             return Ok(true);
         }
     }

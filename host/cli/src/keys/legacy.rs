@@ -61,6 +61,10 @@ fn tweak(text: &str) -> Result<[u8; 7], String> {
 
 pub fn run(site: &Path, command: LegacyCommand, json: bool) -> Result<ExitCode, Failure> {
     let by = environment::officer();
+    // By name, before the token is looked at; what only shows FF3-1 or takes it away goes on.
+    if !matches!(command, LegacyCommand::Status | LegacyCommand::Disable | LegacyCommand::DestroyKey { .. }) {
+        Gate::admits_legacy(site)?;
+    }
     let gate = Gate::open_without_plugins(site)?;
     match command {
         LegacyCommand::Status => status(&gate.legacy_status()?, json),
