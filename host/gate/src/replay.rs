@@ -327,13 +327,13 @@ mod tests {
             let recorded = Recorded { left, unanswered: Mutex::default(), lenient };
             assert_eq!(recorded.call(&name, &get).await, exchange.answer);
             // Asked twice where it was asked once.
-            assert!(matches!(recorded.call(&name, &get).await, HostAnswer::Names(_)));
+            assert!(matches!(recorded.call(&name, &get).await, HostAnswer::Time(_)));
             assert_eq!(*recorded.unanswered.lock().unwrap(), Some("kv.get"));
         }
         let remark = HostCall::Log { level: casemate_engine::wit::LogLevel::Info, message: String::new() };
         let recorded = |lenient| Recorded { left: Mutex::default(), unanswered: Mutex::default(), lenient };
         assert_eq!(recorded(true).call(&name, &remark).await, HostAnswer::Unit(Ok(())));
-        assert!(matches!(recorded(false).call(&name, &remark).await, HostAnswer::Names(_)));
+        assert!(matches!(recorded(false).call(&name, &remark).await, HostAnswer::Time(_)));
         let replayed =
             Replayed { said: Said::Decision(Decision::Allow), trace: Trace::default(), unanswered: Some("kv.get") };
         assert_eq!(compare(&run(Said::Decision(Decision::Allow)), &replayed).outcome, Outcome::NotReplayable);

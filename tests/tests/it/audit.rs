@@ -167,19 +167,12 @@ fn a_rotation_that_was_cut_off_at_any_step_is_finished_by_the_next() {
     let read = |name: &str| fs::read(site.dir.join(name)).unwrap();
     let [state, vkey] = ["state.json", "log.vkey"].map(read);
     let key = |state: &[u8]| serde_json::from_slice::<Value>(state).unwrap()["keys"]["audit"].clone();
-    let floor = fs::read(site.dir.join("state.floor")).ok();
     site.casemate(&["audit", "rotate-key"]).expect(0);
     let [done, new] = ["state.json", "log.vkey"].map(read);
     assert_ne!(key(&state), key(&done));
     let next = serde_json::to_vec(&key(&done)).unwrap();
-    // Before `state.json` was written, the floor of its generation was not raised either.
-    match floor {
-        Some(floor) => fs::write(site.dir.join("state.floor"), floor).unwrap(),
-        None => fs::remove_file(site.dir.join("state.floor")).unwrap(),
-    }
-    // Handed over in the log; then `state.json` written; then `log.vkey`; each time with what comes after it undone.
-    for (state, vkey) in [(&state, &vkey), (&done, &vkey), (&done, &new)] {
-        fs::write(site.dir.join("state.json"), state).unwrap();
+    // `state.json` written; then `log.vkey`; each time with what comes after it undone. (What comes before: `rotation`, by `kill -9`.)
+    for vkey in [&vkey, &new] {
         fs::write(site.dir.join("log.vkey"), vkey).unwrap();
         fs::write(site.dir.join("log.next-key"), &next).unwrap();
         site.casemate(&["audit", "rotate-key"]).expect(0);
