@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use tlog_tiles::check_record;
+use tlog_tiles::{Hash, check_record};
 
 use crate::clock::ClockCheck;
 use crate::log::Head;
@@ -105,12 +105,14 @@ pub fn verify_from(dir: &Path, vkey: &str, from: u64) -> Result<(), VerifyError>
     let (tree, size) = (snapshot.head.clone(), snapshot.head.size);
     let head = Head { tree, edge };
     let hashes = HeadHashes::new(dir, &head);
+    let included = |index: u64, leaf: Hash| {
+        let proof = hashes.inclusion(index)?;
+        check_record(&proof, size, snapshot.head.root, index, leaf).map_err(|_| VerifyError::BadProof { index })
+    };
     // What stands in for records that are in archives, and for older keys.
     snapshot.pinned.check(size, |index| {
-        let Some(leaf) = hash_at(&hashes.tile(0, index / WIDTH)?, (index % WIDTH) as usize) else { return Ok(None) };
-        let proof = hashes.inclusion(index)?;
-        check_record(&proof, size, snapshot.head.root, index, leaf).map_err(|_| VerifyError::BadProof { index })?;
-        Ok(Some(leaf))
+        let leaf = hash_at(&hashes.tile(0, index / WIDTH)?, (index % WIDTH) as usize);
+        leaf.map(|leaf| included(index, leaf).map(|()| leaf)).transpose()
     })?;
     let sealed = snapshot.pinned.segments().iter().map(|segment| segment.to).max().unwrap_or(0);
     for number in from.max(sealed) / WIDTH..size / WIDTH {
@@ -119,9 +121,7 @@ pub fn verify_from(dir: &Path, vkey: &str, from: u64) -> Result<(), VerifyError>
         snapshot.compare_leaves(dir, number, &bundle, &tile, |_, _, _| Ok(()))?;
         // One record's proof takes in the whole tile.
         let index = number * WIDTH;
-        let proof = hashes.inclusion(index)?;
-        let leaf = hash_at(&tile, 0).ok_or(VerifyError::BadProof { index })?;
-        check_record(&proof, size, snapshot.head.root, index, leaf).map_err(|_| VerifyError::BadProof { index })?;
+        included(index, hash_at(&tile, 0).ok_or(VerifyError::BadProof { index })?)?;
     }
     if let Some(bundle) = &snapshot.bundle {
         let bundle = bundle.as_ref().map_err(Clone::clone)?;

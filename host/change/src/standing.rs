@@ -144,12 +144,12 @@ impl Standing {
         }
         for (name, entry) in &written.entries {
             let same = log.entries.get(name) == Some(entry);
-            let newer = log.floors.get(name).is_none_or(|floor| entry.version > *floor)
-                && self.verified.as_ref() == Some(&(name.clone(), entry.bundle_digest));
+            let above = log.floors.get(name).is_none_or(|floor| entry.version > *floor);
+            let newer = above && self.verified.as_ref() == Some(&(name.clone(), entry.bundle_digest));
             let ordered = self.pending.as_ref() == Some(&(name.clone(), entry.bundle_digest))
                 && self.version_of(name, entry.bundle_digest) == Some(entry.version);
             if !same && !newer && !ordered {
-                return Err(match log.floors.get(name).is_none_or(|floor| entry.version > *floor) {
+                return Err(match above {
                     true => format!("version {} of `{name}` did not become active here", entry.version),
                     false => format!("nobody ordered `{name}` back to version {}", entry.version),
                 });
